@@ -1,0 +1,26 @@
+"""The exceptions this package raises on purpose.
+
+Every one derives from `EffOPDError` and from the standard exception it specialises, so that callers may catch
+either. A message says what was got, what was expected and what to do. Add a leaf only where a caller would want
+to catch it apart from its siblings.
+"""
+
+
+class EffOPDError(Exception):
+    """Base of every error that effopd raises on purpose."""
+
+
+class ConfigurationError(EffOPDError, ValueError):
+    """A setting, or a combination of settings, that cannot work. Raised before training starts."""
+
+
+class DataError(EffOPDError, ValueError):
+    """A dataset, file or model directory that does not hold what was expected of it."""
+
+
+class CheckpointError(EffOPDError, RuntimeError):
+    """A saved state that cannot be continued from."""
+
+
+class UnsupportedError(EffOPDError, NotImplementedError):
+    """A combination of features that is refused because its result would be wrong."""
