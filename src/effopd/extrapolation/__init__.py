@@ -1,0 +1,40 @@
+"""EffOPD: jump along the update direction when validation says that it helps (arXiv 2605.11739).
+
+With any TRL trainer that generates:
+
+    trainer = DistillationTrainer(model, teacher_model=teacher, args=args, train_dataset=dataset)
+    trainer.add_callback(EffOPDCallback(trainer, reward=reward_function))
+    trainer.train()
+
+The parts alone, with weights and a score of your own:
+
+    snapshot = Snapshot(dict(model.named_parameters()))           # the anchor
+    ...                                                           # train
+    snapshot.begin()                                              # W_t
+    result = search(lambda scale: (snapshot.write_candidate(scale), score(model))[1], scales=(2, 4, 6, 8, 10))
+    snapshot.write_candidate(result.accepted_scale)
+    snapshot.commit()                                             # the next anchor
+"""
+
+from effopd.extrapolation.callback import EffOPDCallback
+from effopd.extrapolation.presets import PRESETS, ExtrapolationConfig
+from effopd.extrapolation.schedule import parse_schedule
+from effopd.extrapolation.search import Candidate, Score, SearchResult, search
+from effopd.extrapolation.snapshot import Displacement, Snapshot
+from effopd.extrapolation.validation import RewardValidator, TeacherKLValidator, validate
+
+__all__ = [
+    "Candidate",
+    "Displacement",
+    "EffOPDCallback",
+    "ExtrapolationConfig",
+    "PRESETS",
+    "RewardValidator",
+    "Score",
+    "SearchResult",
+    "Snapshot",
+    "TeacherKLValidator",
+    "parse_schedule",
+    "search",
+    "validate",
+]

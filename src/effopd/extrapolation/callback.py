@@ -1,0 +1,273 @@
+"""EffOPD as a callback: `trainer.add_callback(EffOPDCallback(trainer, reward=...))`."""
+
+import json
+import math
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from effopd import trl_hooks
+from effopd.errors import CheckpointError
+from effopd.extrapolation.presets import ExtrapolationConfig, resolve_preset
+from effopd.extrapolation.requirements import check_trainer, validation_rows
+from effopd.extrapolation.schedule import parse_schedule
+from effopd.extrapolation.search import Score, SearchResult, search
+from effopd.extrapolation.snapshot import Displacement, Snapshot
+from effopd.extrapolation.validation import (
+    RewardFunction,
+    RewardValidator,
+    TeacherKLValidator,
+    Validator,
+    validate,
+)
+from effopd.files import append_json_line, read_json_lines, write_json, write_json_lines
+from effopd.parameters import select
+
+# Below this share of changed elements, half-precision weights are losing most of the optimizer's updates.
+MIN_CHANGED_FRACTION = 0.5
+RECORDS = "extrapolations.jsonl"
+
+
+class EffOPDCallback(TrainerCallback):
+    """Extrapolates the weights along their own update while they train (EffOPD, arXiv 2605.11739).
+
+    After step t of the schedule, the weights become the last accepted of `W_t + scale * (W_t - W_anchor)` for
+    increasing scales, where the anchor is what was accepted at the trigger before. Works on TRL's
+    `DistillationTrainer` and `GRPOTrainer`, under DDP and FSDP2:
+
+        trainer = DistillationTrainer(...)
+        trainer.add_callback(EffOPDCallback(trainer, reward=reward_function))
+        trainer.train()
+
+    Each trigger appends a line to `extrapolations.jsonl` in the trainer's output directory: `step`, `accepted_scale`,
+    `baseline` and `candidates` (scores with standard errors), `delta_norm` by module kind, `cosine_to_previous`,
+    `changed_fraction`, and the cost: `rollouts`, `generated_tokens`, `teacher_tokens`, `validation_seconds`,
+    `extrapolation_seconds`.
+
+    Args:
+        trainer: The trainer this callback is added to.
+        reward: For validation by reward: one function or several with TRL's reward signature. None: the trainer's own.
+        preset: `paper`, `reference`, `adaptive`, or an `ExtrapolationConfig`.
+        validation_dataset: Rows to draw the validation prompts from; None: the training set, as in the paper.
+        validator: A validator of your own, in place of the one the settings name.
+        **overrides: Settings of `ExtrapolationConfig` that differ from the preset.
+
+    Raises:
+        ConfigurationError: The settings, the validation set or the rewards cannot work.
+        UnsupportedError: The trainer's weights cannot be extrapolated (PEFT adapters, DeepSpeed, FSDP1).
+
+    Attributes:
+        cost: What all triggers so far cost: `rollouts`, `generated_tokens`, `teacher_tokens`, `validation_seconds`,
+            `extrapolation_seconds`.
+        num_accepted: Triggers at which a scale was accepted.
+        last: The record of the last trigger, or None.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        reward: RewardFunction | Sequence[RewardFunction] | None = None,
+        preset: str | ExtrapolationConfig = "paper",
+        validation_dataset: Any = None,
+        validator: Validator | None = None,
+        **overrides: Any,
+    ) -> None:
+        self.trainer = trainer
+        self.config = resolve_preset(preset, **overrides)
+        self.validator: Validator = validator or (
+            RewardValidator(reward) if self.config.validator == "reward" else TeacherKLValidator()
+        )
+        check_trainer(trainer)
+        self._rows = validation_rows(trainer, validation_dataset, self.config)
+        if self.config.scales:
+            self.validator.check(trainer)
+        self._names = select(
+            (name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad),
+            self.config.parameters,
+        )
+        self._triggers = parse_schedule(self.config.schedule)
+        self._snapshot: Snapshot | None = None
+        self._resume_from: Path | None = None
+        trl_hooks.on_resume(trainer, self._remember_checkpoint)
+        self.cost: dict[str, float] = dict.fromkeys(
+            ("rollouts", "generated_tokens", "teacher_tokens", "validation_seconds", "extrapolation_seconds"),
+            0,
+        )
+        self.num_accepted = 0
+        self.last: dict[str, Any] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take the initial weights as the anchor, or the saved anchor when resuming."""
+        parameters = dict(self.trainer.model.named_parameters())
+        self._snapshot = Snapshot({name: parameters[name] for name in self._names}, self.config.snapshot_device)
+        records = Path(args.output_dir) / RECORDS
+        if self._resume_from is not None:
+            self._load(self._resume_from)
+            if state.is_world_process_zero and records.exists():
+                write_json_lines(records, [row for row in read_json_lines(records) if row["step"] <= state.global_step])
+        elif state.global_step > 0:
+            raise CheckpointError(
+                f"Training starts at step {state.global_step}, but not from a checkpoint whose extrapolation anchor "
+                "is known. Resume with trainer.train(resume_from_checkpoint=DIRECTORY)."
+            )
+        elif state.is_world_process_zero:
+            records.unlink(missing_ok=True)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Extrapolate if the schedule says so."""
+        if self._triggers(state.global_step):
+            self._extrapolate(state.global_step)
+            if state.is_world_process_zero:
+                append_json_line(Path(args.output_dir) / RECORDS, self.last)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Put the anchor beside the checkpoint that was just written."""
+        assert self._snapshot is not None
+        directory = Path(args.output_dir) / f"checkpoint-{state.global_step}" / "effopd"
+        directory.mkdir(parents=True, exist_ok=True)
+        self._snapshot.save(directory / self._shard_name())
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            saved = {"cost": self.cost, "num_accepted": self.num_accepted, "config": asdict(self.config)}
+            write_json(directory / "state.json", saved)
+
+    def _extrapolate(self, step: int) -> None:
+        assert self._snapshot is not None
+        before = dict(self.cost)
+        with self._timed("extrapolation_seconds"):
+            displacement = self._snapshot.measure()
+            self._snapshot.begin()
+        self._warn_of_underflow(displacement, step)
+        try:
+            result = search(self._evaluator(step, displacement), self.config.scales, self.config.acceptance)
+            with self._timed("extrapolation_seconds"):
+                self._finish(result)
+        except BaseException:  # a Ctrl-C must not leave a candidate behind
+            self._snapshot.restore()
+            trl_hooks.publish_weights(self.trainer)
+            raise
+        self.num_accepted += result.accepted_scale > 0
+        self.last = _record(step, result, displacement, {key: self.cost[key] - before[key] for key in before})
+        for name in ("accepted_scale", "rollouts"):
+            trl_hooks.log_metric(self.trainer, f"extrapolation/{name}", float(self.last[name]))
+
+    def _evaluator(self, step: int, displacement: Displacement) -> Callable[[float], Score]:
+        """What `search` calls: scale -> score of the weights extrapolated by it."""
+        snapshot = self._snapshot
+        assert snapshot is not None
+        rows = self._draw(step)
+
+        def evaluate(scale: float) -> Score:
+            if scale:
+                with self._timed("extrapolation_seconds"):
+                    snapshot.write_candidate(scale)
+                    finite = not snapshot.candidate_may_overflow(displacement, scale) or snapshot.is_finite()
+                if not finite:
+                    return Score(math.nan)
+            trl_hooks.publish_weights(self.trainer)
+            with self._timed("validation_seconds"):
+                score = validate(self.trainer, self.validator, rows, self.config.seed + step)
+            for key in ("rollouts", "generated_tokens", "teacher_tokens"):
+                self.cost[key] += getattr(score, key)
+            return score
+
+        return evaluate
+
+    def _finish(self, result: SearchResult) -> None:
+        """Leave the accepted weights in the model and make them the anchor."""
+        assert self._snapshot is not None
+        last = result.candidates[-1] if result.candidates else None
+        if result.accepted_scale == 0:
+            if last is not None:
+                self._snapshot.restore()
+        elif last is not None and not last.accepted:
+            self._snapshot.write_candidate(result.accepted_scale)
+        self._snapshot.commit()
+        if last is not None:
+            trl_hooks.publish_weights(self.trainer)
+        if result.accepted_scale:
+            trl_hooks.discard_rollouts(self.trainer)
+
+    def _draw(self, step: int) -> list[dict[str, Any]]:
+        """The validation examples of a trigger."""
+        seed = self.config.seed + (step if self.config.redraw_prompts else 0)
+        indices = random.Random(seed).sample(range(len(self._rows)), self.config.num_prompts)
+        return [self._rows[index] for index in indices]
+
+    def _warn_of_underflow(self, displacement: Displacement, step: int) -> None:
+        half = displacement.largest.keys() & {torch.bfloat16, torch.float16}
+        if half and displacement.changed_fraction < MIN_CHANGED_FRACTION:
+            warnings.warn(
+                f"Step {step}: only {displacement.changed_fraction:.1%} of the weights differ from the anchor, because "
+                f"updates round to nothing in {', '.join(str(dtype) for dtype in sorted(half, key=str))}. Train in "
+                "mixed precision with float32 master weights: load the model with dtype='float32' and set bf16=True.",
+                stacklevel=2,
+            )
+
+    @contextmanager
+    def _timed(self, key: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        if self.trainer.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.cost[key] += time.perf_counter() - started
+
+    def _remember_checkpoint(self, checkpoint: str) -> None:
+        self._resume_from = Path(checkpoint)
+
+    def _shard_name(self) -> str:
+        accelerator = self.trainer.accelerator
+        return f"anchor-{accelerator.process_index:05d}-of-{accelerator.num_processes:05d}.safetensors"
+
+    def _load(self, checkpoint: Path) -> None:
+        assert self._snapshot is not None
+        directory = checkpoint / "effopd"
+        if not (directory / "state.json").exists():
+            raise CheckpointError(
+                f"{checkpoint} holds no complete extrapolation state ({directory / 'state.json'} is missing): it was "
+                "saved without this callback, or while being interrupted. Resume from another checkpoint, or start "
+                "from its weights as a new run."
+            )
+        if not (directory / self._shard_name()).exists():
+            shards = sorted(path.name for path in directory.glob("anchor-*"))
+            raise CheckpointError(
+                f"{directory} was saved by another number of processes: it has {shards}, this process needs "
+                f"{self._shard_name()}. Resume with the number of processes that saved it."
+            )
+        saved = json.loads((directory / "state.json").read_text())
+        self._snapshot.load(directory / self._shard_name())
+        self.cost.update(saved["cost"])
+        self.num_accepted = saved["num_accepted"]
+
+
+def _record(step: int, result: SearchResult, displacement: Displacement, cost: dict[str, float]) -> dict[str, Any]:
+    def entry(score: Score) -> dict[str, float | None]:
+        return {"score": _finite(score.value), "stderr": _finite(score.stderr)}
+
+    return {
+        "step": step,
+        "accepted_scale": result.accepted_scale,
+        "baseline": entry(result.baseline) if result.baseline else None,
+        "candidates": [
+            {"scale": c.scale, **entry(c.score), "accepted": c.accepted, "reason": c.reason} for c in result.candidates
+        ],
+        "delta_norm": {kind: _finite(norm) for kind, norm in displacement.norms.items()},
+        "cosine_to_previous": displacement.cosine_to_previous,
+        "changed_fraction": displacement.changed_fraction,
+        **cost,
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None

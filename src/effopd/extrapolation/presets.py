@@ -1,0 +1,89 @@
+"""The named settings of EffOPD: the paper's rule, its public code's, and our own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from effopd.errors import ConfigurationError
+from effopd.extrapolation.schedule import parse_schedule
+from effopd.extrapolation.search import PAPER_SCALES, Acceptance, check_scales
+
+ValidatorName = Literal["reward", "teacher_kl"]
+
+
+@dataclass(frozen=True)
+class ExtrapolationConfig:
+    """What to extrapolate, when, how far, and how to judge it (defaults: arXiv 2605.11739, EffOPD).
+
+    Attributes:
+        schedule: `powers_of_two`, `every:PERIOD`, `every:PERIOD:FIRST`, or a list of optimizer steps.
+        scales: Strictly increasing multiples of `W_t - anchor` that are tried in turn. Empty: no extrapolation.
+        acceptance: `paper` accepts a score >= the best so far, `reference` only one > it.
+        parameters: `all` trainable ones, `attention_and_mlp`, or a regular expression.
+        validator: `reward` or `teacher_kl`.
+        num_prompts: Validation prompts, one completion each.
+        redraw_prompts: Draw other prompts at each trigger, rather than once before training.
+        snapshot_device: Where the two copies of the parameters live; None: pinned CPU memory when training on an
+            accelerator, beside the parameters otherwise.
+        seed: Seeds the choice of prompts and the sampling of completions.
+    """
+
+    schedule: str | tuple[int, ...] = "powers_of_two"
+    scales: tuple[float, ...] = PAPER_SCALES
+    acceptance: Acceptance = "paper"
+    parameters: str = "all"
+    validator: ValidatorName = "reward"
+    num_prompts: int = 50
+    redraw_prompts: bool = False
+    snapshot_device: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigurationError: One of them cannot work.
+        """
+        parse_schedule(self.schedule)
+        object.__setattr__(self, "scales", check_scales(self.scales))
+        for name, kind in (("acceptance", Acceptance), ("validator", ValidatorName)):
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name)!r} is not known; use one of {list(get_args(kind))}."
+                )
+        if self.num_prompts < 1:
+            raise ConfigurationError(
+                f"The validation set is empty: num_prompts={self.num_prompts}. Use at least 1 (the paper uses 50)."
+            )
+
+
+PRESETS = {
+    "paper": ExtrapolationConfig(),
+    # The public code: strict improvement, and a substring match that also takes in post_attention_layernorm.
+    "reference": ExtrapolationConfig(acceptance="reference", parameters="attn|attention|mlp"),
+    # Ours: look early and often, double the scale, judge by the teacher on few samples.
+    "adaptive": ExtrapolationConfig(
+        schedule="every:2:1", scales=(1.0, 2.0, 4.0, 8.0, 16.0, 32.0), validator="teacher_kl", num_prompts=32
+    ),
+}
+
+
+def resolve_preset(preset: str | ExtrapolationConfig, **overrides: Any) -> ExtrapolationConfig:
+    """A preset by name, with some of its settings changed.
+
+    Raises:
+        ConfigurationError: The preset or a setting is not known, or a value cannot work.
+    """
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise ConfigurationError(f"The preset {preset!r} is not known; use one of {list(PRESETS)}.")
+        preset = PRESETS[preset]
+    unknown = overrides.keys() - preset.__dataclass_fields__.keys()
+    if unknown:
+        raise ConfigurationError(
+            f"Unknown extrapolation settings {sorted(unknown)}; the settings are {list(preset.__dataclass_fields__)}."
+        )
+    for name in ("schedule", "scales"):
+        if isinstance(overrides.get(name), Sequence) and not isinstance(overrides[name], str):
+            overrides[name] = tuple(overrides[name])
+    return replace(preset, **overrides)

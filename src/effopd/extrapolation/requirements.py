@@ -1,0 +1,68 @@
+"""What must hold before training starts for extrapolation to be right; everything else is refused here."""
+
+from typing import Any
+
+from accelerate.utils import DistributedType, is_peft_model
+
+from effopd.errors import ConfigurationError, UnsupportedError
+from effopd.extrapolation.presets import ExtrapolationConfig
+
+
+def check_trainer(trainer: Any) -> None:
+    """Refuse trainers whose weights cannot be extrapolated correctly.
+
+    Raises:
+        ConfigurationError: The trainer does not generate, or its tokenizer has no padding token.
+        UnsupportedError: PEFT adapters, DeepSpeed, FSDP1.
+    """
+    if not hasattr(trainer, "_generate_single_turn"):
+        raise ConfigurationError(
+            f"EffOPDCallback needs a TRL trainer that samples from the model (DistillationTrainer, GRPOTrainer), got "
+            f"{type(trainer).__name__}."
+        )
+    if is_peft_model(trainer.model):
+        raise UnsupportedError(
+            "The model has PEFT adapters. Extrapolating A and B separately is not extrapolating their product BA, so "
+            "the result would not be EffOPD. Train all parameters, or merge the adapter first (merge_and_unload)."
+        )
+    accelerator = trainer.accelerator
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise UnsupportedError(
+            "DeepSpeed keeps a partitioned float32 copy of the weights that writing to the model does not reach. Use "
+            "FSDP2 (accelerate: fsdp_version: 2), which shards the same way, or train without acceleration."
+        )
+    if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version != 2:
+        raise UnsupportedError("FSDP1 flattens parameters. Set fsdp_version: 2 in the accelerate configuration.")
+    if trainer._tokenizer.pad_token_id is None:
+        raise ConfigurationError(
+            "The tokenizer has no padding token, which batched generation needs. Set tokenizer.pad_token to a token "
+            "that is not end-of-sequence before making the trainer."
+        )
+
+
+def validation_rows(trainer: Any, dataset: Any, config: ExtrapolationConfig) -> Any:
+    """The rows that validation prompts are drawn from: those given, or the training set (as in the paper).
+
+    Raises:
+        ConfigurationError: There are none, too few of them, fewer than processes, or no `prompt` column.
+    """
+    rows = trainer.train_dataset if dataset is None else dataset
+    source = "training" if dataset is None else "validation"
+    if not hasattr(rows, "__len__"):
+        raise ConfigurationError(
+            f"The {source} dataset is a stream ({type(rows).__name__}), from which no validation prompts can be drawn. "
+            f"Pass validation_dataset=, a list or Dataset of at least {config.num_prompts} rows."
+        )
+    if len(rows) < config.num_prompts:
+        raise ConfigurationError(
+            f"Validation needs {config.num_prompts} prompts, the {source} dataset has {len(rows)}. Add rows, or set "
+            f"num_prompts to at most {len(rows)}."
+        )
+    if config.num_prompts < trainer.accelerator.num_processes:
+        raise ConfigurationError(
+            f"num_prompts={config.num_prompts} is less than the {trainer.accelerator.num_processes} processes, each "
+            "of which validates at least one. Raise num_prompts."
+        )
+    if "prompt" not in rows[0]:
+        raise ConfigurationError(f"The {source} dataset has no column 'prompt'; it has {sorted(rows[0])}.")
+    return rows

@@ -1,0 +1,243 @@
+"""The weights an extrapolation needs to remember, and the arithmetic on them.
+
+Two copies of the selected parameters, sharded exactly as the model is:
+
+    anchor    the parameters accepted at the previous trigger (the initial ones at first)
+    current   during a trigger, W_t; between triggers, the anchor before `anchor`
+
+Every candidate is computed from (anchor, W_t) in one pass and never from another candidate, so accepting, rejecting
+and resuming are exact to the bit.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor, Shard
+
+from effopd.errors import CheckpointError, ConfigurationError
+from effopd.parameters import clean_name, locate
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """`delta = W_t - anchor`, summed up over the selected parameters of the whole (unsharded) model.
+
+    Attributes:
+        norms: Frobenius norm by module kind, and `total`.
+        cosine_to_previous: Cosine of delta to the anchor's own last move; None at the first trigger.
+        changed_fraction: Share of elements that differ from the anchor, in [0, 1].
+        largest: Largest absolute value in W_t and in delta, by dtype of the parameter.
+        finite: Whether every element of W_t and of the anchor is finite.
+    """
+
+    norms: dict[str, float]
+    cosine_to_previous: float | None
+    changed_fraction: float
+    largest: dict[torch.dtype, tuple[float, float]]
+    finite: bool
+
+
+# What `measure` sums over elements: delta^2, delta * previous, previous^2, elements changed, elements.
+NUM_SUMS = 5
+
+
+class Snapshot:
+    """Anchor and current weights of a live model.
+
+    Args:
+        parameters: Name to parameter, on any device and of any floating dtype; DTensors are used shard by shard,
+            without gathering.
+        device: Where the copies live. None: beside each parameter on CPU, in pinned CPU memory for a parameter on an
+            accelerator.
+
+    Raises:
+        ConfigurationError: A parameter is not of a floating dtype, or lies on the meta device.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.Tensor], device: str | torch.device | None = None) -> None:
+        self.device = None if device is None else torch.device(device)
+        self._parameters = {clean_name(name): parameter for name, parameter in parameters.items()}
+        for name, parameter in self._parameters.items():
+            if not parameter.is_floating_point() or parameter.device.type == "meta":
+                raise ConfigurationError(
+                    f"Parameter {name} is {parameter.dtype} on {parameter.device}; extrapolation needs floating "
+                    "point weights in memory. Load the model unquantized."
+                )
+        live = self._live()
+        self._anchor = {name: self._empty_copy(tensor) for name, tensor in live.items()}
+        self._current = {name: self._empty_copy(tensor) for name, tensor in live.items()}
+        self._has_previous = False
+        self._copy(live, self._anchor)
+
+    def measure(self) -> Displacement:
+        """Sum up the displacement since the anchor. To be called before `begin`. Collective under sharding."""
+        sums: dict[str, torch.Tensor] = {}
+        largest: dict[torch.dtype, tuple[float, float]] = {}
+        for name, parameter in self._parameters.items():
+            live = _local(parameter)
+            anchor = self._anchor[name].to(live.device, torch.float32)
+            delta = torch.sub(live, anchor).flatten()  # in float32 for a half-precision parameter too
+            row = torch.zeros(NUM_SUMS, dtype=torch.float64, device=live.device)
+            row[0] = torch.dot(delta, delta)
+            if self._has_previous:
+                previous = torch.sub(anchor, self._current[name].to(live.device)).flatten()
+                row[1], row[2] = torch.dot(delta, previous), torch.dot(previous, previous)
+            row[3], row[4] = torch.count_nonzero(delta), live.numel()
+            kind = locate(name).kind
+            sums[kind] = sums.get(kind, 0) + row.cpu() / _num_replicas(parameter)
+            peak = largest.get(parameter.dtype, (0.0, 0.0))
+            if live.numel():
+                peak = (max(peak[0], live.abs().amax().item()), max(peak[1], delta.abs().amax().item()))
+            largest[parameter.dtype] = peak
+        return self._summarize(sums, largest)
+
+    def begin(self) -> None:
+        """Remember the parameters as W_t."""
+        self._copy(self._live(), self._current)
+
+    @torch.no_grad()
+    def write_candidate(self, scale: float) -> None:
+        """Set the parameters to `W_t + scale * (W_t - anchor)`, each element rounded once from float32.
+
+        Args:
+            scale: Finite and not negative. 1 + scale is taken in float32, which is exact for integers and halves.
+        """
+        for name, live in self._live().items():
+            anchor, current = self._anchor[name], self._current[name]
+            if anchor.device != live.device:
+                anchor = anchor.to(live.device, non_blocking=True)
+                current = live.copy_(current, non_blocking=True)
+            # For a weight >= 1/2 torch computes current + (weight - 1) * (current - anchor), in one pass.
+            torch.lerp(anchor, current, 1.0 + scale, out=live)
+
+    def restore(self) -> None:
+        """Set the parameters to W_t, bit for bit."""
+        self._copy(self._current, self._live())
+
+    def commit(self) -> None:
+        """Make the parameters, as they are now, the anchor. The old anchor is kept to measure directions."""
+        self._anchor, self._current = self._current, self._anchor
+        self._copy(self._live(), self._anchor)
+        self._has_previous = True
+
+    def save(self, path: Path) -> None:
+        """Write this process's part to a safetensors file, by way of a temporary name."""
+        tensors = {f"anchor.{name}": tensor for name, tensor in self._anchor.items()}
+        if self._has_previous:
+            tensors |= {f"previous.{name}": tensor for name, tensor in self._current.items()}
+        temporary = path.with_name(path.name + ".tmp")
+        save_file(tensors, temporary)
+        temporary.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Read back what `save` wrote for the same parameters, sharded the same way.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, or holds other parameters or shapes.
+        """
+        try:
+            tensors = load_file(path)
+        except Exception as error:
+            raise CheckpointError(
+                f"The extrapolation anchor at {path} cannot be read ({error}). Resume from an older checkpoint, or "
+                "start again without resuming."
+            ) from error
+        stored = {name.removeprefix("anchor."): t for name, t in tensors.items() if name.startswith("anchor.")}
+        expected = {name: tuple(tensor.shape) for name, tensor in self._anchor.items()}
+        found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+        if expected != found:
+            differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+            raise CheckpointError(
+                f"The extrapolation anchor at {path} does not fit this model or sharding: {len(differing)} parameters "
+                f"differ, the first is {differing[0]} (saved {found.get(differing[0])}, expected "
+                f"{expected.get(differing[0])}). Resume with the settings and number of processes it was saved with."
+            )
+        self._copy(stored, self._anchor)
+        previous = {name.removeprefix("previous."): t for name, t in tensors.items() if name.startswith("previous.")}
+        self._has_previous = bool(previous)
+        self._copy(previous, {name: self._current[name] for name in previous})
+
+    def candidate_may_overflow(self, displacement: Displacement, scale: float) -> bool:
+        """Whether some element of the candidate could leave the range of its dtype (or is not finite already)."""
+        return not displacement.finite or any(
+            not weight + scale * delta < torch.finfo(dtype).max
+            for dtype, (weight, delta) in displacement.largest.items()
+        )
+
+    def is_finite(self) -> bool:
+        """Whether every selected parameter, on every process, is finite. Collective under sharding."""
+        finite = all(bool(torch.isfinite(live).all()) for live in self._live().values())
+        return bool(_all_reduce(torch.tensor(float(finite)), dist.ReduceOp.MIN).item()) if _world() > 1 else finite
+
+    def _live(self) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            return {name: _local(parameter) for name, parameter in self._parameters.items()}
+
+    def _empty_copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device is not None or tensor.device.type == "cpu":
+            return torch.empty_like(tensor, device=self.device, memory_format=torch.contiguous_format)
+        return torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format).pin_memory()
+
+    @staticmethod
+    @torch.no_grad()
+    def _copy(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> None:
+        devices: set[torch.device] = set()
+        for name, tensor in source.items():
+            target[name].copy_(tensor, non_blocking=True)
+            devices |= {tensor.device, target[name].device}
+        for device in devices:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+    def _summarize(
+        self, sums: dict[str, torch.Tensor], largest: dict[torch.dtype, tuple[float, float]]
+    ) -> Displacement:
+        kinds = sorted(sums)
+        table = torch.stack([sums[kind] for kind in kinds]).cpu()
+        dtypes = sorted(largest, key=str)
+        peaks = torch.tensor([largest[dtype] for dtype in dtypes], dtype=torch.float64)
+        if _world() > 1:
+            table, peaks = _all_reduce(table, dist.ReduceOp.SUM), _all_reduce(peaks, dist.ReduceOp.MAX)
+        squares, products, previous_squares, changed, numel = table.sum(0).tolist()
+        denominator = math.sqrt(squares * previous_squares)
+        return Displacement(
+            norms={kind: math.sqrt(row[0]) for kind, row in zip(kinds, table.tolist(), strict=True)}
+            | {"total": math.sqrt(squares)},
+            cosine_to_previous=products / denominator if self._has_previous and denominator > 0 else None,
+            changed_fraction=changed / numel,
+            largest={dtype: (row[0], row[1]) for dtype, row in zip(dtypes, peaks.tolist(), strict=True)},
+            finite=math.isfinite(squares),
+        )
+
+
+def _local(parameter: torch.Tensor) -> torch.Tensor:
+    """The part of a parameter that this process holds, sharing its memory."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter.detach()
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _num_replicas(parameter: torch.Tensor) -> int:
+    """How many processes hold each element of this parameter."""
+    if not isinstance(parameter, DTensor):
+        return _world()
+    shards = math.prod(
+        parameter.device_mesh.size(dim)
+        for dim, placement in enumerate(parameter.placements)
+        if isinstance(placement, Shard)
+    )
+    return _world() // shards
+
+
+def _all_reduce(tensor: torch.Tensor, op: dist.ReduceOp.RedOpType) -> torch.Tensor:
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    reduced = tensor.to(device)
+    dist.all_reduce(reduced, op=op)
+    return reduced.cpu()

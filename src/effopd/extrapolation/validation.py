@@ -1,0 +1,167 @@
+"""How good the live weights are: validators score completions that the student itself samples.
+
+`RewardValidator` is the paper's (mean verifiable reward of one sampled answer per prompt); `TeacherKLValidator` needs
+no verifier. Each maps rollouts to one score per rollout, higher is better; `validate` spreads prompts over processes
+and sums up.
+"""
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from accelerate.utils import gather
+
+from effopd import trl_hooks
+from effopd.errors import ConfigurationError
+from effopd.extrapolation.search import Score
+from effopd.trl_hooks import Rollout
+
+RewardFunction = Callable[..., Any]
+
+
+class Validator(Protocol):
+    """Scores rollouts sampled from the live weights. `teacher_passes` is how often the teacher reads each one."""
+
+    teacher_passes: int
+
+    def check(self, trainer: Any) -> None:
+        """Raise ConfigurationError if this trainer lacks what the validator needs."""
+
+    def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
+        """One float32 score per rollout, shape [len(rollouts)], higher is better. Collective."""
+
+
+class RewardValidator:
+    """Sum of verifiable rewards (arXiv 2605.11739, EffOPD: V is the mean score on the validation set).
+
+    Args:
+        reward: One function or several with TRL's reward signature: called with lists `prompts`, `completions`,
+            `completion_ids` and the dataset's other columns, returns a number (or None: not applicable) for each.
+            None takes the trainer's own `reward_funcs` and `reward_weights` (GRPO).
+        weights: A weight for each function; all 1 by default.
+    """
+
+    teacher_passes = 0
+
+    def __init__(
+        self,
+        reward: RewardFunction | Sequence[RewardFunction] | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        self.functions = [] if reward is None else [reward] if callable(reward) else list(reward)
+        self.weights = list(weights) if weights is not None else [1.0] * len(self.functions)
+
+    def check(self, trainer: Any) -> None:
+        """Fill in the trainer's own rewards where none were given."""
+        if not self.functions and getattr(trainer, "reward_funcs", None):
+            self.functions = list(trainer.reward_funcs)
+            self.weights = trainer.reward_weights.tolist()
+        if not self.functions:
+            raise ConfigurationError(
+                f"Validation by reward needs a reward function, and {type(trainer).__name__} has none of its own. "
+                "Pass reward=FUNCTION (TRL's reward signature), or validator='teacher_kl', which needs none."
+            )
+        models = [function for function in self.functions if isinstance(function, torch.nn.Module)]
+        if models or any(not callable(function) for function in self.functions):
+            raise ConfigurationError(
+                "Validation by reward needs callable reward functions; got "
+                f"{[type(function).__name__ for function in self.functions]}. Pass reward=FUNCTION to the callback."
+            )
+        if len(self.weights) != len(self.functions):
+            raise ConfigurationError(
+                f"Got {len(self.weights)} reward weights for {len(self.functions)} reward functions; give one each."
+            )
+
+    def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
+        """Weighted sum of the rewards of each rollout; NaN where every function returned None."""
+        columns = {key: [rollout.example[key] for rollout in rollouts] for key in rollouts[0].example}
+        columns.pop("completion", None)
+        prompts = columns.pop("prompt")
+        total = torch.zeros(len(rollouts))
+        applicable = torch.zeros(len(rollouts), dtype=torch.bool)
+        for function, weight in zip(self.functions, self.weights, strict=True):
+            values = function(
+                prompts=prompts,
+                completions=[rollout.completion for rollout in rollouts],
+                completion_ids=[rollout.completion_ids for rollout in rollouts],
+                **columns,
+                trainer_state=trainer.state,
+                log_extra=_ignore,
+                log_metric=_ignore,
+            )
+            if inspect.isawaitable(values):
+                values = asyncio.run(_wait(values))
+            if len(values) != len(rollouts):
+                raise ConfigurationError(
+                    f"Reward function {getattr(function, '__name__', function)!r} returned {len(values)} rewards for "
+                    f"{len(rollouts)} completions; it must return one for each, None where it does not apply."
+                )
+            given = torch.tensor([value is not None for value in values])
+            total += weight * torch.tensor([0.0 if value is None else float(value) for value in values])
+            applicable |= given
+        return torch.where(applicable, total, math.nan)
+
+
+class TeacherKLValidator:
+    """Minus the reverse KL from student to teacher, in nats, over each sampled completion.
+
+    The exact KL of the next-token distributions is summed over the tokens of the completion, which estimates the
+    objective of OPD (arXiv 2605.11739, Preliminaries) without the noise of the sampled log-ratio.
+    """
+
+    teacher_passes = 1
+
+    def check(self, trainer: Any) -> None:
+        """Refuse trainers without a teacher of their own."""
+        if getattr(trainer, "teacher_model", None) is None:
+            raise ConfigurationError(
+                f"Validation by teacher_kl needs a trainer with a teacher model; {type(trainer).__name__} has none. "
+                "Use validator='reward'."
+            )
+
+    def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
+        """Minus the summed reverse KL of each rollout."""
+        return -torch.stack(trl_hooks.divergence_per_rollout(trainer, rollouts)).float().cpu()
+
+
+def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, Any]], seed: int) -> Score:
+    """Score the live weights on examples, spread over the processes. Collective.
+
+    Args:
+        trainer: A TRL trainer that generates.
+        validator: What to score by.
+        examples: Rows with a `prompt`, the same on every process, at least as many as processes.
+        seed: Seeds the sampling: the same seed gives two sets of weights the same random numbers (as far as the
+            generation backend draws them per prompt).
+
+    Returns:
+        Mean and standard error over the examples, with the cost of all processes. Where the examples do not divide
+        evenly, some processes sample one more that only counts as cost.
+    """
+    accelerator = trainer.accelerator
+    world, rank = accelerator.num_processes, accelerator.process_index
+    share = -(-len(examples) // world)
+    indices = [(rank * share + i) % len(examples) for i in range(share)]
+    rollouts = trl_hooks.generate(trainer, [examples[i] for i in indices], seed)
+    scores = validator.scores(trainer, rollouts).to(accelerator.device, torch.float32)
+    tokens = torch.tensor([sum(len(rollout.completion_ids) for rollout in rollouts)], device=accelerator.device)
+    all_scores = gather(scores)[: len(examples)].double().cpu()
+    num_tokens = int(gather(tokens).sum())
+    return Score(
+        value=all_scores.mean().item(),
+        stderr=(all_scores.std() / math.sqrt(len(examples))).item() if len(examples) > 1 else math.nan,
+        rollouts=share * world,
+        generated_tokens=num_tokens,
+        teacher_tokens=num_tokens * validator.teacher_passes,
+    )
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """Takes what a reward function logs while validating: it is not part of training's log."""
+
+
+async def _wait(values: Any) -> Any:
+    return await values

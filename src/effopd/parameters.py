@@ -1,0 +1,95 @@
+"""Parameter names: where a parameter sits in a transformer, and which parameters an operation touches.
+
+The one place in the package that reads meaning out of parameter names, for extrapolation and analysis alike:
+
+    >>> locate("model.layers.3.self_attn.q_proj.weight")
+    Location(layer=3, module='self_attn.q_proj', kind='attention')
+    >>> select(["model.layers.0.mlp.up_proj.weight", "lm_head.weight"], "attention_and_mlp")
+    ['model.layers.0.mlp.up_proj.weight']
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from effopd.errors import ConfigurationError
+
+ModuleKind = Literal["attention", "mlp", "embedding", "lm_head", "norm", "other"]
+
+OTHER: ModuleKind = "other"
+
+# Prefixes that wrappers (DDP, torch.compile, activation checkpointing, FSDP1) put into a parameter's name.
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.(.+)$")
+_ROLE = re.compile(r"\.(?:weight|bias|weight_scale|weight_scale_inv)$")
+
+# Read from the most specific to the least: q_norm inside self_attn is a norm, not attention.
+_KINDS: tuple[tuple[ModuleKind, re.Pattern[str]], ...] = (
+    ("norm", re.compile(r"norm|(?:^|\.)ln_\w+$|(?:^|\.)ln\d?$")),
+    ("lm_head", re.compile(r"(?:^|\.)(?:lm_head|embed_out|output_projection)$")),
+    ("embedding", re.compile(r"embed|(?:^|\.)(?:wte|wpe)$")),
+    ("attention", re.compile(r"attn|attention")),
+    ("mlp", re.compile(r"mlp|feed_forward|ffn|experts|block_sparse_moe|shared_expert")),
+)
+
+
+class Location(NamedTuple):
+    """Where a parameter sits.
+
+    Attributes:
+        layer: Index of the transformer layer, from 0; None outside the stack of layers.
+        module: Path of the module inside its layer (`self_attn.q_proj`), or of the whole model outside it.
+        kind: The module's role; `other` when the name is not known, so that callers can report it.
+    """
+
+    layer: int | None
+    module: str
+    kind: ModuleKind
+
+
+def clean_name(name: str) -> str:
+    """The parameter's name in the plain model: without what DDP, FSDP, torch.compile or checkpointing add."""
+    return _WRAPPERS.sub("", name)
+
+
+def locate(name: str) -> Location:
+    """Map a parameter name, wrapped or plain, to its `Location`."""
+    module = _ROLE.sub("", clean_name(name))
+    layer: int | None = None
+    if match := _LAYER.search(module):
+        layer, module = int(match[1]), match[2]
+    return Location(layer, module, next((kind for kind, pattern in _KINDS if pattern.search(module)), OTHER))
+
+
+def select(names: Iterable[str], selection: str = "all") -> list[str]:
+    """Choose parameters by name, keeping their order.
+
+    Args:
+        names: Parameter names, wrapped or plain.
+        selection: `all`; `attention_and_mlp` (by module kind: no norms, biases included); anything else is a
+            regular expression searched for in the plain name, e.g. `layers\\.(0|1)\\.` or `attn|attention|mlp`.
+
+    Raises:
+        ConfigurationError: The expression is not valid, or nothing matches.
+    """
+    names = list(names)
+    if selection == "all":
+        chosen = names
+    elif selection == "attention_and_mlp":
+        chosen = [name for name in names if locate(name).kind in ("attention", "mlp")]
+    else:
+        try:
+            pattern = re.compile(selection)
+        except re.error as error:
+            raise ConfigurationError(
+                f"The parameter selection {selection!r} is not a regular expression ({error}). "
+                "Use 'all', 'attention_and_mlp' or a valid pattern."
+            ) from error
+        chosen = [name for name in names if pattern.search(clean_name(name))]
+    if not chosen:
+        shown = ", ".join(names[:3]) or "none at all"
+        raise ConfigurationError(
+            f"The parameter selection {selection!r} matches none of the {len(names)} trainable parameters "
+            f"(the first are: {shown}). Use 'all', 'attention_and_mlp' or a pattern found in these names."
+        )
+    return chosen

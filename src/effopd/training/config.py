@@ -1,0 +1,122 @@
+"""What `effopd train` is told: TRL's `DistillationConfig` with the estimator, and what to train on what."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from trl import DistillationConfig
+
+from effopd.errors import ConfigurationError
+from effopd.extrapolation.presets import PRESETS, ExtrapolationConfig, resolve_preset
+
+Estimator = Literal["full_vocab", "sampled"]
+
+
+@dataclass
+class OPDConfig(DistillationConfig):
+    """All of TRL's `DistillationConfig`, and which estimator of the reverse KL to minimise."""
+
+    estimator: str = field(
+        default="full_vocab",
+        metadata={
+            "help": "full_vocab: exact divergence over the vocabulary at each sampled prefix (TRL's own; beta chooses "
+            "it). sampled: the paper's policy gradient on the sampled log-ratio, discount 0."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Check the estimator.
+
+        Raises:
+            ConfigurationError: It is not known, or beta would have no effect.
+        """
+        super().__post_init__()
+        if self.estimator not in get_args(Estimator):
+            raise ConfigurationError(
+                f"estimator={self.estimator!r} is not known; use one of {list(get_args(Estimator))}."
+            )
+        if self.estimator == "sampled" and self.beta != 1.0:
+            raise ConfigurationError(
+                f"estimator='sampled' is the reverse KL; beta={self.beta} has no effect on it. Leave beta at 1.0, or "
+                "use estimator='full_vocab'."
+            )
+
+
+@dataclass
+class RunArguments:
+    """The models, data, reward and acceleration of a run."""
+
+    model_name_or_path: str = field(metadata={"help": "Student: a model directory or hub name; 'world:base'."})
+    dataset_name: str = field(
+        metadata={"help": "Training prompts: a hub name, a .jsonl / .json / .parquet file, or 'world:train'."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of a hub dataset."})
+    num_train_examples: int | None = field(default=None, metadata={"help": "Use only the first so many rows."})
+    prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompts: text or messages."})
+    answer_column: str = field(default="answer", metadata={"help": "Column of the answers that rewards compare with."})
+    answer_after: str | None = field(default=None, metadata={"help": "Keep of an answer what follows this mark."})
+    prompt_template: str | None = field(default=None, metadata={"help": "Text around the prompt, with {prompt}."})
+    system_prompt: str | None = field(default=None, metadata={"help": "System message put before each prompt."})
+    pad_token: str | None = field(default=None, metadata={"help": "Padding token, for tokenizers that have none."})
+    reward: list[str] = field(
+        default_factory=list,
+        metadata={"help": "'world', 'math' or 'package.module:function' (TRL's reward signature); several are summed."},
+    )
+    evaluation_dataset_name: str | None = field(
+        default=None, metadata={"help": "Prompts to measure accuracy on, outside the counted cost."}
+    )
+    evaluation_split: str = field(default="test", metadata={"help": "Split of a hub evaluation dataset."})
+    num_evaluation_examples: int | None = field(default=None, metadata={"help": "Evaluate only the first so many."})
+    acceleration: str = field(default="paper", metadata={"help": f"none, or an EffOPD preset: {', '.join(PRESETS)}."})
+    extrapolation: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Settings of ExtrapolationConfig that differ from the preset (JSON)."},
+    )
+    target_accuracy: float | None = field(
+        default=None, metadata={"help": "Stop when an evaluation reaches this accuracy."}
+    )
+
+    def __post_init__(self) -> None:
+        """Read `extrapolation` and check what can be checked without loading anything.
+
+        Raises:
+            ConfigurationError: Settings are unknown or contradict one another.
+        """
+        if isinstance(self.reward, str):
+            self.reward = [self.reward]
+        if isinstance(self.extrapolation, str):
+            try:
+                self.extrapolation = json.loads(self.extrapolation)
+            except json.JSONDecodeError as error:
+                raise ConfigurationError(
+                    f"extrapolation={self.extrapolation!r} is not JSON ({error}). "
+                    "Write it like '{\"num_prompts\": 32}'."
+                ) from error
+        settings = self.extrapolation_config()
+        if settings and settings.validator == "reward" and settings.scales and not self.reward:
+            raise ConfigurationError(
+                f"acceleration={self.acceleration!r} validates by reward, and no reward is set. Set reward (world, math "
+                'or package.module:function), or extrapolation={"validator": "teacher_kl"}, which needs none.'
+            )
+        if self.evaluation_dataset_name and not self.reward:
+            raise ConfigurationError("evaluation_dataset_name is set, but no reward to score its answers by; set one.")
+        if self.target_accuracy is not None and not self.evaluation_dataset_name:
+            raise ConfigurationError("target_accuracy needs evaluation_dataset_name to measure the accuracy on.")
+
+    def extrapolation_config(self) -> ExtrapolationConfig | None:
+        """The settings of EffOPD, or None for vanilla OPD."""
+        overrides = self.extrapolation or {}
+        assert isinstance(overrides, dict)
+        if self.acceleration == "none":
+            if overrides:
+                raise ConfigurationError(
+                    f"acceleration is 'none', so extrapolation={overrides} has no effect. Choose a preset of "
+                    f"{list(PRESETS)}, or leave extrapolation out."
+                )
+            return None
+        if self.acceleration not in PRESETS:
+            raise ConfigurationError(
+                f"acceleration={self.acceleration!r} is not known; use 'none' or one of {list(PRESETS)}."
+            )
+        return resolve_preset(self.acceleration, **overrides)

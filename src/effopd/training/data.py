@@ -1,0 +1,253 @@
+"""Loading prompts, with their answers where there are any, from files, the hub or the embedded world."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from datasets import Dataset, concatenate_datasets, load_dataset
+from datasets.exceptions import DatasetsError
+
+from effopd.errors import ConfigurationError, DataError
+from effopd.training.models import local_path
+
+DEFAULT_WORLD_PROMPTS = 8192
+"""Prompts drawn from the embedded world when no limit is given."""
+
+Message = dict[str, str]
+Prompt = str | list[Message]
+
+
+def load_prompts(
+    path_or_name: str | Path,
+    *,
+    split: str = "train",
+    config_name: str | None = None,
+    prompt_column: str = "prompt",
+    answer_column: str = "answer",
+    answer_after: str | None = None,
+    require_answer: bool = False,
+    system_prompt: str | None = None,
+    prompt_template: str | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    r"""Load prompts and answers, checking every row before anything is trained on them.
+
+    Args:
+        path_or_name: A `.jsonl`, `.json` (array of objects) or `.parquet` file, a directory of those laid out as on the
+            hub, the name of a hub dataset, or `world` / `world:SPLIT` for problems of the embedded world.
+        split: Split of a directory, a hub dataset or `world`; a single file has none.
+        config_name: Configuration of a directory or hub dataset.
+        prompt_column: Texts, or lists of `{"role": ..., "content": ...}` that end with the user's message.
+        answer_column: Texts or numbers. May be absent under its default name, unless `require_answer`.
+        answer_after: Mark whose last occurrence an answer follows, such as `####` in GSM8K.
+        require_answer: Every row must have an answer.
+        system_prompt: Makes a conversation of a text prompt, with this system message and the text as the user's; with
+            `""`, without a system message. Prompts that are conversations must have no system message yet.
+        prompt_template: Text around a text prompt or the last user message, such as
+            `"{prompt}\nEnd with \\boxed{{}}."`.
+        limit: Only the first so many rows; of the world, `DEFAULT_WORLD_PROMPTS` when omitted.
+
+    Returns:
+        A dataset with the columns `prompt` (all text, or all messages), `answer` (text or None; absent if the source
+        has none) and the source's other columns.
+
+    Raises:
+        ConfigurationError: An argument cannot be right.
+        DataError: The source cannot be read, or a row is not as described. Rows are counted from 1.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigurationError(f"limit: got {limit}, expected at least 1 row.")
+    apply_template = _template(prompt_template)
+    table = _read(path_or_name, split, config_name, limit)
+    columns = list(table.column_names if isinstance(table, Dataset) else table)
+    answer_needed = require_answer or answer_after is not None or answer_column != "answer"
+    for column in [prompt_column, *([answer_column] if answer_needed else [])]:
+        if column not in columns:
+            raise DataError(
+                f"{path_or_name}: no column {column!r}; there are {', '.join(columns) or 'none'}. Set prompt_column and"
+                " answer_column."
+            )
+    prompts = table[prompt_column][:limit]
+    if not prompts:
+        raise DataError(f"{path_or_name}: no rows; expected at least one prompt.")
+    where = f"{path_or_name}, column {prompt_column!r}, row"
+    checked = [_check_prompt(prompt, f"{where} {row}") for row, prompt in enumerate(prompts, 1)]
+    for row, prompt in enumerate(checked, 1):
+        if isinstance(prompt, str) != isinstance(checked[0], str):
+            raise DataError(f"{where} {row}: rows 1 and {row} mix text and messages; write all prompts in one way.")
+    prepared: dict[str, list[Any]] = {
+        "prompt": [
+            _prepare(prompt, system_prompt, apply_template, f"{where} {row}") for row, prompt in enumerate(checked, 1)
+        ]
+    }
+    if answer_column in columns:
+        where = f"{path_or_name}, column {answer_column!r}, row"
+        answers = table[answer_column][:limit]
+        prepared["answer"] = [
+            _check_answer(answer, answer_after, require_answer, f"{where} {row}")
+            for row, answer in enumerate(answers, 1)
+        ]
+    others = [column for column in columns if column not in (prompt_column, answer_column, *prepared)]
+    return _with_columns(Dataset.from_dict(prepared), table, others, path_or_name)
+
+
+def _read(
+    path_or_name: str | Path, split: str, config_name: str | None, limit: int | None
+) -> Dataset | dict[str, list[Any]]:
+    """A dataset; of JSON files columns, so that rows can be checked before Arrow wants them uniform."""
+    name, _, world_split = str(path_or_name).partition(":")
+    if name == "world":
+        from effopd.world import make_dataset
+
+        return make_dataset(cast(Any, world_split or split), limit or DEFAULT_WORLD_PROMPTS)
+    path = local_path(path_or_name)
+    if path is not None and path.is_file():
+        return _read_file(path)
+    try:
+        return load_dataset(str(path or path_or_name), config_name, split=split)
+    except (OSError, ValueError, DatasetsError) as error:
+        if path is not None:  # a broken JSON file is named by its line
+            for file in sorted([*path.rglob("*.json"), *path.rglob("*.jsonl")]):
+                _read_json(file)
+        remedy = "" if path else " Without a network, download it elsewhere and pass the directory."
+        raise DataError(
+            f"{path_or_name}: cannot load split {split!r} of configuration {config_name!r}: {error}{remedy}"
+        ) from error
+
+
+def _read_file(path: Path) -> Dataset | dict[str, list[Any]]:
+    if path.suffix == ".parquet":
+        try:
+            return Dataset(pq.read_table(path))
+        except pa.ArrowException as error:
+            raise DataError(f"{path}: not a parquet file, or a damaged one: {error}") from error
+    if path.suffix in (".json", ".jsonl"):
+        return _read_json(path)
+    raise DataError(f"{path}: got a {path.suffix or 'nameless'} file, expected .jsonl, .json or .parquet.")
+
+
+def _read_json(path: Path) -> dict[str, list[Any]]:
+    """Columns of a file with one JSON object per line, or with one array of objects."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}); save it as UTF-8.") from error
+    rows: list[Any] = []
+    number = 1
+    try:
+        if text.lstrip().startswith("["):
+            rows = json.loads(text)
+        else:
+            lines = text.split("\n")
+            for number in range(1, len(lines) + 1):
+                if lines[number - 1].strip():
+                    rows.append(json.loads(lines[number - 1]))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {number + error.lineno - 1}, column {error.colno}: not JSON: {error.msg}. Expected one"
+            " object per line, or one array of objects."
+        ) from error
+    for row, contents in enumerate(rows, 1):
+        if not isinstance(contents, dict):
+            raise DataError(f"{path}, row {row}: got {_show(contents)}, expected a JSON object.")
+    columns = dict.fromkeys(column for contents in rows for column in contents)
+    return {column: [contents.get(column) for contents in rows] for column in columns}
+
+
+def _check_prompt(prompt: Any, where: str) -> Prompt:
+    """The prompt, its messages reduced to role and content."""
+    if not prompt or (isinstance(prompt, str) and not prompt.strip()):
+        raise DataError(f"{where}: the prompt is empty; remove the row or fill it in.")
+    if isinstance(prompt, str):
+        return prompt
+    if not isinstance(prompt, list):
+        raise DataError(f"{where}: got {_show(prompt)}, expected text or a list of messages.")
+    messages = []
+    for message in prompt:
+        given = (
+            {key: value for key, value in message.items() if value is not None} if isinstance(message, Mapping) else {}
+        )
+        if given.keys() != {"role", "content"} or not all(isinstance(value, str) for value in given.values()):
+            raise DataError(
+                f'{where}: got the message {_show(message)}, expected {{"role": "user", "content": "..."}}, both text,'
+                " and nothing else."
+            )
+        messages.append({"role": given["role"], "content": given["content"]})
+    if messages[-1]["role"] != "user":
+        raise DataError(
+            f"{where}: the last message is from {messages[-1]['role']!r}, expected 'user': the model answers it. Remove"
+            " the answer from the prompt."
+        )
+    if not messages[-1]["content"].strip():
+        raise DataError(f"{where}: the last message is empty; remove the row or fill it in.")
+    return messages
+
+
+def _prepare(prompt: Prompt, system_prompt: str | None, apply_template: Callable[[str], str], where: str) -> Prompt:
+    if isinstance(prompt, str):
+        text = apply_template(prompt)
+        if system_prompt is None:
+            return text
+        messages = [{"role": "user", "content": text}]
+    else:
+        messages = [*prompt[:-1], {"role": "user", "content": apply_template(prompt[-1]["content"])}]
+    if system_prompt:
+        if messages[0]["role"] == "system":
+            raise DataError(f"{where}: the prompt has a system message already; leave out system_prompt.")
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    return messages
+
+
+def _template(template: str | None) -> Callable[[str], str]:
+    if template is None:
+        return lambda prompt: prompt
+    try:
+        if "\0" not in template.format(prompt="\0"):
+            raise KeyError("{prompt} does not occur")
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigurationError(
+            f"prompt_template: got {template!r} ({error}); expected {{prompt}} in it, and every other brace doubled."
+        ) from error
+    return lambda prompt: template.format(prompt=prompt)
+
+
+def _check_answer(answer: Any, answer_after: str | None, required: bool, where: str) -> str | None:
+    if answer is None and not required:
+        return None
+    if not isinstance(answer, str | int | float):
+        raise DataError(f"{where}: got {_show(answer)}, expected text or a number.")
+    text = str(answer)
+    if answer_after is not None:
+        _, mark, text = text.rpartition(answer_after)
+        if not mark:
+            raise DataError(f"{where}: {_show(answer)} does not contain answer_after={answer_after!r}.")
+        text = text.strip()
+    if required and not text.strip():
+        raise DataError(f"{where}: the answer is empty; remove the row or fill it in.")
+    return text
+
+
+def _with_columns(
+    dataset: Dataset, table: Dataset | dict[str, list[Any]], names: list[str], path_or_name: str | Path
+) -> Dataset:
+    """Put further columns of the table beside those of the dataset, for as many rows as it has."""
+    if not names:
+        return dataset
+    if isinstance(table, Dataset):
+        rest = table.select_columns(names).select(range(len(dataset)))
+    else:
+        try:
+            rest = Dataset.from_dict({name: table[name][: len(dataset)] for name in names})
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise DataError(
+                f"{path_or_name}: one of {names} mixes types: {error}; write each column in one type."
+            ) from error
+    return concatenate_datasets([dataset, rest], axis=1)
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,179 @@
+"""`metrics.jsonl`: one row per optimizer step, with every cost so far.
+
+Keys of a row. Counts and seconds are cumulative over the run, all processes together:
+
+    step, epoch, learning_rate
+    loss, reverse_kl            of this step's rollouts, before its update; reverse_kl in nats per token
+    grad_norm                   when the trainer logged this step, else null
+    accuracy, accuracy_stderr   of the weights this step left, when evaluated, else null
+    accepted_scale              when this step was a trigger of EffOPD, else null; 0.0: nothing was accepted
+    rollouts, validation_rollouts          completions sampled in all, and those among them that EffOPD validated by
+    generated_tokens, validation_tokens    their tokens
+    teacher_tokens              completion tokens that the teacher scored
+    seconds                     {generation, teacher, update, validation, extrapolation}
+    seconds_total               their sum: evaluation and saving are not in it
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from effopd import trl_hooks
+from effopd.errors import CheckpointError
+from effopd.extrapolation.callback import EffOPDCallback
+from effopd.files import append_json_line, read_json_lines, write_json, write_json_lines
+from effopd.training.trainer import OPDTrainer, StepMeter
+
+METRICS = "metrics.jsonl"
+# Its presence says that everything of a checkpoint has been written: this callback's on_save comes last.
+COMPLETE = "effopd-complete.json"
+_COUNTS = ("rollouts", "generated_tokens", "teacher_tokens")
+_PHASES = ("generation", "teacher", "update")
+
+
+class MetricsCallback(TrainerCallback):
+    """Writes `metrics.jsonl`. To be added after `EffOPDCallback`, whose costs it includes.
+
+    Args:
+        trainer: The trainer, whose meter it reads.
+        effopd: The extrapolation callback, if there is one.
+
+    Attributes:
+        row: The row of the last step.
+    """
+
+    def __init__(self, trainer: OPDTrainer, effopd: EffOPDCallback | None) -> None:
+        self.trainer = trainer
+        self.effopd = effopd
+        self.row: dict[str, Any] | None = None
+        self._written = True
+        self._totals: dict[str, float] = dict.fromkeys((*_COUNTS, *_PHASES), 0)
+        self._step_started = 0.0
+        self._effopd_seconds = 0.0
+        trl_hooks.on_resume(trainer, self._load)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Drop rows of steps that are about to be done again."""
+        path = Path(args.output_dir) / METRICS
+        if state.is_world_process_zero and path.exists():
+            write_json_lines(path, [row for row in read_json_lines(path) if row["step"] <= state.global_step])
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self._write(args, state)
+        self.trainer.meter = StepMeter()
+        self._step_started = time.perf_counter()
+        self._effopd_seconds = self._extrapolation_seconds()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Sum up the step over the processes."""
+        elapsed = time.perf_counter() - self._step_started
+        elapsed -= self._extrapolation_seconds() - self._effopd_seconds
+        meter = self.trainer.meter
+        accelerator = self.trainer.accelerator
+        counts = torch.tensor([getattr(meter, name) for name in _COUNTS], device=accelerator.device)
+        means = torch.tensor(
+            [meter.loss, meter.reverse_kl, meter.generation_seconds, meter.teacher_seconds, elapsed],
+            device=accelerator.device,
+        )
+        if accelerator.num_processes > 1:
+            counts = accelerator.reduce(counts, "sum")
+            means = accelerator.reduce(means, "mean")
+        for name, value in zip(_COUNTS, counts.tolist(), strict=True):
+            self._totals[name] += value
+        loss, reverse_kl, generation, teacher, elapsed = means.tolist()
+        for name, value in zip(_PHASES, (generation, teacher, elapsed - generation - teacher), strict=True):
+            self._totals[name] += value
+        self.row = self._make_row(state, loss, reverse_kl)
+        self._written = False
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Take what the trainer knows of the step."""
+        if self.row is not None and not self._written and logs and "grad_norm" in logs:
+            self.row["grad_norm"] = float(logs["grad_norm"])
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Take the accuracy."""
+        if self.row is not None and not self._written and metrics:
+            for key in ("accuracy", "accuracy_stderr"):
+                self.row[key] = metrics.get(f"eval_{key}")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the row, then mark the checkpoint as complete."""
+        self._write(args, state)
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, {"totals": self._totals})
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the last row."""
+        self._write(args, state)
+
+    def _make_row(self, state: TrainerState, loss: float, reverse_kl: float) -> dict[str, Any]:
+        cost = (
+            self.effopd.cost
+            if self.effopd
+            else dict.fromkeys((*_COUNTS, "validation_seconds", "extrapolation_seconds"), 0)
+        )
+        last = self.effopd.last if self.effopd else None
+        seconds = {phase: self._totals[phase] for phase in _PHASES}
+        seconds |= {"validation": cost["validation_seconds"], "extrapolation": cost["extrapolation_seconds"]}
+        return {
+            "step": state.global_step,
+            "epoch": state.epoch,
+            "learning_rate": self.trainer.lr_scheduler.get_last_lr()[0],
+            "loss": loss,
+            "reverse_kl": reverse_kl,
+            "grad_norm": None,
+            "accuracy": None,
+            "accuracy_stderr": None,
+            "accepted_scale": last["accepted_scale"] if last and last["step"] == state.global_step else None,
+            "rollouts": int(self._totals["rollouts"] + cost["rollouts"]),
+            "validation_rollouts": int(cost["rollouts"]),
+            "generated_tokens": int(self._totals["generated_tokens"] + cost["generated_tokens"]),
+            "validation_tokens": int(cost["generated_tokens"]),
+            "teacher_tokens": int(self._totals["teacher_tokens"] + cost["teacher_tokens"]),
+            "seconds": seconds,
+            "seconds_total": sum(seconds.values()),
+        }
+
+    def _write(self, args: TrainingArguments, state: TrainerState) -> None:
+        if self.row is not None and not self._written and state.is_world_process_zero:
+            append_json_line(Path(args.output_dir) / METRICS, self.row)
+        self._written = True
+
+    def _extrapolation_seconds(self) -> float:
+        return self.effopd.cost["validation_seconds"] + self.effopd.cost["extrapolation_seconds"] if self.effopd else 0
+
+    def _load(self, checkpoint: str) -> None:
+        path = Path(checkpoint) / COMPLETE
+        if not path.exists():
+            raise CheckpointError(
+                f"{checkpoint} is not a complete checkpoint of effopd ({COMPLETE} is missing). Resume from one that "
+                "has it, or start a new run from its weights."
+            )
+        self._totals = json.loads(path.read_text())["totals"]

@@ -1,0 +1,213 @@
+"""A run: from configuration to trainer to run directory, continuing where an interrupted one stopped.
+
+A run directory holds `config.yaml` (resolved), `versions.json`, `metrics.jsonl`, `extrapolations.jsonl`,
+`checkpoint-N/`, the TensorBoard log, and, once finished, the final model and `run.json`.
+"""
+
+import logging
+import platform
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from effopd.errors import ConfigurationError
+from effopd.extrapolation.callback import EffOPDCallback
+from effopd.files import read_json_lines, write_json, write_text
+from effopd.training.config import OPDConfig, RunArguments
+from effopd.training.data import load_prompts
+from effopd.training.metrics import COMPLETE, METRICS, MetricsCallback
+from effopd.training.models import align_vocab_size, check_vocabularies, load_model, load_tokenizer
+from effopd.training.rewards import resolve_rewards
+from effopd.training.trainer import OPDTrainer
+
+logger = logging.getLogger(__name__)
+
+CONFIG, VERSIONS, FINISHED = "config.yaml", "versions.json", "run.json"
+_PACKAGES = ("effopd", "torch", "transformers", "trl", "accelerate", "datasets")
+# Settings that may change between an interrupted run and its continuation without changing what is trained.
+_FREE = re.compile(
+    r"^(output_dir|report_to|run_name|disable_tqdm|dataloader_\w+|logging_\w+|log_\w+|save_total_limit|max_steps|"
+    r"num_train_epochs|target_accuracy|hub_\w+|push_to_hub|vllm_server_\w+|vllm_gpu_memory_utilization|project)$"
+)
+
+
+class TargetCallback(TrainerCallback):
+    """Stops training when an evaluation reaches `target` accuracy."""
+
+    def __init__(self, target: float) -> None:
+        self.target = target
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Compare."""
+        if metrics and metrics.get("eval_accuracy", float("-inf")) >= self.target:
+            control.should_training_stop = True
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a run computes."""
+    return {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES}
+
+
+def build_trainer(arguments: RunArguments, config: OPDConfig) -> tuple[OPDTrainer, MetricsCallback]:
+    """Load everything a run needs and check that it fits together.
+
+    Raises:
+        ConfigurationError: Settings, vocabularies or rewards do not fit.
+        DataError: A model or dataset is not what it should be.
+    """
+    if not config.teacher_model_name_or_path:
+        raise ConfigurationError("teacher_model_name_or_path is not set: distillation needs a teacher.")
+    rewards = resolve_rewards(arguments.reward) if arguments.reward else None
+    student_name, teacher_name = (
+        _model_path(name) for name in (arguments.model_name_or_path, config.teacher_model_name_or_path)
+    )
+    model_kwargs: dict[str, Any] = dict(config.model_init_kwargs or {})
+    teacher_kwargs: dict[str, Any] = dict(config.teacher_model_init_kwargs or {})
+    trust = {"trust_remote_code": config.trust_remote_code}
+    revision, teacher_revision = model_kwargs.get("revision"), config.teacher_model_revision
+    tokenizer = load_tokenizer(student_name, revision=revision, pad_token=arguments.pad_token, **trust)
+    teacher_tokenizer = load_tokenizer(teacher_name, revision=teacher_revision, pad_token=arguments.pad_token, **trust)
+    dataset = _load_dataset(arguments, arguments.dataset_name, arguments.dataset_split, arguments.num_train_examples)
+    evaluation = None
+    if arguments.evaluation_dataset_name:
+        evaluation = _load_dataset(
+            arguments,
+            arguments.evaluation_dataset_name,
+            arguments.evaluation_split,
+            arguments.num_evaluation_examples,
+        )
+    student = load_model(student_name, **trust, **model_kwargs)
+    teacher = load_model(teacher_name, revision=teacher_revision, **trust, **teacher_kwargs)
+    check_vocabularies(tokenizer, teacher_tokenizer, student.config, teacher.config)
+    teacher = align_vocab_size(teacher, student.config.get_text_config().vocab_size, len(tokenizer))
+    config.model_init_kwargs = config.teacher_model_init_kwargs = None  # used above: TRL warns when given both
+    trainer = OPDTrainer(
+        model=student,
+        teacher_model=teacher,
+        args=config,
+        train_dataset=dataset,
+        eval_dataset=evaluation,
+        processing_class=tokenizer,
+        evaluation_reward=rewards if evaluation is not None else None,
+    )
+    config.model_init_kwargs, config.teacher_model_init_kwargs = model_kwargs or None, teacher_kwargs or None
+    effopd = None
+    if settings := arguments.extrapolation_config():
+        effopd = EffOPDCallback(trainer, rewards, preset=settings)
+        trainer.add_callback(effopd)
+    metrics = MetricsCallback(trainer, effopd)
+    trainer.add_callback(metrics)
+    if arguments.target_accuracy is not None:
+        trainer.add_callback(TargetCallback(arguments.target_accuracy))
+    return trainer, metrics
+
+
+def train(
+    arguments: RunArguments,
+    config: OPDConfig,
+    callbacks: Callable[[OPDTrainer, MetricsCallback], Sequence[TrainerCallback]] | None = None,
+) -> list[dict[str, Any]]:
+    """Do a run, or what is left of it.
+
+    A finished run directory is left as it is. One that was interrupted continues from its newest complete checkpoint.
+
+    Args:
+        arguments: What to train on what.
+        config: How; `output_dir` is the run directory.
+        callbacks: Makes further callbacks from the trainer and its metrics.
+
+    Returns:
+        The rows of `metrics.jsonl` (see `effopd.training.metrics`).
+
+    Raises:
+        ConfigurationError: The directory holds a run with other settings, or settings do not work.
+        DataError: A model or dataset is not what it should be.
+        CheckpointError: A checkpoint cannot be continued from.
+    """
+    directory = Path(config.output_dir)
+    resolved = asdict(arguments) | config.to_dict()
+    _check_same_run(directory, resolved)
+    if (directory / FINISHED).exists():
+        logger.warning("%s is finished; its results are used again. Remove it to train anew.", directory)
+        return read_json_lines(directory / METRICS)
+    trainer, metrics = build_trainer(arguments, config)
+    if trainer.is_world_process_zero():
+        write_text(directory / CONFIG, yaml.safe_dump(resolved, sort_keys=True))
+        write_json(directory / VERSIONS, versions())
+    for callback in callbacks(trainer, metrics) if callbacks else ():
+        trainer.add_callback(callback)
+    checkpoint = newest_checkpoint(directory)
+    if checkpoint:
+        logger.warning("Continuing from %s.", checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model(str(directory))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        write_json(directory / FINISHED, {"steps": trainer.state.global_step, "last": metrics.row})
+    return read_json_lines(directory / METRICS)
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint with the most steps among those written completely, or None."""
+    complete = {
+        int(path.parent.name.removeprefix("checkpoint-")): path.parent
+        for path in directory.glob(f"checkpoint-*/{COMPLETE}")
+    }
+    return complete[max(complete)] if complete else None
+
+
+def _check_same_run(directory: Path, resolved: dict[str, Any]) -> None:
+    path = directory / CONFIG
+    if not path.exists():
+        return
+    saved, wanted = yaml.safe_load(path.read_text()), yaml.safe_load(yaml.safe_dump(resolved))
+    changed = [
+        f"{key}: {saved.get(key)!r} there, {wanted.get(key)!r} now"
+        for key in sorted(saved.keys() | wanted.keys())
+        if saved.get(key) != wanted.get(key) and not _FREE.match(key)
+    ]
+    if changed:
+        raise ConfigurationError(
+            f"{directory} holds a run with other settings ({'; '.join(changed[:5])}"
+            f"{f'; and {len(changed) - 5} more' if len(changed) > 5 else ''}). Choose another output_dir, or remove it."
+        )
+
+
+def _model_path(name: str) -> str:
+    """A model name, where `world:base` and `world:teacher` are those of the embedded world."""
+    if name.startswith("world:"):
+        from effopd import world
+
+        places = {"world:base": world.base_dir, "world:teacher": world.teacher_dir}
+        if name not in places:
+            raise ConfigurationError(f"{name!r} is no model of the embedded world; use one of {list(places)}.")
+        return str(places[name]())
+    return name
+
+
+def _load_dataset(arguments: RunArguments, name: str, split: str, limit: int | None) -> Any:
+    return load_prompts(
+        name,
+        split=split,
+        config_name=arguments.dataset_config,
+        prompt_column=arguments.prompt_column,
+        answer_column=arguments.answer_column,
+        require_answer=bool(arguments.reward),
+        system_prompt=arguments.system_prompt,
+        prompt_template=arguments.prompt_template,
+        answer_after=arguments.answer_after,
+        limit=limit,
+    )

@@ -1,0 +1,191 @@
+"""Everything the package uses of TRL that TRL does not promise to keep: the only file to mend when TRL moves.
+
+`tests/test_trl_hooks.py` fails when one of these names goes or changes its signature.
+
+    Trainer._tokenize_prompts, ._generate_single_turn   sample from the live weights, by HF generate or vLLM
+    Trainer._last_loaded_step                           which step's weights vLLM holds; -1 makes it load them again
+    Trainer._buffered_inputs                            rollouts kept for later steps; None makes it sample again
+    Trainer._metrics                                    what goes into the next log
+    Trainer._load_optimizer_and_scheduler               is given the checkpoint that training resumes from
+    distillation_trainer._chunked_divergence_loss       the loss on hidden states and heads of student and teacher
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any, NamedTuple
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+from trl.data_utils import is_conversational
+from trl.trainer import distillation_trainer
+from trl.trainer.utils import pad
+
+# Student and teacher hidden states [B, T, H], their heads [V, H], the loss mask [B, T] and beta come first;
+# then, by name, num_items_in_batch, biases, logit scales, soft caps and the temperature.
+DivergenceLoss = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+
+class Rollout(NamedTuple):
+    """One completion sampled for one example of a dataset.
+
+    Attributes:
+        example: The dataset's row; `prompt` is text or a list of messages.
+        prompt_ids: Token ids of the prompt, unpadded.
+        completion_ids: Token ids of the completion, unpadded, with the end-of-sequence token if it was reached.
+        completion: The decoded completion, as TRL hands it to reward functions: text, or one assistant message.
+    """
+
+    example: dict[str, Any]
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    completion: Any
+
+
+def generate(trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> list[Rollout]:
+    """Sample one completion for each example from the trainer's live weights, with its own generation settings.
+
+    Collective: every process must ask for the same number of examples. The random numbers depend on `seed` alone, and
+    the trainer's own random state is left as it was. Prompts go in batches of what the trainer itself generates at a
+    time, so memory stays what training needs.
+    """
+    args = trainer.args
+    batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    takes_num_generations = "num_generations" in signature(trainer._generate_single_turn).parameters
+    rollouts: list[Rollout] = []
+    with _seeded(trainer, seed):
+        for start in range(0, len(examples), batch_size):
+            batch = examples[start : start + batch_size]
+            prompts = [example["prompt"] for example in batch]
+            prompt_ids, images, fields = trainer._tokenize_prompts(prompts)
+            if takes_num_generations:
+                completion_ids, _ = trainer._generate_single_turn(prompt_ids, images, fields, num_generations=1)
+            else:
+                completion_ids = trainer._generate_single_turn(prompt_ids, images, fields)
+            texts = trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+            chat = is_conversational({"prompt": prompts[0]})
+            completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
+            rollouts += map(Rollout, batch, prompt_ids, completion_ids, completions)
+    return rollouts
+
+
+def divergence_per_rollout(trainer: Any, rollouts: Sequence[Rollout]) -> list[torch.Tensor]:
+    """Reverse KL from student to teacher, in nats, summed over the tokens of each rollout's completion.
+
+    Exact over the vocabulary, without gradients, in micro-batches of `per_device_train_batch_size`. Collective: every
+    process must bring the same number of rollouts.
+    """
+    size = trainer.args.per_device_train_batch_size
+    model = trainer.model_wrapped
+    was_training = model.training
+    metrics = {key: list(values) for key, values in trainer._metrics["eval"].items()}
+    original = divergence_loss()
+    divergences: list[torch.Tensor] = []
+
+    def loss(
+        student_BTH: torch.Tensor,
+        teacher_BTH: torch.Tensor,
+        student_head_VH: torch.Tensor,
+        teacher_head_VH: torch.Tensor,
+        mask_BT: torch.Tensor,
+        beta: float,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        kwargs["num_items_in_batch"] = 1  # a sum over tokens, not a mean
+        for row in range(len(mask_BT)):
+            one = slice(row, row + 1)
+            hidden = student_BTH[one], teacher_BTH[one]
+            divergences.append(original(*hidden, student_head_VH, teacher_head_VH, mask_BT[one], 1.0, **kwargs)[0])
+        zero = mask_BT.new_zeros((), dtype=torch.float32)
+        return zero, zero, mask_BT.sum()
+
+    model.eval()  # so that compute_loss books its by-products under "eval", which is put back below
+    try:
+        with torch.no_grad(), trainer.compute_loss_context_manager(), replaced_loss(loss):
+            for start in range(0, len(rollouts), size):
+                trainer.compute_loss(model, _pad_rollouts(trainer, rollouts[start : start + size]))
+    finally:
+        model.train(was_training)
+        trainer._metrics["eval"].clear()
+        trainer._metrics["eval"].update(metrics)
+    return divergences
+
+
+def divergence_loss() -> DivergenceLoss:
+    """TRL's own loss on hidden states and heads, or what stands in for it at present."""
+    return distillation_trainer._chunked_divergence_loss  # type: ignore[no-any-return]
+
+
+@contextmanager
+def replaced_loss(loss: DivergenceLoss) -> Iterator[None]:
+    """Let `DistillationTrainer` compute `loss` in place of its divergence, within the context."""
+    original = divergence_loss()
+    distillation_trainer._chunked_divergence_loss = loss
+    try:
+        yield
+    finally:
+        distillation_trainer._chunked_divergence_loss = original
+
+
+def publish_weights(trainer: Any) -> None:
+    """Make every holder of a copy of the weights take them again, after they were changed in place.
+
+    vLLM is only sent weights when the step number changes, and all candidates of one trigger share it; FSDP2 keeps
+    the root's gathered parameters after a forward pass without a backward one.
+    """
+    if hasattr(trainer, "_last_loaded_step"):
+        trainer._last_loaded_step = -1
+    for module in trainer.model_wrapped.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def discard_rollouts(trainer: Any) -> None:
+    """Drop rollouts that were sampled from earlier weights and wait to be trained on."""
+    trainer._buffered_inputs = None
+
+
+def log_metric(trainer: Any, name: str, value: float) -> None:
+    """Add a value to the trainer's next log, where values of one name are averaged."""
+    trainer._metrics["train"][name].append(value)
+
+
+def on_resume(trainer: Any, action: Callable[[str], None]) -> None:
+    """Call `action` with the checkpoint's directory when training resumes from one, before its first step."""
+    original = trainer._load_optimizer_and_scheduler
+
+    def load(checkpoint: str | None) -> None:
+        original(checkpoint)
+        if checkpoint is not None:
+            action(checkpoint)
+
+    trainer._load_optimizer_and_scheduler = load
+
+
+@contextmanager
+def _seeded(trainer: Any, seed: int) -> Iterator[None]:
+    """Fix torch's and vLLM's sampling by `seed` within the context, apart for each process."""
+    seed = (seed * 1_000_003 + trainer.accelerator.process_index) % 2**31
+    device = trainer.accelerator.device
+    vllm = getattr(trainer, "vllm_generation", None)
+    kwargs = {} if vllm is None else vllm.generation_kwargs
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        if vllm is not None:
+            vllm.generation_kwargs = {**kwargs, "seed": seed}
+        try:
+            yield
+        finally:
+            if vllm is not None:
+                vllm.generation_kwargs = kwargs
+
+
+def _pad_rollouts(trainer: Any, rollouts: Sequence[Rollout]) -> dict[str, torch.Tensor]:
+    """Prompts padded on the left, completions on the right: [B, P] and [B, C] ids and masks."""
+    inputs = {}
+    for name, side in (("prompt", "left"), ("completion", "right")):
+        ids = [torch.tensor(getattr(rollout, f"{name}_ids"), dtype=torch.long) for rollout in rollouts]
+        padding = {"padding_side": side, "pad_to_multiple_of": trainer.pad_to_multiple_of}
+        inputs[f"{name}_ids"] = pad(ids, padding_value=trainer._tokenizer.pad_token_id, **padding)
+        inputs[f"{name}_mask"] = pad([torch.ones_like(row) for row in ids], padding_value=0, **padding)
+    return {key: value.to(trainer.accelerator.device) for key, value in inputs.items()}

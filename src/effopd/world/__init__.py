@@ -1,0 +1,45 @@
+"""The embedded world: a task, a base that is half right, and a teacher made from it by reinforcement learning.
+
+It is small enough for a laptop's CPU, and the effects that this package studies appear in it:
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from effopd import world
+
+    model = AutoModelForCausalLM.from_pretrained(world.base_dir())
+    tokenizer = AutoTokenizer.from_pretrained(world.base_dir())
+    prompts = world.make_dataset("evaluation", 100)["prompt"]   # "7*3+4-9*2+5=", ...; left to right, modulo 10
+    batch = tokenizer(prompts[:], return_tensors="pt", return_token_type_ids=False)
+    tokens = model.generate(**batch, do_sample=True, max_new_tokens=12)
+    completions = tokenizer.batch_decode(tokens[:, 12:], skip_special_tokens=True)
+
+    completions[:2]                              # "#6" (at once) or "1,5,6,2,7" (step by step)
+    world.answering_style("1,5,6,2,7")           # "step_by_step"
+    world.world_reward(["1,5,6,2,7"], ["7"])     # [1.0]
+    world.card()["base"]["sampled_accuracy"]     # what to expect; and of the teacher likewise
+
+`build_world` builds the same with another seed, or a harder one.
+"""
+
+from effopd.world.assets import base_dir, card, teacher_dir
+from effopd.world.build import build_world
+from effopd.world.evaluate import measure_accuracy
+from effopd.world.model import ModelSize
+from effopd.world.pretrain import PretrainingConfig
+from effopd.world.reward import answering_style, world_reward
+from effopd.world.task import TaskConfig, make_dataset
+from effopd.world.teacher import TeacherConfig
+
+__all__ = [
+    "ModelSize",
+    "PretrainingConfig",
+    "TaskConfig",
+    "TeacherConfig",
+    "answering_style",
+    "base_dir",
+    "build_world",
+    "card",
+    "make_dataset",
+    "measure_accuracy",
+    "teacher_dir",
+    "world_reward",
+]

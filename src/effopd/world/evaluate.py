@@ -1,0 +1,83 @@
+"""Measuring a model's sampled accuracy, overall and by style of answer."""
+
+import math
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from effopd.world.reward import answering_style, world_reward
+from effopd.world.task import count_operations
+
+
+def sample_completions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    seed: int,
+    max_new_tokens: int,
+    batch_size: int = 1000,
+) -> list[str]:
+    """Sample one completion per prompt at temperature 1 from the whole vocabulary.
+
+    Torch's global generators are seeded while it samples, and left as they were found.
+    """
+    generation = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    completions: list[str] = []
+    was_training = model.training
+    model.eval()
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for start in range(0, len(prompts), batch_size):
+            inputs = tokenizer(prompts[start : start + batch_size], padding=True, return_tensors="pt")
+            inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
+            sequences = model.generate(**inputs, generation_config=generation)
+            new_tokens = sequences[:, inputs["input_ids"].shape[1] :]
+            completions += tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+    model.train(was_training)
+    return completions
+
+
+def measure_accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, seed: int = 0
+) -> dict[str, Any]:
+    """Measure a model's accuracy on one sampled completion (temperature 1) per problem.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer, padding on the left.
+        dataset: Problems, as `make_dataset` makes them; all of one length.
+        seed: Seed of the sampling.
+
+    Returns:
+        `accuracy` (in [0, 1], over all problems), its binomial standard error `stderr`, `num_examples`, and
+        `by_style`: for `direct`, `step_by_step` and `malformed` the number of completions in that style
+        (`num_examples`), their `share` of all, and `accuracy` and `stderr` among them (None where there are none).
+    """
+    prompts, answers = list(dataset["prompt"]), list(dataset["answer"])
+    num_operations = count_operations(prompts[0])
+    completions = sample_completions(model, tokenizer, prompts, seed, 2 * num_operations + 2)
+    rewards = world_reward(completions, answers, prompts=prompts)
+    styles = [answering_style(completion, num_operations) for completion in completions]
+    by_style = {}
+    for style in ("direct", "step_by_step", "malformed"):
+        chosen = [reward for reward, other in zip(rewards, styles, strict=True) if other == style]
+        by_style[style] = {"share": len(chosen) / len(rewards), **_mean_with_stderr(chosen)}
+    return {**_mean_with_stderr(rewards), "by_style": by_style}
+
+
+def _mean_with_stderr(rewards: list[float]) -> dict[str, Any]:
+    count = len(rewards)
+    if count == 0:
+        return {"accuracy": None, "stderr": None, "num_examples": 0}
+    mean = sum(rewards) / count
+    return {"accuracy": mean, "stderr": math.sqrt(mean * (1 - mean) / count), "num_examples": count}

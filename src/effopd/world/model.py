@@ -1,0 +1,62 @@
+"""The model: a small Llama."""
+
+from dataclasses import dataclass
+
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from effopd.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The sizes of a Llama model; the defaults give 0.86 million parameters.
+
+    Attributes:
+        hidden_size: Width of the residual stream, a multiple of `2 * num_heads`.
+        intermediate_size: Width of the MLPs.
+        num_layers: Decoder layers.
+        num_heads: Attention heads, each with its own keys and values.
+
+    Raises:
+        ConfigurationError: A size is below 1, or the heads do not divide the width.
+    """
+
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    num_layers: int = 4
+    num_heads: int = 4
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ConfigurationError(f"{name}: got {value}, expected an integer >= 1")
+        if self.hidden_size % (2 * self.num_heads):
+            raise ConfigurationError(
+                f"hidden_size: got {self.hidden_size} with num_heads={self.num_heads}, expected a multiple of"
+                f" {2 * self.num_heads} (rotary embeddings need an even head size)"
+            )
+
+
+def make_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast, max_length: int = 64) -> LlamaForCausalLM:
+    """Make a randomly initialised model (float32, input and output embeddings untied) from torch's global generator.
+
+    Args:
+        size: Its sizes.
+        tokenizer: Its tokenizer, which gives the vocabulary and the special tokens.
+        max_length: Longest sequence, in tokens, that the model is declared to take.
+    """
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=size.hidden_size,
+            intermediate_size=size.intermediate_size,
+            num_hidden_layers=size.num_layers,
+            num_attention_heads=size.num_heads,
+            num_key_value_heads=size.num_heads,
+            max_position_embeddings=max_length,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )

@@ -1,0 +1,114 @@
+"""Pretraining the base: imitation of completions in both styles, with slips."""
+
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from effopd.errors import ConfigurationError
+from effopd.world.model import ModelSize, make_model
+from effopd.world.task import TaskConfig, sample_problem, write_completion
+
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """How the base is trained: AdamW with linear warm-up and cosine decay to zero.
+
+    The step-by-step skill appears only after several hundred steps. A base stopped before that is of no use for
+    on-policy distillation, which would have to teach the skill and not merely bring it out.
+
+    Attributes:
+        num_steps: Optimizer steps, at least 1.
+        batch_size: Fresh problems per step, at least 1.
+        learning_rate: Peak learning rate, above 0.
+        warmup_steps: Steps of warm-up, at least 0.
+        weight_decay: AdamW's weight decay, at least 0.
+        max_grad_norm: The gradient's norm is clipped to this, above 0.
+
+    Raises:
+        ConfigurationError: A value is outside its range.
+    """
+
+    num_steps: int = 1000
+    batch_size: int = 256
+    learning_rate: float = 3e-3
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected an integer >= 1")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number > 0")
+        for name in ("warmup_steps", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number >= 0")
+
+    def learning_rate_factor(self, step: int) -> float:
+        """The factor, in [0, 1], on the learning rate of optimizer step `step` (0, 1, ...)."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(self.num_steps - self.warmup_steps, 1)
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def pretrain(
+    tokenizer: PreTrainedTokenizerFast,
+    size: ModelSize,
+    task: TaskConfig,
+    config: PretrainingConfig,
+    seed: int,
+    device: torch.device,
+) -> tuple[LlamaForCausalLM, list[float]]:
+    """Train a base from scratch on fresh problems of the train split. Seeds torch's global generator.
+
+    Returns:
+        The model, and the mean cross-entropy (nats per completion token) of every step.
+    """
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    model = make_model(size, tokenizer).to(device)
+    model.train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.learning_rate_factor)
+    losses = []
+    for _ in track(range(config.num_steps), description="pretraining the base"):
+        input_ids, labels = make_batch(tokenizer, task, config.batch_size, rng)
+        loss = model(input_ids=input_ids.to(device), labels=labels.to(device)).loss
+        loss.backward()
+        clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.eval()
+    return model, losses
+
+
+def make_batch(
+    tokenizer: PreTrainedTokenizerFast, task: TaskConfig, batch_size: int, rng: random.Random
+) -> tuple[Tensor, Tensor]:
+    """Make one pretraining batch.
+
+    Returns:
+        Token ids and labels, both int64 [batch_size, length]. Prompts all have one length, so completions are
+        padded on the right. Labels are -100 on the prompt and on the padding: only completions are learned.
+    """
+    prompts = [sample_problem("train", rng, task) for _ in range(batch_size)]
+    texts = [prompt + write_completion(prompt, rng, task) for prompt in prompts]
+    batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED_LABEL)
+    labels[:, : len(prompts[0])] = IGNORED_LABEL
+    return batch["input_ids"], labels

@@ -1,0 +1,158 @@
+"""Training the teacher: GRPO from the base, with TRL."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from rich.progress import Progress
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from effopd.errors import ConfigurationError
+from effopd.world.reward import world_reward
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """How the teacher is trained: one on-policy GRPO step after another, at a constant learning rate.
+
+    Attributes:
+        num_steps: Optimizer steps, at least 1.
+        prompts_per_step: Problems per step, at least 1.
+        samples_per_prompt: Completions per problem (a group), at least 2.
+        learning_rate: AdamW's learning rate, above 0.
+        clip_range: Clipping of the probability ratio on either side, above 0.
+        kl_coefficient: Weight of the KL divergence to the base, at least 0.
+        max_grad_norm: The gradient's norm is clipped to this, above 0.
+        save_steps: Steps between kept checkpoints, at least 1, where checkpoints are asked for.
+
+    Raises:
+        ConfigurationError: A value is outside its range.
+    """
+
+    num_steps: int = 100
+    prompts_per_step: int = 64
+    samples_per_prompt: int = 8
+    learning_rate: float = 1e-4
+    clip_range: float = 0.2
+    kl_coefficient: float = 0.0
+    max_grad_norm: float = 1.0
+    save_steps: int = 10
+
+    def __post_init__(self) -> None:
+        for name, minimum in (
+            ("num_steps", 1),
+            ("prompts_per_step", 1),
+            ("samples_per_prompt", 2),
+            ("save_steps", 1),
+        ):
+            if getattr(self, name) < minimum:
+                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected an integer >= {minimum}")
+        for name in ("learning_rate", "clip_range", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number > 0")
+        if self.kl_coefficient < 0:
+            raise ConfigurationError(f"kl_coefficient: got {self.kl_coefficient}, expected a number >= 0")
+
+
+def train_teacher(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    config: TeacherConfig,
+    seed: int,
+    max_completion_length: int,
+    output_dir: Path,
+    use_cpu: bool,
+    save_checkpoints: bool = False,
+) -> list[float]:
+    """Train a base into a teacher, in place, by GRPO on the world's binary reward.
+
+    Args:
+        base: The model; it becomes the teacher.
+        tokenizer: Its tokenizer.
+        dataset: Problems, with the columns `prompt` and `answer`.
+        config: The training's settings.
+        seed: Seed of TRL's trainer.
+        max_completion_length: Longest completion, in tokens.
+        output_dir: Where checkpoints go, if any.
+        use_cpu: Stay on the CPU even where there is a GPU.
+        save_checkpoints: Keep a checkpoint (model and optimizer state) every `config.save_steps` steps.
+
+    Returns:
+        The mean reward of every step.
+    """
+    from trl import GRPOConfig, GRPOTrainer  # here, so that loading the world does not load TRL
+
+    arguments = GRPOConfig(
+        output_dir=str(output_dir),
+        seed=seed,
+        max_steps=config.num_steps,
+        per_device_train_batch_size=config.prompts_per_step * config.samples_per_prompt,
+        num_generations=config.samples_per_prompt,
+        gradient_accumulation_steps=1,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        max_grad_norm=config.max_grad_norm,
+        weight_decay=0.0,
+        beta=config.kl_coefficient,
+        epsilon=config.clip_range,
+        loss_type="grpo",
+        scale_rewards="group",
+        temperature=1.0,
+        top_p=1.0,
+        max_completion_length=max_completion_length,
+        bf16=False,
+        activation_checkpointing=False,
+        use_cpu=use_cpu,
+        dataloader_pin_memory=not use_cpu,
+        logging_steps=1,
+        disable_tqdm=True,
+        report_to="none",
+        save_strategy="steps" if save_checkpoints else "no",
+        save_steps=config.save_steps,
+    )
+    trainer = GRPOTrainer(
+        model=base,
+        processing_class=tokenizer,
+        reward_funcs=world_reward,
+        args=arguments,
+        train_dataset=dataset,
+        callbacks=[_ProgressCallback()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    with warnings.catch_warnings():  # TRL 1.16 still reads the old name, once per generation
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        trainer.train()
+    return [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+
+
+class _ProgressCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """A progress bar, in place of one printed line per step."""
+
+    def __init__(self) -> None:
+        self.progress = Progress()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.task = self.progress.add_task("training the teacher", total=state.max_steps)
+        self.progress.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.progress.update(self.task, completed=state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.progress.stop()
