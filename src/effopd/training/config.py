@@ -30,6 +30,8 @@ class OPDConfig(DistillationConfig):
         Raises:
             ConfigurationError: It is not known, or beta would have no effect.
         """
+        if self.activation_checkpointing is None:  # transformers' new name; TRL still sets the old one, which warns
+            self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()
         if self.estimator not in get_args(Estimator):
             raise ConfigurationError(

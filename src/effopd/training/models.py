@@ -36,7 +36,7 @@ def load_tokenizer(
     """Load a tokenizer that pads and truncates on the left, as generation needs.
 
     Args:
-        name_or_path: A directory, a hub name, or `world:base` / `world:teacher`.
+        name_or_path: A directory or a hub name.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run Python code that comes with the tokenizer.
         pad_token: A token of the vocabulary to pad with, for tokenizers that name none; replaces theirs.
@@ -83,7 +83,7 @@ def load_model(
     """Load a causal language model from safetensors files, complete or not at all.
 
     Args:
-        name_or_path: A directory, a hub name, or `world:base` / `world:teacher`.
+        name_or_path: A directory or a hub name.
         dtype: Of the parameters: `float32`, `bfloat16`, `float16`, or `auto` for that of the files. Keep a student at
             `float32`: updates at a learning rate of 1e-6 round to nothing in bfloat16.
         revision: Branch, tag or commit on the hub.
@@ -117,8 +117,7 @@ def load_model(
     if missing := sorted(info["missing_keys"]):
         raise DataError(
             f"{name_or_path}: the weights lack {len(missing)} tensors of {type(model).__name__}, such as"
-            f" {missing[:5]}, which would be left at random values. Is the checkpoint complete, and does config.json belong"
-            " to it?"
+            f" {missing[:5]}, which would be left at random values. Is the checkpoint complete?"
         )
     return model
 
@@ -260,12 +259,7 @@ def _neighbours(path: Path) -> str:
 
 def _resolve(name_or_path: str | Path, revision: str | None) -> Path | str:
     """Directory or hub name of a model."""
-    if name_or_path in ("world:base", "world:teacher"):
-        from effopd import world
-
-        path: Path | None = world.base_dir() if name_or_path == "world:base" else world.teacher_dir()
-    else:
-        path = local_path(name_or_path)
+    path = local_path(name_or_path)
     if path is None:
         return str(name_or_path)
     if revision is not None:

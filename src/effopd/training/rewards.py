@@ -21,7 +21,7 @@ RewardFunction = Callable[..., list[float]]
 Completion = str | Sequence[dict[str, Any]]
 """A text, or a conversational completion: messages, of which the last one's `content` is judged."""
 
-_TIMEOUT_SECONDS = 2
+_TIMEOUT_SECONDS = 5
 _MAX_ANSWER_LENGTH = 500
 _TAIL_LENGTH = 2000
 _BOXED = "\\boxed{"

@@ -40,6 +40,9 @@ class ModelSize:
 def make_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast, max_length: int = 64) -> LlamaForCausalLM:
     """Make a randomly initialised model (float32, input and output embeddings untied) from torch's global generator.
 
+    Weights are drawn with standard deviation `hidden_size ** -0.5`, not Llama's 0.02, which is too small at this
+    width: the step-by-step skill then appears five times later.
+
     Args:
         size: Its sizes.
         tokenizer: Its tokenizer, which gives the vocabulary and the special tokens.
@@ -54,6 +57,7 @@ def make_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast, max_length: 
             num_attention_heads=size.num_heads,
             num_key_value_heads=size.num_heads,
             max_position_embeddings=max_length,
+            initializer_range=size.hidden_size**-0.5,
             tie_word_embeddings=False,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,

@@ -37,7 +37,7 @@ class PretrainingConfig:
     """
 
     num_steps: int = 1000
-    batch_size: int = 256
+    batch_size: int = 128
     learning_rate: float = 3e-3
     warmup_steps: int = 50
     weight_decay: float = 0.01

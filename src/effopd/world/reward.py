@@ -7,14 +7,14 @@ from typing import Any, Literal
 from effopd.world.task import TaskConfig, count_operations
 
 AnsweringStyle = Literal["direct", "step_by_step", "malformed"]
-Completion = str | Sequence[dict[str, Any]]
-"""A text, or a conversational completion: messages, of which the last one's `content` is judged."""
+Text = str | Sequence[dict[str, Any]]
+"""A text, or messages, of which the last one's `content` counts."""
 
 _DIRECT = re.compile(r"#[0-9];?")
 _STEP_BY_STEP = re.compile(r"[0-9](,[0-9])*;?")
 
 
-def answering_style(completion: Completion, num_operations: int = TaskConfig.num_operations) -> AnsweringStyle:
+def answering_style(completion: Text, num_operations: int = TaskConfig.num_operations) -> AnsweringStyle:
     """Say how a completion answers.
 
     Args:
@@ -37,9 +37,9 @@ def answering_style(completion: Completion, num_operations: int = TaskConfig.num
 
 
 def world_reward(
-    completions: Sequence[Completion],
+    completions: Sequence[Text],
     answer: Sequence[str],
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[Text] | None = None,
     num_operations: int = TaskConfig.num_operations,
     **kwargs: Any,
 ) -> list[float]:
@@ -61,7 +61,7 @@ def world_reward(
     if prompts is None:
         lengths = [num_operations] * len(completions)
     else:
-        lengths = [count_operations(prompt) for prompt in prompts]
+        lengths = [count_operations(_text(prompt)) for prompt in prompts]
     rewards = []
     for completion, expected, length in zip(completions, answer, lengths, strict=True):
         well_formed = answering_style(completion, length) != "malformed"
@@ -69,5 +69,5 @@ def world_reward(
     return rewards
 
 
-def _text(completion: Completion) -> str:
+def _text(completion: Text) -> str:
     return completion if isinstance(completion, str) else str(completion[-1]["content"])

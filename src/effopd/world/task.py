@@ -62,7 +62,8 @@ class TaskConfig:
     @property
     def num_problems(self) -> int:
         """Different problems that exist, over all splits."""
-        return len(DIGITS) * (len(OPERATORS) * len(DIGITS)) ** self.num_operations
+        problems: int = len(DIGITS) * (len(OPERATORS) * len(DIGITS)) ** self.num_operations
+        return problems
 
 
 def sample_problem(split: Split, rng: random.Random, config: TaskConfig) -> str:

@@ -137,7 +137,7 @@ def train_teacher(
     return [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
 
 
-class _ProgressCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+class _ProgressCallback(TrainerCallback):
     """A progress bar, in place of one printed line per step."""
 
     def __init__(self) -> None:

@@ -1,0 +1,113 @@
+"""When to evaluate, and when to stop, for runs that ask how much reaching a target accuracy costs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from effopd.errors import ConfigurationError
+from effopd.extrapolation.callback import EffOPDCallback
+from effopd.extrapolation.validation import RewardFunction, RewardValidator
+from effopd.training.metrics import MetricsCallback
+from effopd.training.trainer import OPDTrainer
+from effopd.trl_hooks import Rollout
+
+EVERY_STEP_UP_TO = 16
+
+
+def is_evaluation_step(step: int) -> bool:
+    """Whether a step is on the evaluation grid: every step to 16, then 16 evenly spaced in each doubling.
+
+    From 16 on, the distance to the next step of the grid is at most 1/16 of the step; all powers of two are on it.
+    """
+    if step <= EVERY_STEP_UP_TO:
+        return step >= 1
+    return step % (1 << (step.bit_length() - EVERY_STEP_UP_TO.bit_length())) == 0
+
+
+class EvaluateNearTarget(TrainerCallback):
+    """Asks for an evaluation where the accuracy may have reached a target, without paying for one after every step.
+
+    It asks at the steps of `is_evaluation_step`, whenever the step's own rollouts (sampled before its update) were
+    rewarded with at least `target - margin` on average, and after every accepted extrapolation. The trainer evaluates
+    whatever its `eval_strategy`; it needs an `eval_dataset` and an `evaluation_reward`.
+
+    To be added after `EffOPDCallback`, whose last acceptance it reads.
+
+    Args:
+        trainer: The trainer this callback is added to.
+        target: The accuracy to be reached.
+        reward: What the step's rollouts are scored by: one reward function or several, summed.
+        margin: How far below the target the rollouts' mean reward already asks for an evaluation. The mean of 256
+            rollouts at an accuracy of 0.95 has a standard error of 0.014.
+
+    Raises:
+        ConfigurationError: The trainer has nothing to evaluate on.
+    """
+
+    def __init__(
+        self,
+        trainer: OPDTrainer,
+        target: float,
+        reward: RewardFunction | Sequence[RewardFunction],
+        margin: float = 0.04,
+    ) -> None:
+        if trainer.eval_dataset is None:
+            raise ConfigurationError(
+                "EvaluateNearTarget got a trainer without eval_dataset, so there is nothing to evaluate on. Set "
+                "evaluation_dataset_name, or pass eval_dataset and evaluation_reward to OPDTrainer."
+            )
+        self.trainer = trainer
+        self.threshold = target - margin
+        self._scorer = RewardValidator(reward)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Decide."""
+        rollout_reward = self._rollout_reward()  # collective, so before any shortcut
+        if (
+            is_evaluation_step(state.global_step)
+            or rollout_reward >= self.threshold
+            or self._accepted_at(state.global_step)
+        ):
+            control.should_evaluate = True
+
+    def _rollout_reward(self) -> float:
+        """Mean reward of the rollouts this step trained on, over all processes."""
+        examples, completion_ids = self.trainer.step_rollouts
+        texts = self.trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+        rollouts = [
+            Rollout(example, [], list(ids), text if isinstance(example["prompt"], str) else _message(text))
+            for example, ids, text in zip(examples, completion_ids, texts, strict=True)
+        ]
+        scores = self._scorer.scores(self.trainer, rollouts)
+        return float(gather(scores.to(self.trainer.accelerator.device, torch.float32)).nanmean())
+
+    def _accepted_at(self, step: int) -> bool:
+        return any(
+            callback.last is not None and callback.last["step"] == step and callback.last["accepted_scale"] > 0
+            for callback in self.trainer.callback_handler.callbacks
+            if isinstance(callback, EffOPDCallback)
+        )
+
+
+class StopAtRollouts(TrainerCallback):
+    """Evaluates and stops once a run has spent a number of rollouts, those of validation included.
+
+    To be added after `MetricsCallback`, whose count it reads. The step under way is finished, so the run may spend
+    that much more.
+    """
+
+    def __init__(self, metrics: MetricsCallback, limit: int) -> None:
+        self.metrics = metrics
+        self.limit = limit
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Compare."""
+        if self.metrics.row is not None and self.metrics.row["rollouts"] >= self.limit:
+            control.should_evaluate = control.should_training_stop = True
+
+
+def _message(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]

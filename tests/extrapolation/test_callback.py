@@ -1,0 +1,374 @@
+"""EffOPD on TRL's real trainers."""
+
+import json
+import math
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import assert_same, contains_answer, distillation_trainer, grpo_trainer, tiny_dataset, tiny_model, weights
+
+from effopd import trl_hooks
+from effopd.errors import CheckpointError, ConfigurationError
+from effopd.extrapolation import EffOPDCallback, ExtrapolationConfig
+from effopd.extrapolation import callback as callback_module
+from effopd.extrapolation.search import Score
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "extrapolations.jsonl").read_text().splitlines()]
+
+
+class Scripted:
+    """Stands in for `validate`: gives the scores it was told to, and keeps the weights it was asked to score."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = list(scores)
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def __call__(self, trainer: Any, validator: Any, rows: Any, seed: int) -> Score:
+        self.seen.append(weights(trainer))
+        return Score(self.scores.pop(0))
+
+
+def script(monkeypatch: pytest.MonkeyPatch, *scores: float) -> Scripted:
+    scripted = Scripted(*scores)
+    monkeypatch.setattr(callback_module, "validate", scripted)
+    return scripted
+
+
+def with_effopd(trainer: Any, **kwargs: Any) -> EffOPDCallback:
+    kwargs = {"reward": contains_answer, "num_prompts": 10} | kwargs
+    callback = EffOPDCallback(trainer, **kwargs)
+    trainer.add_callback(callback)
+    return callback
+
+
+@pytest.mark.parametrize("make", [distillation_trainer, grpo_trainer])
+def test_three_lines_with_trl(make: Any, tmp_path: Path) -> None:
+    trainer = make(tmp_path)
+    callback = EffOPDCallback(trainer, reward=contains_answer, num_prompts=10)
+    trainer.add_callback(callback)
+    trainer.train()
+    rows = records(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 4]
+    assert callback.last == rows[-1]
+    for row in rows:
+        assert row["rollouts"] == 10 * (1 + len(row["candidates"]))
+        assert 0 < row["generated_tokens"] <= 6 * row["rollouts"]
+        assert row["validation_seconds"] > 0
+        accepted = [c["scale"] for c in row["candidates"] if c["accepted"]]
+        assert row["accepted_scale"] == (accepted[-1] if accepted else 0)
+        assert row["changed_fraction"] > 0.5
+        assert row["delta_norm"]["total"] > 0
+    assert rows[0]["cosine_to_previous"] is None
+    assert -1 <= rows[1]["cosine_to_previous"] <= 1
+    for key in ("rollouts", "generated_tokens", "teacher_tokens"):
+        assert callback.cost[key] == sum(row[key] for row in rows)
+
+
+def test_without_scales_training_is_plain_trl_to_the_bit(tmp_path: Path) -> None:
+    plain = distillation_trainer(tmp_path / "plain")
+    plain.train()
+    trainer = distillation_trainer(tmp_path / "effopd")
+    with_effopd(trainer, scales=[])
+    trainer.train()
+    assert_same(weights(plain), weights(trainer))
+    assert all(row["rollouts"] == 0 for row in records(tmp_path / "effopd"))
+
+
+def test_rejecting_everything_is_plain_trl_to_the_bit(tmp_path: Path) -> None:
+    """Validation neither moves the weights nor the random numbers of training."""
+    plain = distillation_trainer(tmp_path / "plain")
+    plain.train()
+    trainer = distillation_trainer(tmp_path / "effopd")
+    # A reward that is constant is never strictly better.
+    with_effopd(trainer, reward=lambda completions, **kwargs: [0.0] * len(completions), acceptance="reference")
+    trainer.train()
+    assert_same(weights(plain), weights(trainer))
+    assert [row["accepted_scale"] for row in records(tmp_path / "effopd")] == [0, 0, 0]
+
+
+def test_accepted_weights_are_the_candidate_that_was_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=1)
+    initial = weights(trainer)
+    with_effopd(trainer)
+    scripted = script(monkeypatch, 0.1, 0.2, 0.3, 0.2)
+    trainer.train()
+    w_t, second, fourth, sixth = scripted.seen
+    assert_same(weights(trainer), fourth)
+    for scale, seen in ((2, second), (4, fourth), (6, sixth)):
+        for name in initial:
+            exact = w_t[name].double() + scale * (w_t[name].double() - initial[name].double())
+            torch.testing.assert_close(seen[name].double(), exact, rtol=3e-7, atol=1e-12)
+
+
+def test_rejected_weights_are_those_of_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=1)
+    with_effopd(trainer)
+    scripted = script(monkeypatch, 0.5, 0.4)
+    trainer.train()
+    assert_same(weights(trainer), scripted.seen[0])
+
+
+def test_the_next_anchor_is_what_was_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=2)
+    with_effopd(trainer)
+    scripted = script(monkeypatch, 0.1, 0.2, 0.1, 0.1, 0.2, 0.1)
+    trainer.train()
+    accepted, w_2, candidate = scripted.seen[1], scripted.seen[3], scripted.seen[4]
+    for name in accepted:
+        exact = w_2[name].double() + 2 * (w_2[name].double() - accepted[name].double())
+        torch.testing.assert_close(candidate[name].double(), exact, rtol=3e-7, atol=1e-12)
+
+
+def test_only_selected_parameters_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=1)
+    with_effopd(trainer, preset="reference")
+    scripted = script(monkeypatch, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    trainer.train()
+    moved = {name for name in scripted.seen[0] if not torch.equal(scripted.seen[0][name], weights(trainer)[name])}
+    assert moved == {name for name in scripted.seen[0] if "attn" in name or "attention" in name or "mlp" in name}
+    assert any("post_attention_layernorm" in name for name in moved)
+
+
+@pytest.mark.parametrize("preset", ["paper", "adaptive"])
+def test_resuming_is_exact_to_the_bit(preset: str, tmp_path: Path) -> None:
+    """From a checkpoint between two triggers (paper: 2 and 4): weights, records and costs."""
+    save = {"save_strategy": "steps", "save_steps": 3}
+    whole = distillation_trainer(tmp_path / "whole", **save)
+    first = with_effopd(whole, preset=preset)
+    whole.train()
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
+    (tmp_path / "resumed" / "extrapolations.jsonl").write_text((tmp_path / "whole" / "extrapolations.jsonl").read_text())
+    resumed = distillation_trainer(tmp_path / "resumed", **save)
+    second = with_effopd(resumed, preset=preset)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "resumed" / "checkpoint-3"))
+    assert_same(weights(whole), weights(resumed))
+
+    def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in row.items() if not key.endswith("seconds")}
+
+    assert [*map(without_seconds, records(tmp_path / "whole"))] == [*map(without_seconds, records(tmp_path / "resumed"))]
+    assert without_seconds(first.cost) == without_seconds(second.cost)
+    assert first.num_accepted == second.num_accepted
+
+
+def test_resuming_without_the_anchor_is_refused(tmp_path: Path) -> None:
+    save = {"save_strategy": "steps", "save_steps": 3}
+    distillation_trainer(tmp_path, **save).train()
+    trainer = distillation_trainer(tmp_path, **save)
+    with_effopd(trainer)
+    with pytest.raises(CheckpointError, match="no complete extrapolation state"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_resuming_with_other_processes_is_refused(tmp_path: Path) -> None:
+    save = {"save_strategy": "steps", "save_steps": 3}
+    trainer = distillation_trainer(tmp_path, **save)
+    with_effopd(trainer)
+    trainer.train()
+    state = tmp_path / "checkpoint-3" / "effopd"
+    (state / "anchor-00000-of-00001.safetensors").rename(state / "anchor-00000-of-00002.safetensors")
+    trainer = distillation_trainer(tmp_path, **save)
+    with_effopd(trainer)
+    with pytest.raises(CheckpointError, match="another number of processes"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_an_interruption_leaves_the_weights_of_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=1)
+    with_effopd(trainer)
+    scripted = Scripted(0.1, 0.2)
+
+    def interrupted(*args: Any) -> Score:
+        if not scripted.scores:
+            raise KeyboardInterrupt
+        return scripted(*args)
+
+    monkeypatch.setattr(callback_module, "validate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert_same(weights(trainer), scripted.seen[0])
+
+
+def test_a_score_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=1)
+    with_effopd(trainer, reward=lambda completions, **kwargs: [None] * len(completions))
+    trainer.train()
+    (row,) = records(tmp_path)
+    assert row["accepted_scale"] == 0
+    assert row["baseline"]["score"] is None
+    assert "not finite" in row["candidates"][0]["reason"]
+
+
+def test_a_candidate_that_overflows_is_rejected_without_being_sampled(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=1, model=tiny_model(0, torch.float32))
+    callback = with_effopd(trainer, scales=[2, 1e39])
+    trainer.train()
+    (row,) = records(tmp_path)
+    if len(row["candidates"]) == 2:
+        assert row["candidates"][1]["score"] is None
+    assert row["rollouts"] == 20
+    assert callback.cost["rollouts"] == 20
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights(trainer).values())
+
+
+def test_bf16_updates_that_round_to_nothing_warn(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=1, learning_rate=1e-6, model=tiny_model(0, torch.bfloat16))
+    with_effopd(trainer)
+    with pytest.warns(UserWarning, match="float32 master weights"):
+        trainer.train()
+
+
+def test_float32_weights_do_not_warn(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=1, learning_rate=1e-6)
+    with_effopd(trainer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trainer.train()
+
+
+def test_every_change_of_the_weights_reaches_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With vLLM, weights are sent again only when `_last_loaded_step` differs from the step number.
+
+    TRL's own rule decides here when a fake engine is sent weights; the test is that it never samples from others than
+    the live ones: neither for a candidate, nor for the rollouts after an accepted or a rejected one.
+    """
+    trainer = distillation_trainer(tmp_path, max_steps=4)
+    engine = FakeEngine(trainer)
+    trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, engine, -1
+    with_effopd(trainer)
+    trainer.train()
+    assert engine.num_stale == 0
+    assert engine.num_generations > 4 + 3 * 2
+    assert {kwargs.get("seed") for kwargs in engine.generation_kwargs_seen} - {None}
+    assert engine.generation_kwargs == {}
+
+
+def test_the_trap_is_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `publish_weights` the engine of the test above does sample from stale weights."""
+    monkeypatch.setattr(trl_hooks, "publish_weights", lambda trainer: None)
+    trainer = distillation_trainer(tmp_path, max_steps=4)
+    engine = FakeEngine(trainer)
+    trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, engine, -1
+    with_effopd(trainer)
+    trainer.train()
+    assert engine.num_stale > 0
+
+
+class FakeEngine:
+    """A rollout engine with weights of its own, as vLLM has, that notices when they are not the live ones."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.generation_kwargs: dict[str, Any] = {}
+        self.generation_kwargs_seen: list[dict[str, Any]] = []
+        self.held: dict[str, torch.Tensor] = {}
+        self.num_stale = self.num_generations = 0
+
+    def sync_weights(self) -> None:
+        self.held = weights(self.trainer)
+
+    def generate(self, prompts: list[list[int]], **kwargs: Any) -> tuple[Any, list[list[int]], Any, Any]:
+        self.num_generations += 1
+        self.generation_kwargs_seen.append(self.generation_kwargs)
+        live = weights(self.trainer)
+        self.num_stale += any(not torch.equal(live[name], self.held[name]) for name in live)
+        return None, [[2 + (sum(ids) + i) % 10, 1] for i, ids in enumerate(prompts)], None, None
+
+
+def test_grpo_does_not_train_on_rollouts_made_before_a_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = grpo_trainer(tmp_path, steps_per_generation=4, max_steps=4)
+    with_effopd(trainer, schedule=[1])
+    script(monkeypatch, 0.1, 0.2, 0.1)
+    sampled_at: list[int] = []
+    generate = trainer._generate_and_score_completions
+
+    def counting(inputs: Any) -> Any:
+        sampled_at.append(trainer.state.global_step)
+        return generate(inputs)
+
+    trainer._generate_and_score_completions = counting
+    trainer.train()
+    assert sampled_at[:2] == [0, 1]  # step 2 samples anew, though 3 more steps were buffered
+
+
+def test_redrawing_prompts(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path)
+    fixed, redrawn = (EffOPDCallback(trainer, contains_answer, num_prompts=10, redraw_prompts=r) for r in (False, True))
+    assert fixed._draw(1) == fixed._draw(2)
+    assert redrawn._draw(1) != redrawn._draw(2)
+    assert redrawn._draw(2) == redrawn._draw(2)
+
+
+def test_rewards_of_a_grpo_trainer_are_the_default(tmp_path: Path) -> None:
+    trainer = grpo_trainer(tmp_path, max_steps=1)
+    trainer.add_callback(EffOPDCallback(trainer, num_prompts=10))
+    trainer.train()
+    assert 0 <= records(tmp_path)[0]["baseline"]["score"] <= 1
+
+
+def test_wrong_use_is_refused_before_training(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path)
+    with pytest.raises(ConfigurationError, match="needs a reward function"):
+        EffOPDCallback(trainer)
+    with pytest.raises(ConfigurationError, match="Validation needs 65 prompts, the training dataset has 64"):
+        EffOPDCallback(trainer, contains_answer, num_prompts=65)
+    with pytest.raises(ConfigurationError, match="the validation dataset has 0"):
+        EffOPDCallback(trainer, contains_answer, validation_dataset=[])
+    with pytest.raises(ConfigurationError, match="no column 'prompt'"):
+        EffOPDCallback(trainer, contains_answer, validation_dataset=[{"question": "1+1="}] * 50)
+    with pytest.raises(ConfigurationError, match="is a stream"):
+        EffOPDCallback(trainer, contains_answer, validation_dataset=tiny_dataset().to_iterable_dataset())
+    with pytest.raises(ConfigurationError, match="matches none"):
+        EffOPDCallback(trainer, contains_answer, parameters="experts")
+    with pytest.raises(ConfigurationError, match="2 reward weights for 1"):
+        from effopd.extrapolation import RewardValidator
+
+        EffOPDCallback(trainer, validator=RewardValidator(contains_answer, [1, 2]))
+    with pytest.raises(ConfigurationError, match="strictly increasing"):
+        EffOPDCallback(trainer, contains_answer, preset=ExtrapolationConfig(scales=(2, 2)))
+    with pytest.raises(ConfigurationError, match="needs a trainer with a teacher"):
+        EffOPDCallback(grpo_trainer(tmp_path), preset="adaptive")
+
+
+def test_a_reward_function_of_the_wrong_length_is_named(tmp_path: Path) -> None:
+    def short(completions: list[str], **kwargs: Any) -> list[float]:
+        return [1.0]
+
+    trainer = distillation_trainer(tmp_path, max_steps=1)
+    with_effopd(trainer, reward=short)
+    with pytest.raises(ConfigurationError, match="'short' returned 1 rewards for 10"):
+        trainer.train()
+
+
+def test_lora_is_refused(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from effopd.errors import UnsupportedError
+
+    model = get_peft_model(tiny_model(0), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    trainer = distillation_trainer(tmp_path, model=model)
+    with pytest.raises(UnsupportedError, match="merge_and_unload"):
+        EffOPDCallback(trainer, contains_answer, num_prompts=10)
+
+
+def test_starting_in_the_middle_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path)
+    callback = with_effopd(trainer)
+    trainer.state.global_step = 3
+    with pytest.raises(CheckpointError, match="resume_from_checkpoint"):
+        callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+
+
+def test_standard_errors(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=1)
+    with_effopd(trainer, reward=lambda completions, **kwargs: [float(i % 2) for i in range(len(completions))])
+    trainer.train()
+    baseline = records(tmp_path)[0]["baseline"]
+    assert baseline["score"] == 0.5
+    assert baseline["stderr"] == pytest.approx(math.sqrt(0.25 * 10 / 9 / 10))

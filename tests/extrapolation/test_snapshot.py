@@ -1,0 +1,194 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from effopd.errors import CheckpointError, ConfigurationError
+from effopd.extrapolation.search import PAPER_SCALES
+from effopd.extrapolation.snapshot import Snapshot
+
+SHAPES = {
+    "model.embed_tokens.weight": (31, 17),
+    "model.layers.0.self_attn.q_proj.weight": (64, 33),
+    "model.layers.0.mlp.up_proj.weight": (129, 7),
+    "model.norm.weight": (5,),
+}
+
+
+def make(dtype: torch.dtype, spread: float = 1e-2) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Parameters at the anchor, and those they move to: mostly small relative steps, with some sign changes."""
+    generator = torch.Generator().manual_seed(0)
+    anchor = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in SHAPES.items()}
+    moved = {
+        name: (tensor.float() + spread * torch.randn(tensor.shape, generator=generator)).to(dtype)
+        for name, tensor in anchor.items()
+    }
+    return anchor, moved
+
+
+def step_to(parameters: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(target[name])
+
+
+def ulps(value: torch.Tensor, exact: torch.Tensor) -> float:
+    """Largest distance from the exact float64 result, in units in the last place of that result in float32."""
+    rounded = exact.float()
+    spacing = (torch.nextafter(rounded.abs(), torch.tensor(math.inf)) - rounded.abs()).double()
+    return ((value.double() - exact).abs() / spacing).max().item()
+
+
+@pytest.mark.parametrize("spread", [1e-6, 1e-2, 1.0])
+@pytest.mark.parametrize("scale", PAPER_SCALES)
+def test_float32_candidates_are_within_two_ulps(scale: float, spread: float) -> None:
+    anchor, moved = make(torch.float32, spread)
+    parameters = {name: tensor.clone() for name, tensor in anchor.items()}
+    snapshot = Snapshot(parameters)
+    step_to(parameters, moved)
+    snapshot.begin()
+    snapshot.write_candidate(scale)
+    for name, parameter in parameters.items():
+        exact = moved[name].double() + scale * (moved[name].double() - anchor[name].double())
+        assert ulps(parameter, exact) <= 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", PAPER_SCALES)
+def test_half_precision_candidates_are_the_float32_result_rounded_once(scale: float, dtype: torch.dtype) -> None:
+    anchor, moved = make(dtype)
+    parameters = {name: tensor.clone() for name, tensor in anchor.items()}
+    snapshot = Snapshot(parameters)
+    step_to(parameters, moved)
+    snapshot.begin()
+    snapshot.write_candidate(scale)
+    for name, parameter in parameters.items():
+        expected = moved[name].float() + scale * (moved[name].float() - anchor[name].float())
+        assert torch.equal(parameter, expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_restore_is_exact_after_any_candidates(dtype: torch.dtype) -> None:
+    anchor, moved = make(dtype)
+    parameters = {name: tensor.clone() for name, tensor in anchor.items()}
+    snapshot = Snapshot(parameters)
+    step_to(parameters, moved)
+    snapshot.begin()
+    for scale in PAPER_SCALES:
+        snapshot.write_candidate(scale)
+    snapshot.restore()
+    for name, parameter in parameters.items():
+        assert torch.equal(parameter, moved[name])
+
+
+def test_a_candidate_does_not_depend_on_those_before_it() -> None:
+    results = []
+    for path in ([4.0], [2.0, 4.0], [2.0, 6.0, 10.0, 4.0]):
+        anchor, moved = make(torch.float32)
+        snapshot = Snapshot(anchor)
+        step_to(anchor, moved)
+        snapshot.begin()
+        for scale in path:
+            snapshot.write_candidate(scale)
+        results.append(anchor)
+    for other in results[1:]:
+        assert all(torch.equal(results[0][name], other[name]) for name in SHAPES)
+
+
+def test_the_accepted_weights_are_the_next_anchor() -> None:
+    parameters, moved = make(torch.float32)
+    snapshot = Snapshot(parameters)
+    step_to(parameters, moved)
+    snapshot.begin()
+    snapshot.write_candidate(2.0)
+    snapshot.commit()
+    accepted = {name: tensor.clone() for name, tensor in parameters.items()}
+    assert snapshot.measure().norms["total"] == 0
+    step_to(parameters, moved)
+    snapshot.begin()
+    snapshot.write_candidate(2.0)
+    for name, parameter in parameters.items():
+        expected = moved[name] + 2.0 * (moved[name] - accepted[name])
+        torch.testing.assert_close(parameter, expected)
+
+
+def test_measure_sums_up_the_displacement() -> None:
+    parameters, moved = make(torch.float32)
+    anchor = {name: tensor.clone() for name, tensor in parameters.items()}
+    snapshot = Snapshot(parameters)
+    moved["model.norm.weight"] = anchor["model.norm.weight"].clone()
+    step_to(parameters, moved)
+    first = snapshot.measure()
+    delta = {name: (moved[name] - anchor[name]).double() for name in SHAPES}
+    norm = math.sqrt(sum(d.square().sum().item() for d in delta.values()))
+    assert first.norms["total"] == pytest.approx(norm, rel=1e-6)
+    assert first.norms["norm"] == 0
+    assert first.norms["mlp"] == pytest.approx(delta["model.layers.0.mlp.up_proj.weight"].norm().item(), rel=1e-6)
+    numel = sum(d.numel() for d in delta.values())
+    assert first.changed_fraction == pytest.approx((numel - 5) / numel, abs=1e-3)
+    assert first.cosine_to_previous is None
+    snapshot.begin()
+    snapshot.commit()
+    step_to(parameters, {name: moved[name] + delta[name].float() for name in SHAPES})
+    assert snapshot.measure().cosine_to_previous == pytest.approx(1, abs=1e-4)
+    step_to(parameters, anchor)
+    assert snapshot.measure().cosine_to_previous == pytest.approx(-1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "step", "overflows"), [(torch.float16, 10000.0, True), (torch.float16, 1.0, False), (torch.float32, 1e4, False)]
+)
+def test_overflow_is_foreseen_and_seen(dtype: torch.dtype, step: float, overflows: bool) -> None:
+    parameters = {"w": torch.zeros(3, dtype=dtype)}
+    snapshot = Snapshot(parameters)
+    parameters["w"][1] = step
+    displacement = snapshot.measure()
+    snapshot.begin()
+    assert snapshot.candidate_may_overflow(displacement, 10.0) == overflows
+    snapshot.write_candidate(10.0)
+    assert snapshot.is_finite() == (not overflows)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_noticed(bad: float) -> None:
+    parameters = {"w": torch.zeros(4), "v": torch.zeros(4)}
+    snapshot = Snapshot(parameters)
+    parameters["w"][2] = bad
+    assert not snapshot.measure().finite
+    assert snapshot.candidate_may_overflow(snapshot.measure(), 2.0)
+    assert not snapshot.is_finite()
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    parameters, moved = make(torch.bfloat16)
+    snapshot = Snapshot(parameters)
+    snapshot.save(tmp_path / "first.safetensors")
+    step_to(parameters, moved)
+    snapshot.begin()
+    snapshot.write_candidate(2.0)
+    snapshot.commit()
+    snapshot.save(tmp_path / "second.safetensors")
+    step_to(parameters, moved)
+    expected = snapshot.measure()
+    fresh = Snapshot(parameters)
+    fresh.load(tmp_path / "second.safetensors")
+    assert fresh.measure() == expected
+    fresh.load(tmp_path / "first.safetensors")
+    assert fresh.measure().cosine_to_previous is None
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_load_says_what_does_not_fit(tmp_path: Path) -> None:
+    Snapshot({"w": torch.zeros(3), "v": torch.zeros(2)}).save(tmp_path / "anchor.safetensors")
+    with pytest.raises(CheckpointError, match=r"2 parameters differ, the first is v \(saved \(2,\), expected None\)"):
+        Snapshot({"w": torch.zeros(4)}).load(tmp_path / "anchor.safetensors")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Snapshot({"w": torch.zeros(4)}).load(tmp_path / "none.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "anchor.safetensors").read_bytes()[:40])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Snapshot({"w": torch.zeros(4)}).load(tmp_path / "cut.safetensors")
+
+
+def test_quantized_weights_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="unquantized"):
+        Snapshot({"w": torch.zeros(3, dtype=torch.int8)})
