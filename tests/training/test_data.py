@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from effopd.errors import ConfigurationError, DataError
 from effopd.training.data import load_prompts
 
@@ -45,6 +46,7 @@ def test_a_directory_has_splits(tmp_path: Path, suffix: str) -> None:
     write(tmp_path / "data" / f"test.{suffix}", ROWS[1:])
     assert load_prompts(tmp_path / "data").to_list() == ROWS
     assert load_prompts(tmp_path / "data", split="test", limit=3).to_list() == ROWS[1:]
+    assert load_prompts(tmp_path / "data", split="train[:-1]").to_list() == ROWS[:1]
     with pytest.raises(DataError, match=r"cannot load split 'validation'.*train.*test"):
         load_prompts(tmp_path / "data", split="validation")
 
@@ -92,7 +94,7 @@ def test_template_and_system_prompt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("template", ["no place", "{prompt} {}", "{question}", "{prompt", "\\boxed{}"])
 def test_a_bad_template_is_refused(template: str) -> None:
-    with pytest.raises(ConfigurationError, match="expected {prompt} in it, and every other brace doubled"):
+    with pytest.raises(ConfigurationError, match=r"expected \{prompt\} in it, and every other brace doubled"):
         load_prompts("world", prompt_template=template)
 
 

@@ -3,6 +3,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from effopd.errors import ConfigurationError
 from effopd.training.rewards import math_reward, resolve_rewards
 
@@ -61,10 +62,11 @@ def test_math_reward_needs_one_answer_per_completion() -> None:
         "{" * 10_000,
     ],
 )
-def test_pathological_answers_cost_bounded_time(content: str) -> None:
+def test_pathological_answers_cost_bounded_time(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effopd.training.rewards._TIMEOUT_SECONDS", 1)
     started = time.perf_counter()
     assert math_reward([rf"\boxed{{{content}}}"], ["42"]) == [0.0]
-    assert time.perf_counter() - started < 8
+    assert time.perf_counter() - started < 5
 
 
 def test_math_reward_works_outside_the_main_thread() -> None:

@@ -63,6 +63,8 @@ def load_prompts(
     apply_template = _template(prompt_template)
     table = _read(path_or_name, split, config_name, limit)
     columns = list(table.column_names if isinstance(table, Dataset) else table)
+    if not columns or not table[columns[0]][:1]:
+        raise DataError(f"{path_or_name}: no rows; expected at least one prompt.")
     answer_needed = require_answer or answer_after is not None or answer_column != "answer"
     for column in [prompt_column, *([answer_column] if answer_needed else [])]:
         if column not in columns:
@@ -71,8 +73,6 @@ def load_prompts(
                 " answer_column."
             )
     prompts = table[prompt_column][:limit]
-    if not prompts:
-        raise DataError(f"{path_or_name}: no rows; expected at least one prompt.")
     where = f"{path_or_name}, column {prompt_column!r}, row"
     checked = [_check_prompt(prompt, f"{where} {row}") for row, prompt in enumerate(prompts, 1)]
     for row, prompt in enumerate(checked, 1):

@@ -295,7 +295,6 @@ def _loading_error(kind: str, name_or_path: str | Path, source: Path | str, erro
         "Check that every file is there and whole."
         if isinstance(source, Path)
         else "There is no such directory here, so it was looked up on the hub. Check the name and, for gated models,"
-        f" `hf auth login`; without a network, download it elsewhere (`hf download {source} --local-dir DIR`) and pass"
-        " DIR."
+        f" `hf auth login`; without a network, `hf download {source} --local-dir DIR` elsewhere and pass DIR."
     )
     return DataError(f"{name_or_path}: cannot load the {kind}: {error}\n{remedy}")

@@ -77,7 +77,7 @@ def _is_right(text: str, expected: str, timeout: int | None) -> bool:
     gold = [] if _WORDS.fullmatch(expected_plain) else _parse_expected(expected, timeout)
     if not gold:
         return given is None and _plain(text) == expected_plain
-    if given == "" or len(given or "") > _MAX_ANSWER_LENGTH:
+    if len(given or "") > _MAX_ANSWER_LENGTH:
         return False
     source = text[-_TAIL_LENGTH:] if given is None else f"{_BOXED}{given}}}"
     try:

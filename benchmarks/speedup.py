@@ -1,0 +1,308 @@
+"""Cost of reaching a target accuracy: vanilla OPD and three EffOPD rules over the whole range of learning rates.
+
+    python benchmarks/speedup.py --out runs/speedup            # about 90 minutes on two cores
+    python benchmarks/speedup.py --out runs/speedup --report-only
+
+Two single-threaded worker processes train on the embedded world. Every finished run leaves one JSON file in
+OUT/runs; the same command continues after an interruption. Tables and figure go to benchmarks/results.
+"""
+
+import argparse
+import gc
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+
+from speedup_report import write_report
+
+from effopd.files import write_json
+
+NUM_WORKERS = 2
+METHODS = ("vanilla", "paper", "reference", "adaptive")
+LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
+COMMON_RATE = 1e-4  # at which every method is run with large steps
+# Rollouts to 0.95 seen in trial runs, by learning rate: only decides what to start first, and the first estimate.
+EXPECTED = {
+    "vanilla": {1e-5: 100_000, 3e-5: 30_000, 1e-4: 8_200, 3e-4: 3_100, 1e-3: 2_000},
+    "other": {1e-5: 16_000, 3e-5: 9_600, 1e-4: 3_000, 3e-4: 2_600, 1e-3: 2_400},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: everything that decides its outcome but the versions of the packages."""
+
+    method: str
+    learning_rate: float
+    prompts_per_step: int
+    seed: int
+    target_accuracy: float = 0.95
+    limit: int = 100_000
+    evaluation_problems: int = 512
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-lr{self.learning_rate:g}-b{self.prompts_per_step}-s{self.seed}"
+
+    @property
+    def expected_rollouts(self) -> float:
+        table = EXPECTED.get(self.method, EXPECTED["other"])
+        nearest = min(table, key=lambda rate: abs(math.log(rate / self.learning_rate)))
+        return table[nearest] * max(1.0, self.prompts_per_step / 300)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the benchmark consists of."""
+
+    learning_rates: tuple[float, ...] = LEARNING_RATES
+    seeds: int = 5
+    large_steps: int = 1024
+    large_step_seeds: int = 3
+    target_accuracy: float = 0.95
+    limit: int = 100_000
+
+    def small_step_runs(self) -> list[Run]:
+        return [
+            Run(method, rate, 256, seed, self.target_accuracy, self.limit)
+            for method in METHODS
+            for rate in self.learning_rates
+            for seed in range(self.seeds)
+        ]
+
+    def large_step_runs(self, records: Iterable[dict[str, Any]]) -> list[Run]:
+        """At the common rate and at each method's best one: that with the least median rollouts with small steps."""
+        from speedup_report import best_learning_rates
+
+        best = best_learning_rates(records)
+        return [
+            Run(method, rate, self.large_steps, seed, self.target_accuracy, self.limit)
+            for method in METHODS
+            for rate in sorted({COMMON_RATE, best[method]})
+            for seed in range(self.large_step_seeds)
+        ]
+
+
+QUICK = Plan(learning_rates=(1e-3,), seeds=1, large_steps=512, large_step_seeds=1, target_accuracy=0.8, limit=3_000)
+
+
+def start_worker() -> None:
+    """What a worker process does once: imports, and one thread."""
+    import torch
+
+    import effopd.demo  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def do_run(run: Run, directory: Path) -> dict[str, Any]:
+    """Train, in a worker process; returns the record."""
+    from effopd.demo import world_run
+    from effopd.study.speed import to_target
+    from effopd.training.evaluation import EvaluateNearTarget, StopAtRollouts
+    from effopd.training.progress import quiet_libraries
+    from effopd.training.run import train, versions
+    from effopd.world import world_reward
+
+    started = time.perf_counter()
+    clock = CPUClock()
+
+    def callbacks(trainer: Any, metrics: Any) -> list[Any]:
+        from transformers import PrinterCallback
+
+        trainer.remove_callback(PrinterCallback)
+        clock.watch(trainer)
+        return [
+            EvaluateNearTarget(trainer, run.target_accuracy, world_reward),
+            StopAtRollouts(metrics, run.limit),
+        ]
+
+    shutil.rmtree(directory, ignore_errors=True)
+    arguments, config = world_run(
+        directory,
+        acceleration="none" if run.method == "vanilla" else run.method,
+        learning_rate=run.learning_rate,
+        seed=run.seed,
+        target_accuracy=run.target_accuracy,
+        prompts_per_step=run.prompts_per_step,
+        evaluation_problems=run.evaluation_problems,
+        max_steps=-(-run.limit // run.prompts_per_step),
+        save_steps=None,
+    )
+    with quiet_libraries():
+        rows = train(arguments, config, callbacks)
+    shutil.rmtree(directory)
+    gc.collect()
+    result = to_target(rows, run.target_accuracy)
+    result["cpu_seconds_to_target"] = clock.seconds if result["steps_to_target"] else None
+    result["spent"]["cpu_seconds_to_target"] = clock.seconds
+    return {
+        "run": asdict(run),
+        **result,
+        "seconds": rows[-1]["seconds"],
+        "evaluation_cpu_seconds": clock.evaluation_seconds,
+        "wall_seconds_in_all": time.perf_counter() - started,
+        "evaluations": [[row["step"], row["rollouts"], row["accuracy"]] for row in rows if row["accuracy"] is not None],
+        "extrapolations": [[row["step"], row["accepted_scale"]] for row in rows if row["accepted_scale"] is not None],
+        "versions": versions(),
+    }
+
+
+class CPUClock:
+    """CPU seconds of this process from the first step to the last, those of evaluation apart."""
+
+    def __init__(self) -> None:
+        self.seconds = self.evaluation_seconds = 0.0
+
+    def watch(self, trainer: Any) -> None:
+        evaluate, loop = trainer.evaluate, trainer._inner_training_loop
+
+        def timed_evaluate(*args: Any, **kwargs: Any) -> Any:
+            started = time.process_time()
+            result = evaluate(*args, **kwargs)
+            self.evaluation_seconds += time.process_time() - started
+            return result
+
+        def timed_loop(*args: Any, **kwargs: Any) -> Any:
+            started = time.process_time()
+            result = loop(*args, **kwargs)
+            self.seconds = time.process_time() - started - self.evaluation_seconds
+            return result
+
+        trainer.evaluate, trainer._inner_training_loop = timed_evaluate, timed_loop
+
+
+def finish_run(run: Run, out: Path) -> tuple[str, str | None]:
+    """Do a run and write its record, in a worker process; returns its name and, if it failed, why."""
+    try:
+        write_json(out / "runs" / f"{run.name}.json", do_run(run, out / "work" / run.name))
+    except Exception:  # the other runs go on; the parent reports it
+        return run.name, traceback.format_exc()
+    return run.name, None
+
+
+def read_records(runs: Sequence[Run], out: Path) -> dict[str, dict[str, Any]]:
+    """Records of those runs that are finished, by name."""
+    records = {}
+    for run in runs:
+        path = out / "runs" / f"{run.name}.json"
+        if path.exists():
+            records[run.name] = json.loads(path.read_text())
+            if records[run.name]["run"] != asdict(run):
+                raise SystemExit(
+                    f"{path} is of other settings ({records[run.name]['run']}) than asked for ({asdict(run)}). "
+                    "Choose another --out, or remove it."
+                )
+    return records
+
+
+def do_runs(executor: ProcessPoolExecutor, runs: Sequence[Run], out: Path, rate: float | None) -> float:
+    """Do what is not done yet, longest expected first; returns the seconds per rollout that were seen."""
+    finished = read_records(runs, out)
+    waiting = sorted((run for run in runs if run.name not in finished), key=lambda run: -run.expected_rollouts)
+    print(f"{len(finished)} of {len(runs)} runs are finished already, {len(waiting)} to do.", flush=True)
+    if not waiting:
+        return rate or 0.0
+    if rate is None:
+        rate = measure_rate(executor, out)
+    print(f"Estimate: {minutes(expected_seconds(waiting, rate))} with {NUM_WORKERS} workers.", flush=True)
+    started, failures, left = time.perf_counter(), [], {run.name: run for run in waiting}
+    expected_all = expected_seconds(waiting, 1.0)
+    for future in as_completed([executor.submit(finish_run, run, out) for run in waiting]):
+        name, error = future.result()
+        run = left.pop(name)
+        if error:
+            failures.append(name)
+            print(f"{name} FAILED:\n{error}", file=sys.stderr, flush=True)
+            continue
+        record = read_records([run], out)[name]
+        elapsed = time.perf_counter() - started
+        expected_left = expected_seconds(left.values(), 1.0)
+        rate = elapsed / max(expected_all - expected_left, 1.0)
+        print(
+            f"[{len(waiting) - len(left)}/{len(waiting)}, {minutes(elapsed)}, about "
+            f"{minutes(expected_left * rate)} left] {name}: {describe(record)}",
+            flush=True,
+        )
+    if failures:
+        raise SystemExit(f"{len(failures)} runs failed: {', '.join(failures)}. The same command tries them again.")
+    return rate
+
+
+def measure_rate(executor: ProcessPoolExecutor, out: Path) -> float:
+    """Seconds per rollout, from a few steps on every worker at a time."""
+    trials = [Run("vanilla", COMMON_RATE, 256, seed, 1.0, 8 * 256) for seed in range(NUM_WORKERS)]
+    records = list(executor.map(do_run, trials, [out / "work" / f"trial-{run.seed}" for run in trials]))
+    spent = records[0]["spent"]
+    steps, cpu = spent["steps_to_target"], spent["cpu_seconds_to_target"]
+    evaluation = records[0]["evaluation_cpu_seconds"] / len(records[0]["evaluations"])
+    overhead = records[0]["wall_seconds_in_all"] - spent["seconds_to_target"]
+    print(
+        f"One thread: {spent['seconds_to_target'] / steps:.2f} s per step of 256 prompts ({cpu / steps:.2f} s of CPU), "
+        f"{evaluation:.2f} s per evaluation, {overhead - len(records[0]['evaluations']) * evaluation:.1f} s per run."
+    )
+    return float(spent["seconds_to_target"] / spent["rollouts_to_target"]) * 1.3  # evaluations and loading
+
+
+def expected_seconds(runs: Iterable[Run], rate: float) -> float:
+    return sum(run.expected_rollouts for run in runs) * rate / NUM_WORKERS
+
+
+def describe(record: dict[str, Any]) -> str:
+    cpu = record["spent"]["cpu_seconds_to_target"]
+    if record["steps_to_target"] is None:
+        return f"censored at {record['final_accuracy']:.3f}, {cpu:.0f} s of CPU"
+    return f"{record['steps_to_target']} steps, {record['rollouts_to_target']:,} rollouts, {cpu:.0f} s of CPU"
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cost of reaching a target accuracy, with and without EffOPD.")
+    parser.add_argument("--out", type=Path, default=Path("runs/speedup"), help="default: %(default)s")
+    parser.add_argument(
+        "--results", type=Path, help="default: benchmarks/results beside this file; with --quick, OUT/results"
+    )
+    parser.add_argument("--quick", action="store_true", help="one learning rate and seed, a low target: a smoke test")
+    parser.add_argument("--report-only", action="store_true", help="only aggregate the runs that are finished")
+    options = parser.parse_args()
+    plan = QUICK if options.quick else Plan()
+    results = options.results or (options.out / "results" if options.quick else Path(__file__).parent / "results")
+    small = plan.small_step_runs()
+    if not options.report_only:
+        with ProcessPoolExecutor(
+            NUM_WORKERS, multiprocessing.get_context("spawn"), initializer=start_worker
+        ) as executor:
+            try:
+                rate = do_runs(executor, small, options.out, None)
+                large = plan.large_step_runs(read_records(small, options.out).values())
+                do_runs(executor, large, options.out, rate)
+            except BaseException:
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
+    records = read_records(small, options.out)
+    if not records:
+        raise SystemExit(f"{options.out} holds no finished runs. Leave out --report-only to do them.")
+    if len(records) == len(small):
+        records |= read_records(plan.large_step_runs(records.values()), options.out)
+    command = "python benchmarks/speedup.py" + (" --quick" if options.quick else "")
+    write_report(list(records.values()), results, command)
+    print(f"Wrote {results}/speedup.json, .md, .svg and .png.")
+
+
+if __name__ == "__main__":
+    main()

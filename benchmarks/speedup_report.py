@@ -1,0 +1,267 @@
+"""From the records of `speedup.py` to medians, intervals, speed-ups, a Markdown table and a figure. No torch."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from effopd.files import write_text
+from effopd.report.curves import cost_figure
+from effopd.study.speed import Estimate, Range, cost_range, median_estimate, ratio_estimate
+
+Record = dict[str, Any]
+Cells = dict[tuple[int, str, float], list[Record]]  # (prompts per step, method, learning rate) -> runs
+
+SMALL_STEP = 256
+QUANTITIES = ("steps", "rollouts", "generated_tokens", "teacher_tokens", "seconds", "cpu_seconds")
+SPEEDUPS = ("steps", "rollouts", "generated_tokens", "cpu_seconds")
+LABELS = {
+    "vanilla": "vanilla OPD",
+    "paper": "EffOPD (paper)",
+    "reference": "EffOPD (reference)",
+    "adaptive": "adaptive",
+}
+
+
+def group(records: Iterable[Record]) -> Cells:
+    """Runs by step size, method and learning rate."""
+
+    def key(record: Record) -> tuple[int, int, float, int]:
+        run = record["run"]
+        method = list(LABELS).index(run["method"])
+        return run["prompts_per_step"], method, run["learning_rate"], run["seed"]
+
+    ordered = sorted(records, key=key)
+    return {
+        (prompts, list(LABELS)[method], rate): list(runs)
+        for (prompts, method, rate), runs in groupby(ordered, key=lambda record: key(record)[:3])
+    }
+
+
+def costs(runs: Sequence[Record], quantity: str) -> list[Range]:
+    return [cost_range(run, f"{quantity}_to_target") for run in runs]
+
+
+def best_learning_rates(records: Iterable[Record], prompts: int = SMALL_STEP) -> dict[str, float]:
+    """Each method's learning rate with the least median rollouts to the target."""
+    best: dict[str, tuple[float, float]] = {}
+    for (size, method, rate), runs in group(records).items():
+        if size == prompts:
+            candidate = (median_estimate(costs(runs, "rollouts")).at_least, rate)
+            best[method] = min(best.get(method, (math.inf, rate)), candidate)
+    return {method: rate for method, (_, rate) in best.items()}
+
+
+def summarise(records: Sequence[Record]) -> dict[str, Any]:
+    """All numbers of the report, JSON-ready."""
+    cells = group(records)
+    rows = []
+    for (prompts, method, rate), runs in cells.items():
+        vanilla_best = best_learning_rates(records, prompts).get("vanilla")
+        row: dict[str, Any] = {
+            "method": method,
+            "learning_rate": rate,
+            "prompts_per_step": prompts,
+            "num_runs": len(runs),
+            "num_censored": sum(run["steps_to_target"] is None for run in runs),
+            "validation_rollouts": _median(run["validation_rollouts"] for run in runs),
+            "num_accepted": _median(run["num_accepted"] for run in runs),
+            "final_accuracy": _median(run["final_accuracy"] for run in runs),
+        }
+        row |= {name: median_estimate(costs(runs, name)).to_json() for name in QUANTITIES}
+        for key, baseline in (
+            ("speedup_at_equal_rate", cells.get((prompts, "vanilla", rate))),
+            ("speedup_against_best_vanilla", cells.get((prompts, "vanilla", vanilla_best or rate))),
+        ):
+            if method != "vanilla" and baseline:
+                row[key] = {
+                    name: ratio_estimate(costs(baseline, name), costs(runs, name)).to_json() for name in SPEEDUPS
+                }
+        rows.append(row)
+    return {
+        "target_accuracy": records[0]["run"]["target_accuracy"],
+        "evaluation_problems": records[0]["run"]["evaluation_problems"],
+        "limit": records[0]["run"]["limit"],
+        "versions": _versions(records),
+        "cells": rows,
+        "worst_to_best_rate": _worst_to_best(cells),
+        "runs": [_compact(record) for runs in cells.values() for record in runs],
+    }
+
+
+def _worst_to_best(cells: Cells) -> dict[str, Any]:
+    """By method: median rollouts at its worst learning rate over those at its best, with small steps."""
+    result = {}
+    for method in LABELS:
+        by_rate = {
+            rate: costs(runs, "rollouts")
+            for (prompts, name, rate), runs in cells.items()
+            if name == method and prompts == SMALL_STEP
+        }
+        if len(by_rate) > 1:
+            ranked = sorted(by_rate, key=lambda rate: median_estimate(by_rate[rate]).at_least)
+            ratio = ratio_estimate(by_rate[ranked[-1]], by_rate[ranked[0]])
+            result[method] = {"worst": ranked[-1], "best": ranked[0], "ratio": ratio.to_json()}
+    return result
+
+
+def _compact(record: Record) -> dict[str, Any]:
+    run = record["run"]
+    keys = ("method", "learning_rate", "prompts_per_step", "seed")
+    result: dict[str, Any] = {key: run[key] for key in keys}
+    for name in QUANTITIES:
+        value = record[f"{name}_to_target"]
+        result[name] = round(value, 2) if isinstance(value, float) else value
+    result |= {key: record[key] for key in ("validation_rollouts", "num_accepted", "final_accuracy")}
+    result["accepted"] = [pair for pair in record["extrapolations"] if pair[1]]
+    if record["steps_to_target"] is None:
+        result["spent_rollouts"] = record["spent"]["rollouts_to_target"]
+    return result
+
+
+def _versions(records: Sequence[Record]) -> dict[str, Any]:
+    """One version per package, or all that occur among the runs."""
+    packages = records[0]["versions"]
+    found = {package: sorted({record["versions"][package] for record in records}) for package in packages}
+    return {package: values[0] if len(values) == 1 else values for package, values in found.items()}
+
+
+def _median(values: Iterable[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def _estimate(value: dict[str, float | None]) -> Estimate:
+    return Estimate(**{key: math.inf if number is None else number for key, number in value.items()})
+
+
+def write_report(records: Sequence[Record], directory: Path, command: str) -> None:
+    """Write speedup.json, speedup.md, speedup.svg and speedup.png."""
+    summary = {"command": command, **summarise(records)}
+    write_text(directory / "speedup.json", _one_row_per_line(summary))
+    write_text(directory / "speedup.md", markdown(summary))
+    series = {
+        LABELS[method]: [
+            (row["learning_rate"], _estimate(row["rollouts"]))
+            for row in summary["cells"]
+            if row["method"] == method and row["prompts_per_step"] == SMALL_STEP
+        ]
+        for method in LABELS
+    }
+    cost_figure(
+        {label: points for label, points in series.items() if points},
+        directory / "speedup.svg",
+        target=summary["target_accuracy"],
+        limit=summary["limit"],
+    )
+
+
+def _one_row_per_line(summary: dict[str, Any]) -> str:
+    """JSON with each cell and each run on a line of its own: compact, and still readable as a diff."""
+    lines = []
+    for key, value in summary.items():
+        if isinstance(value, list):
+            rows = ",\n    ".join(json.dumps(row, allow_nan=False) for row in value)
+            lines.append(f"  {json.dumps(key)}: [\n    {rows}\n  ]")
+        else:
+            lines.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The report for people."""
+    target, limit = summary["target_accuracy"], summary["limit"]
+    parts = [
+        f"# Cost of reaching an accuracy of {target:g} on the embedded world",
+        f"Made by `{summary['command']}`. Every number is a median over seeds with its 95 % bootstrap interval "
+        "(percentile, seeds resampled; of a ratio of medians, both groups independently).",
+        _what_is_counted(summary),
+    ]
+    for prompts in sorted({row["prompts_per_step"] for row in summary["cells"]}):
+        rows = [row for row in summary["cells"] if row["prompts_per_step"] == prompts]
+        parts += [f"## {prompts:,} prompts per step", *_tables(rows, limit)]
+    if summary["worst_to_best_rate"]:
+        parts += ["## Sensitivity to the learning rate", _sensitivity_table(summary["worst_to_best_rate"])]
+    versions = ", ".join(f"{name} {value}" for name, value in summary["versions"].items())
+    return "\n\n".join([*parts, f"Versions: {versions}."]) + "\n"
+
+
+def _what_is_counted(summary: dict[str, Any]) -> str:
+    return "\n".join(
+        [
+            "- Rollouts are all completions sampled for training and, with EffOPD, for validating candidates; tokens, "
+            "seconds and CPU seconds likewise. Measuring accuracy is not part of the cost.",
+            f"- Accuracy is that of one answer sampled at temperature 1 to each of {summary['evaluation_problems']} "
+            "fixed problems that are not trained on, with the same random numbers throughout a run; its standard error "
+            "at 0.95 is "
+            f"{math.sqrt(0.95 * 0.05 / summary['evaluation_problems']):.3f}. The first measurement at or above the "
+            "target counts, for all methods.",
+            "- It is measured after every step to step 16, then at 16 evenly spaced steps in each doubling, and besides "
+            "whenever the rollouts of a step come within 0.04 of the target and after every accepted extrapolation.",
+            f"- A run that spends {summary['limit']:,} rollouts without reaching the target is censored: its cost is "
+            "known to be more than what it spent. Medians and ratios that depend on it are given as bounds.",
+            "- Seeds decide the order of prompts, the sampling and the choice of validation prompts; base, teacher and "
+            "problems are the same in all runs.",
+            "- Each run had one thread, with two runs at a time on a shared machine; rollouts and tokens depend on no "
+            "machine, seconds do.",
+        ]
+    )
+
+
+def _tables(rows: Sequence[Record], limit: int) -> Iterable[str]:
+    methods = [method for method in LABELS if any(row["method"] == method for row in rows)]
+    rates = sorted({row["learning_rate"] for row in rows})
+    by_cell = {(row["method"], row["learning_rate"]): row for row in rows}
+
+    def table(title: str, names: Sequence[str], cell: Any) -> str:
+        body = [
+            [f"{rate:g}", *(cell(by_cell[name, rate]) if (name, rate) in by_cell else "" for name in names)]
+            for rate in rates
+        ]
+        return f"{title}\n\n" + _table(["learning rate", *(LABELS[name] for name in names)], body)
+
+    def cost(quantity: str, spec: str = ",.0f") -> Any:
+        return lambda row: (
+            _estimate(row[quantity]).format(spec)
+            + (f" ({row['num_censored']} of {row['num_runs']} censored)" if row["num_censored"] else "")
+        )
+
+    def speedup(key: str, quantity: str) -> Any:
+        return lambda row: _estimate(row[key][quantity]).format(".2f") if key in row else ""
+
+    yield table("**Rollouts to the target**", methods, cost("rollouts"))
+    yield table("**Optimizer steps to the target**", methods, cost("steps"))
+    others = [method for method in methods if method != "vanilla"]
+    equal, best = "speedup_at_equal_rate", "speedup_against_best_vanilla"
+    yield table("**Speed-up in rollouts at equal learning rate**", others, speedup(equal, "rollouts"))
+    yield table("**Speed-up in steps at equal learning rate**", others, speedup(equal, "steps"))
+    yield table(
+        "**Speed-up in rollouts against vanilla at its own best learning rate** (below 1: slower)",
+        others,
+        speedup(best, "rollouts"),
+    )
+    yield table("**Generated tokens to the target**", methods, cost("generated_tokens"))
+    yield table("**CPU seconds to the target**", methods, cost("cpu_seconds"))
+    yield table(
+        "**Of the rollouts, for validation; extrapolations accepted** (medians)",
+        others,
+        lambda row: f"{row['validation_rollouts']:g}; {row['num_accepted']:g}",
+    )
+
+
+def _sensitivity_table(worst_to_best: dict[str, Any]) -> str:
+    rows = [
+        [LABELS[method], f"{entry['best']:g}", f"{entry['worst']:g}", _estimate(entry["ratio"]).format(".1f")]
+        for method, entry in worst_to_best.items()
+    ]
+    return "Median rollouts at the worst learning rate over those at the best.\n\n" + _table(
+        ["method", "best", "worst", "ratio"], rows
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

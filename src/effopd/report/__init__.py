@@ -1,0 +1,1 @@
+"""From saved records to figures. Nothing here imports torch."""

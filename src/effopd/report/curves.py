@@ -1,0 +1,190 @@
+"""Figures of training runs: accuracy against what it cost, and the cost of a target against the learning rate."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from effopd.study.speed import Estimate
+
+# Okabe and Ito's palette: told apart with every kind of colour blindness, and in grey by lightness and marker.
+COLOURS = ("#5c6670", "#0072b2", "#e69f00", "#009e73")
+MARKERS = ("o", "s", "^", "D")
+VANILLA, EFFOPD = COLOURS[0], COLOURS[1]
+PANELS = (("step", "optimizer steps"), ("rollouts", "rollouts, validation included"), ("seconds_total", "seconds"))
+
+
+def accuracy_figure(runs: Sequence[Mapping[str, Any]], target: float, path: Path) -> list[Path]:
+    """Draw accuracy against steps, rollouts and seconds, vanilla OPD beside EffOPD.
+
+    Thin lines are seeds, the thick one their median; a ring marks an accepted extrapolation. A row of panels for each
+    learning rate.
+
+    Args:
+        runs: Mappings with `acceleration` (`none`: vanilla), `learning_rate`, `seed`, and `rows`, those of
+            `metrics.jsonl`.
+        target: The accuracy that the runs stopped at.
+        path: Where to, with any suffix: `.svg` and `.png` are written.
+
+    Returns:
+        The paths written.
+    """
+    rates = sorted({run["learning_rate"] for run in runs})
+    figure = Figure(figsize=(10, 0.9 + 2.9 * len(rates)), layout="constrained")
+    grid = figure.subplots(len(rates), len(PANELS), sharey=True, sharex="col", squeeze=False)
+    for rate, panels in zip(rates, grid, strict=True):
+        chosen = [run for run in runs if run["learning_rate"] == rate]
+        for axes, (column, label) in zip(panels, PANELS, strict=True):
+            _draw_panel(axes, chosen, column, target)
+            if rate == rates[-1]:
+                axes.set_xlabel(label)
+        panels[0].set_ylabel("accuracy" if len(rates) == 1 else f"accuracy, learning rate {rate:g}")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return _save(figure, path)
+
+
+def cost_figure(
+    series: Mapping[str, Sequence[tuple[float, Estimate]]], path: Path, *, target: float, limit: float
+) -> list[Path]:
+    """Draw rollouts to a target accuracy against the learning rate.
+
+    Args:
+        series: By label, pairs of learning rate and median rollouts. Medians known only to exceed what was spent are
+            drawn as hollow markers with an upward arrow.
+        path: Where to, with any suffix: `.svg` and `.png` are written.
+        target: The accuracy that was to be reached.
+        limit: Rollouts at which runs were given up.
+
+    Returns:
+        The paths written.
+    """
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for index, (label, points) in enumerate(series.items()):
+        _draw_costs(axes, label, points, limit, COLOURS[index], MARKERS[index], 1.06 ** (index - (len(series) - 1) / 2))
+    axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel=f"rollouts to accuracy {target:g}")
+    axes.set_xticks(sorted({rate for points in series.values() for rate, _ in points}))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(frameon=False)
+    return _save(figure, path)
+
+
+def _draw_panel(axes: Axes, runs: Sequence[Mapping[str, Any]], column: str, target: float) -> None:
+    axes.axhline(target, color="black", linewidth=1, linestyle=(0, (4, 3)), label=f"target {target:g}", zorder=1)
+    for label, colour, group in (
+        ("vanilla OPD", VANILLA, [run for run in runs if run["acceleration"] == "none"]),
+        ("EffOPD", EFFOPD, [run for run in runs if run["acceleration"] != "none"]),
+    ):
+        curves = [_curve(run["rows"], column) for run in group]
+        curves = [curve for curve in curves if len(curve[0])]
+        if not curves:
+            continue
+        if len(curves) > 1:
+            for x, accuracy in curves:
+                axes.plot(x, accuracy, color=colour, linewidth=0.8, alpha=0.4)
+        x, accuracy = _median_curve(curves)
+        axes.plot(x, accuracy, color=colour, linewidth=2.2, label=label, zorder=3)
+        jumps = [
+            (row[column], row["accuracy"])
+            for run in group
+            for row in run["rows"]
+            if (row.get("accepted_scale") or 0) > 0 and row["accuracy"] is not None
+        ]
+        if jumps:
+            axes.plot(
+                *zip(*jumps, strict=True),
+                linestyle="none",
+                marker="o",
+                markersize=7,
+                markerfacecolor="white",
+                markeredgecolor=colour,
+                markeredgewidth=1.6,
+                label="accepted extrapolation",
+                zorder=4,
+            )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.2)
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], column: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    measured = [(row[column], row["accuracy"]) for row in rows if row["accuracy"] is not None]
+    x, accuracy = np.array(measured, dtype=np.float64).reshape(-1, 2).T
+    return x, accuracy
+
+
+def _median_curve(
+    curves: Sequence[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Median over runs, interpolated between their measurements; a run that has stopped keeps its last accuracy."""
+    points = np.unique(np.concatenate([x for x, _ in curves]))
+    points = points[points >= max(x[0] for x, _ in curves)]
+    return points, np.median([np.interp(points, x, accuracy) for x, accuracy in curves], axis=0)
+
+
+def _draw_costs(
+    axes: Axes,
+    label: str,
+    points: Sequence[tuple[float, Estimate]],
+    limit: float,
+    colour: str,
+    marker: str,
+    shift: float,
+) -> None:
+    rates = [rate * shift for rate, _ in points]
+    values = [estimate.at_least for _, estimate in points]
+    low = [max(estimate.at_least - estimate.low, 0.0) for _, estimate in points]
+    high = [max(min(estimate.high, limit) - estimate.at_least, 0.0) for _, estimate in points]
+    axes.errorbar(
+        rates,
+        values,
+        yerr=(low, high),
+        color=colour,
+        marker=marker,
+        markersize=7,
+        linewidth=1.8,
+        capsize=3,
+        label=label,
+    )
+    for rate, (_, estimate) in zip(rates, points, strict=True):
+        if math.isinf(estimate.at_most):
+            axes.plot(rate, estimate.at_least, marker=marker, markersize=7, color=colour, markerfacecolor="white")
+            axes.annotate(
+                "",
+                (rate, estimate.at_least * 1.5),
+                (rate, estimate.at_least),
+                arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.8},
+            )
+
+
+def _short(value: float, _: Any = None) -> str:
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+
+
+def _save(figure: Figure, path: Path) -> list[Path]:
+    """Write SVG and PNG, each under a temporary name first."""
+    FigureCanvasAgg(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for suffix in (".svg", ".png"):
+        final = path.with_suffix(suffix)
+        temporary = final.with_name(f".{final.name}.tmp")
+        figure.savefig(temporary, format=suffix[1:], dpi=150, facecolor="white")
+        temporary.replace(final)
+        paths.append(final)
+    return paths

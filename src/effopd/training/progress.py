@@ -1,0 +1,194 @@
+"""Progress of runs, one after another, in one terminal bar; and silence from the libraries underneath."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import transformers
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from effopd.training.metrics import MetricsCallback
+from effopd.training.trainer import OPDTrainer
+
+NO_TRIGGER_YET = "no extrapolation yet"
+
+
+class RunDisplay:
+    """Bars of several runs. A context manager; on anything but a terminal it prints a line now and then instead.
+
+    Args:
+        console: Where to draw; stdout by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            _Status(),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> "RunDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def start_run(self, name: str) -> int:
+        """Add the bar of a run; returns the number to update it by."""
+        return int(self._progress.add_task(name, total=1.0, status="loading"))
+
+    def update(self, task: int, *, fraction: float, status: str) -> None:
+        """Set how full a bar is, from 0 to 1, and what stands beside it."""
+        self._progress.update(task, completed=min(max(fraction, 0.0), 1.0), status=status)  # type: ignore[arg-type]
+
+    def finish_run(self, task: int, status: str) -> None:
+        """Fill a bar."""
+        self.update(task, fraction=1.0, status=status)
+        self.print_line(task, status)
+
+    def print_line(self, task: int, status: str) -> None:
+        """Print a run's status where bars cannot be drawn."""
+        if not self.console.is_terminal:
+            self.console.print(f"{self._progress.tasks[task].description}: {status}", soft_wrap=True)
+
+
+class RunProgress(TrainerCallback):
+    """Shows a run's step, accuracy, rollouts spent and last extrapolation; the bar is full at the target accuracy.
+
+    To be added last: it shows what the other callbacks found. It takes the place of transformers' own printing.
+
+    Args:
+        display: Where to.
+        name: What the run is called.
+        trainer: The trainer this callback is added to.
+        metrics: Its metrics.
+        target: The accuracy to reach; None shows progress in steps.
+    """
+
+    def __init__(
+        self,
+        display: RunDisplay,
+        name: str,
+        trainer: OPDTrainer,
+        metrics: MetricsCallback,
+        target: float | None = None,
+    ) -> None:
+        self.display = display
+        self.metrics = metrics
+        self.target = target
+        self._task = display.start_run(name)
+        self._first_accuracy: float | None = None
+        self._accuracy: float | None = None
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say that something happens."""
+        self.display.update(self._task, fraction=0.0, status="first step")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Show the step."""
+        self._show(state)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the accuracy."""
+        if metrics and "eval_accuracy" in metrics:
+            self._accuracy = metrics["eval_accuracy"]
+            if self._first_accuracy is None:
+                self._first_accuracy = self._accuracy
+            self._show(state)
+            self.display.print_line(self._task, self._status(state))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Fill the bar."""
+        self.display.finish_run(self._task, self._status(state))
+
+    def _show(self, state: TrainerState) -> None:
+        self.display.update(self._task, fraction=self._fraction(state), status=self._status(state))
+
+    def _fraction(self, state: TrainerState) -> float:
+        if self.target is None:
+            return state.global_step / max(state.max_steps, 1)
+        if self._accuracy is None or self._first_accuracy is None or self._first_accuracy >= self.target:
+            return 0.0
+        return (self._accuracy - self._first_accuracy) / (self.target - self._first_accuracy)
+
+    def _status(self, state: TrainerState) -> str:
+        parts = [f"step {state.global_step:3d}"]
+        if self._accuracy is not None:
+            parts.append(f"accuracy {self._accuracy:.3f}")
+        if self.metrics.row is not None:
+            parts.append(f"{self.metrics.row['rollouts']:,} rollouts")
+        if self.metrics.effopd is not None:
+            parts.append(describe_extrapolation(self.metrics.effopd.last))
+        return ", ".join(parts)
+
+
+def describe_extrapolation(record: dict[str, Any] | None) -> str:
+    """A trigger in a few words: `step 8: x4 accepted`, `step 8: rejected`."""
+    if record is None:
+        return NO_TRIGGER_YET
+    scale = record["accepted_scale"]
+    return f"step {record['step']}: " + (f"x{scale:g} accepted" if scale else "rejected")
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence transformers, TRL and datasets within the context, but for their errors; our own warnings stay."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "trl", "datasets", "accelerate")]
+    levels = [logger.level for logger in loggers]
+    datasets_bars = not datasets.are_progress_bars_disabled()
+    transformers_bars = transformers.utils.logging.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            for module in ("transformers", "trl", "datasets", "accelerate", "torch"):
+                warnings.filterwarnings("ignore", module=rf"{module}\b")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if datasets_bars:
+            datasets.enable_progress_bars()
+        if transformers_bars:
+            transformers.utils.logging.enable_progress_bar()
+
+
+class _Status(ProgressColumn):
+    """A task's status, at the left of a column of steady width."""
+
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields.get("status", "")))

@@ -1,0 +1,97 @@
+"""The callback on a model that FSDP2 shards over the processes there are, or on a whole one.
+
+Weights move by a script instead of an optimizer and scores are given, so that any difference is the callback's. Each
+score is preceded by a forward pass: without care, FSDP2 would go on using the root's weights gathered by it.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from tiny import tiny_dataset, tiny_model
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from effopd.extrapolation import EffOPDCallback, Score
+from effopd.extrapolation import callback as callback_module
+
+SCORES = {1: [0.1, 0.3, 0.2], 2: [0.5, 0.4], 4: [0.1, 0.2, 0.3, 0.1]}
+
+
+class ScriptedTrainer:
+    """What the callback needs of a trainer."""
+
+    def __init__(self, out: Path, model: torch.nn.Module) -> None:
+        self.model = self.model_wrapped = model
+        self.accelerator = Accelerator(cpu=True)
+        self.train_dataset = tiny_dataset()
+        self.args = SimpleNamespace(output_dir=str(out))
+        self.state = SimpleNamespace(global_step=0, is_world_process_zero=self.accelerator.is_main_process)
+        self._tokenizer = SimpleNamespace(pad_token_id=0)
+        self._metrics: Any = {"train": defaultdict(list)}
+        self._generate_single_turn = self._load_optimizer_and_scheduler = lambda *args: None
+
+    def move(self) -> None:
+        """Stand in for an optimizer step, the same for every sharding."""
+        self.state.global_step += 1
+        for index, parameter in enumerate(self.model.parameters()):
+            generator = torch.Generator().manual_seed(100 * self.state.global_step + index)
+            delta = 1e-2 * torch.randn(parameter.shape, generator=generator)
+            if isinstance(parameter, DTensor):
+                delta = distribute_tensor(delta, parameter.device_mesh, parameter.placements)
+            with torch.no_grad():
+                parameter.add_(delta)
+
+
+def run(out: Path) -> dict[str, Any]:
+    """Train four steps, being interrupted and resumed after the third; return what was seen."""
+    out.mkdir(parents=True, exist_ok=True)
+    model = tiny_model(0)
+    if dist.is_initialized():
+        for layer in model.model.layers:
+            fully_shard(layer)
+        fully_shard(model)
+        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    trainer = ScriptedTrainer(out, model)
+    logits: list[list[float]] = []
+    scores: dict[int, list[float]] = {step: list(values) for step, values in SCORES.items()}
+
+    def validate(*args: Any) -> Score:
+        with torch.no_grad():
+            logits.append(model(torch.tensor([[3, 12, 5]])).logits[0, -1, :4].tolist())
+        return Score(scores[trainer.state.global_step].pop(0))
+
+    callback_module.validate = validate
+    callback = EffOPDCallback(trainer, reward=len)
+    callback.on_train_begin(trainer.args, trainer.state, None)  # type: ignore[arg-type]
+    for step in range(1, 5):
+        trainer.move()
+        callback.on_step_end(trainer.args, trainer.state, None)  # type: ignore[arg-type]
+        if step == 3:
+            callback.on_save(trainer.args, trainer.state, None)  # type: ignore[arg-type]
+            callback = EffOPDCallback(trainer, reward=len)
+            callback._remember_checkpoint(str(out / "checkpoint-3"))
+            callback.on_train_begin(trainer.args, trainer.state, None)  # type: ignore[arg-type]
+    full = {
+        name: (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach().clone()
+        for name, parameter in model.named_parameters()
+    }
+    rows = [json.loads(line) for line in (out / "extrapolations.jsonl").read_text().splitlines()]
+    return {"weights": full, "logits": logits, "rows": rows}
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    seen = run(Path(sys.argv[1]))
+    if dist.get_rank() == 0:
+        save_file(seen.pop("weights"), Path(sys.argv[1]) / "weights.safetensors")
+        (Path(sys.argv[1]) / "seen.json").write_text(json.dumps(seen))
+    dist.barrier()
+    dist.destroy_process_group()
