@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -105,6 +106,14 @@ def start_worker() -> None:
     import effopd.demo  # noqa: F401
 
     torch.set_num_threads(1)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def do_run(run: Run, directory: Path) -> dict[str, Any]:

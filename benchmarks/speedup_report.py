@@ -199,8 +199,9 @@ def _what_is_counted(summary: dict[str, Any]) -> str:
             "at 0.95 is "
             f"{math.sqrt(0.95 * 0.05 / summary['evaluation_problems']):.3f}. The first measurement at or above the "
             "target counts, for all methods.",
-            "- It is measured after every step to step 16, then at 16 evenly spaced steps in each doubling, and besides "
-            "whenever the rollouts of a step come within 0.04 of the target and after every accepted extrapolation.",
+            "- It is measured after every step to step 16, then at 16 evenly spaced steps in each doubling, and "
+            "besides whenever the rollouts of a step come within 0.04 of the target, and after every accepted "
+            "extrapolation.",
             f"- A run that spends {summary['limit']:,} rollouts without reaching the target is censored: its cost is "
             "known to be more than what it spent. Medians and ratios that depend on it are given as bounds.",
             "- Seeds decide the order of prompts, the sampling and the choice of validation prompts; base, teacher and "

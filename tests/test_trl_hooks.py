@@ -83,7 +83,8 @@ def test_divergence_per_rollout_is_the_exact_reverse_kl(tmp_path: Path) -> None:
         first = len(rollout.prompt_ids) - 1
         with torch.no_grad():
             student, teacher = (
-                model(ids).logits[0, first:-1].double().log_softmax(-1) for model in (trainer.model, trainer.teacher_model)
+                model(ids).logits[0, first:-1].double().log_softmax(-1)
+                for model in (trainer.model, trainer.teacher_model)
             )
         expected = (student.exp() * (student - teacher)).sum()
         torch.testing.assert_close(divergence.double(), expected, rtol=1e-4, atol=1e-6)

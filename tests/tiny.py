@@ -22,7 +22,9 @@ def tiny_model(seed: int, dtype: torch.dtype = torch.float32) -> LlamaForCausalL
 
 def tiny_dataset(num_rows: int = 64) -> Dataset:
     """One-digit sums, every prompt of the same length."""
-    return Dataset.from_list([{"prompt": f"{i % 10}+{i * 7 % 10}=", "answer": str(i * 8 % 10)} for i in range(num_rows)])
+    return Dataset.from_list(
+        [{"prompt": f"{i % 10}+{i * 7 % 10}=", "answer": str(i * 8 % 10)} for i in range(num_rows)]
+    )
 
 
 def contains_answer(completions: list[str], answer: list[str], **kwargs: Any) -> list[float]:

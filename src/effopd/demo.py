@@ -1,8 +1,8 @@
 """`effopd demo`: vanilla OPD against EffOPD on the embedded world, to the same accuracy, every cost counted."""
 
 import logging
+import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +14,12 @@ from transformers import TrainerCallback
 
 from effopd.files import write_json
 from effopd.report.curves import accuracy_figure
-from effopd.study.speed import to_target
+from effopd.study.speed import cost_range, median_estimate, ratio_estimate, to_target
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.evaluation import EvaluateNearTarget
 from effopd.training.metrics import MetricsCallback
 from effopd.training.progress import RunDisplay, RunProgress, quiet_libraries
-from effopd.training.run import FINISHED, train, versions
+from effopd.training.run import train, versions
 from effopd.training.trainer import OPDTrainer
 from effopd.world import TaskConfig, world_reward
 
@@ -32,6 +32,21 @@ LEARNING_RATE = 1e-4
 MAX_STEPS = 400
 SAVE_STEPS = 10
 LABELS = {"none": "vanilla", "paper": "EffOPD"}
+NOTE = f"""\
+Rollouts include those that EffOPD validated by; seconds leave out measuring the accuracy.
+{LEARNING_RATE:g} is a conservative learning rate here, as the paper's is for its models. The ratio depends
+on it: benchmarks/results/speedup.md has the whole row, with intervals, and so has, in less detail,
+    effopd demo --out runs/row --learning-rate 3e-5 1e-4 3e-4 1e-3 --seeds 3
+"""
+SUMMARY_KEYS = (
+    "steps_to_target",
+    "rollouts_to_target",
+    "generated_tokens_to_target",
+    "seconds_to_target",
+    "validation_rollouts",
+    "num_accepted",
+    "final_accuracy",
+)
 
 
 def world_run(
@@ -93,3 +108,167 @@ def world_run(
         save_total_limit=1,
     )
     return arguments, config
+
+
+class Settings(NamedTuple):
+    """What the demo's runs share."""
+
+    learning_rates: tuple[float, ...]
+    target_accuracy: float
+    prompts_per_step: int
+    evaluation_problems: int
+    max_steps: int
+
+
+FULL = Settings((LEARNING_RATE,), TARGET_ACCURACY, PROMPTS_PER_STEP, EVALUATION_PROBLEMS, MAX_STEPS)
+QUICK = Settings((3e-4,), 0.7, 64, 128, 16)
+
+
+def run_demo(
+    out: Path, *, seeds: int = 1, learning_rates: Sequence[float] | None = None, quick: bool = False
+) -> dict[str, Any]:
+    """Train with and without EffOPD until the target accuracy, and compare what it cost.
+
+    Finished runs in `out` are used again; one that was interrupted continues from its last checkpoint.
+
+    Args:
+        out: Gets `summary.json`, `accuracy.svg`, `accuracy.png` and a run directory for each run in `runs/`.
+        seeds: Runs with seeds 0 to `seeds - 1`.
+        learning_rates: Each is run with every seed; `LEARNING_RATE` when omitted.
+        quick: A lower target at a higher learning rate, in smaller steps: a smoke test.
+
+    Returns:
+        The contents of `summary.json`: `target_accuracy`, `runs`, `versions`, `command`. Costs of a run are None
+        where it did not reach the target.
+
+    Raises:
+        ConfigurationError: `out` holds runs with other settings.
+    """
+    settings = QUICK if quick else FULL
+    if learning_rates:
+        settings = settings._replace(learning_rates=tuple(dict.fromkeys(learning_rates)))
+    display = RunDisplay()
+    console = display.console
+    with _messages_to(lambda text: console.print(text, soft_wrap=True)), quiet_libraries(), display:
+        runs = [
+            _do_run(out, acceleration, rate, seed, settings, display)
+            for rate in settings.learning_rates
+            for seed in range(seeds)
+            for acceleration in LABELS
+        ]
+    keys = ("name", "acceleration", "learning_rate", "seed", *SUMMARY_KEYS)
+    summary = {
+        "target_accuracy": settings.target_accuracy,
+        "runs": [{key: run[key] for key in keys} for run in runs],
+        "versions": versions(),
+        "command": _command(out, seeds, learning_rates, quick),
+    }
+    write_json(out / "summary.json", summary)
+    figures = accuracy_figure(runs, settings.target_accuracy, out / "accuracy.svg")
+    console.print()
+    console.print(_table(runs, settings))
+    console.print(NOTE)
+    for label, place in (
+        ("Numbers", out / "summary.json"),
+        ("Figure", " and ".join(map(str, figures))),
+        ("Runs", f"{out / 'runs'} (every step in metrics.jsonl)"),
+    ):
+        console.print(f"{label + ':':9}{place}", soft_wrap=True)
+    return summary
+
+
+def _do_run(
+    out: Path, acceleration: str, rate: float, seed: int, settings: Settings, display: RunDisplay
+) -> dict[str, Any]:
+    """One run, or what is left of it: its identity, its results and its rows."""
+    name = f"{LABELS[acceleration].lower()}-lr{rate:g}-seed{seed}"
+    title = f"{LABELS[acceleration]} lr {rate:g} seed {seed}"
+    directory = out / "runs" / name
+    target = settings.target_accuracy
+    arguments, config = world_run(
+        directory,
+        acceleration=acceleration,
+        learning_rate=rate,
+        seed=seed,
+        target_accuracy=target,
+        prompts_per_step=settings.prompts_per_step,
+        evaluation_problems=settings.evaluation_problems,
+        max_steps=settings.max_steps,
+    )
+
+    def callbacks(trainer: OPDTrainer, metrics: MetricsCallback) -> list[TrainerCallback]:
+        return [
+            EvaluateNearTarget(trainer, target, world_reward),
+            RunProgress(display, title, trainer, metrics, target),
+        ]
+
+    rows = train(arguments, config, callbacks)
+    for checkpoint in directory.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return {
+        "name": name,
+        "acceleration": acceleration,
+        "learning_rate": rate,
+        "seed": seed,
+        **to_target(rows, target),
+        "rows": rows,
+    }
+
+
+def _table(runs: Sequence[dict[str, Any]], settings: Settings) -> Table:
+    """Costs by learning rate and method, and their ratio; medians where there are several seeds."""
+    seeds = sorted({run["seed"] for run in runs})
+    table = Table(
+        title=f"Cost of reaching an accuracy of {settings.target_accuracy:g}"
+        + (f", median of {len(seeds)} seeds" if len(seeds) > 1 else ""),
+        title_style="bold",
+    )
+    table.add_column("learning rate")
+    table.add_column("method")
+    for column in ("steps", "rollouts", "of which validation", "seconds"):
+        table.add_column(column, justify="right")
+    quantities = ("steps_to_target", "rollouts_to_target", "seconds_to_target")
+    for rate in settings.learning_rates:
+        groups = {
+            acceleration: [run for run in runs if run["learning_rate"] == rate and run["acceleration"] == acceleration]
+            for acceleration in LABELS
+        }
+        costs = {
+            acceleration: [[cost_range(run, quantity) for run in group] for quantity in quantities]
+            for acceleration, group in groups.items()
+        }
+        for acceleration, group in groups.items():
+            steps, rollouts, seconds = (median_estimate(cost).format(interval=False) for cost in costs[acceleration])
+            validation = f"{median(run['validation_rollouts'] for run in group):,.0f}"
+            table.add_row(f"{rate:g}", LABELS[acceleration], steps, rollouts, validation, seconds)
+        ratios = [
+            ratio_estimate(*pair).format(".1f", interval=False) + "x"
+            for pair in zip(costs["none"], costs["paper"], strict=True)
+        ]
+        table.add_row("", "ratio", ratios[0], ratios[1], "", ratios[2], style="bold", end_section=True)
+    return table
+
+
+def _command(out: Path, seeds: int, learning_rates: Sequence[float] | None, quick: bool) -> str:
+    words = ["effopd", "demo", "--out", str(out), "--seeds", str(seeds)]
+    if learning_rates:
+        words += ["--learning-rate", *(f"{rate:g}" for rate in learning_rates)]
+    return shlex.join([*words, "--quick"] if quick else words)
+
+
+@contextmanager
+def _messages_to(show: Callable[[str], None]) -> Iterator[None]:
+    """Within the context, show what this package logs by `show`, so that it does not tear the progress bars."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            show(record.getMessage())
+
+    logger, handler = logging.getLogger("effopd"), Handler()
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate

@@ -143,7 +143,9 @@ def test_resuming_is_exact_to_the_bit(preset: str, tmp_path: Path) -> None:
     first = with_effopd(whole, preset=preset)
     whole.train()
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
-    (tmp_path / "resumed" / "extrapolations.jsonl").write_text((tmp_path / "whole" / "extrapolations.jsonl").read_text())
+    (tmp_path / "resumed" / "extrapolations.jsonl").write_text(
+        (tmp_path / "whole" / "extrapolations.jsonl").read_text()
+    )
     resumed = distillation_trainer(tmp_path / "resumed", **save)
     second = with_effopd(resumed, preset=preset)
     resumed.train(resume_from_checkpoint=str(tmp_path / "resumed" / "checkpoint-3"))
@@ -152,7 +154,9 @@ def test_resuming_is_exact_to_the_bit(preset: str, tmp_path: Path) -> None:
     def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in row.items() if not key.endswith("seconds")}
 
-    assert [*map(without_seconds, records(tmp_path / "whole"))] == [*map(without_seconds, records(tmp_path / "resumed"))]
+    assert [*map(without_seconds, records(tmp_path / "whole"))] == [
+        *map(without_seconds, records(tmp_path / "resumed"))
+    ]
     assert without_seconds(first.cost) == without_seconds(second.cost)
     assert first.num_accepted == second.num_accepted
 

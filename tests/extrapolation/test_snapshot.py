@@ -136,7 +136,8 @@ def test_measure_sums_up_the_displacement() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "step", "overflows"), [(torch.float16, 10000.0, True), (torch.float16, 1.0, False), (torch.float32, 1e4, False)]
+    ("dtype", "step", "overflows"),
+    [(torch.float16, 10000.0, True), (torch.float16, 1.0, False), (torch.float32, 1e4, False)],
 )
 def test_overflow_is_foreseen_and_seen(dtype: torch.dtype, step: float, overflows: bool) -> None:
     parameters = {"w": torch.zeros(3, dtype=dtype)}

@@ -52,7 +52,7 @@ def test_pretraining_is_deterministic_and_lowers_the_loss() -> None:
 
 
 def test_default_model_has_the_documented_size() -> None:
-    model = make_model(ModelSize(), make_tokenizer())
+    model = make_model(ModelSize(), make_tokenizer(), max_length=64)
     assert model.num_parameters() == 857_728
     assert model.dtype == torch.float32
 

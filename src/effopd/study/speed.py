@@ -91,8 +91,8 @@ class Estimate:
         """As numbers for JSON, which has no infinity: None stands for it."""
         return {key: value if math.isfinite(value) else None for key, value in vars(self).items()}
 
-    def format(self, spec: str = ",.0f") -> str:
-        """As text: `8,192 [7,936, 8,448]`; `> 100,000 [> 100,000]` and the like where censored."""
+    def format(self, spec: str = ",.0f", interval: bool = True) -> str:
+        """As text: `8,192 [7,936, 8,448]`; where censored, `> 100,000 [95,000, no bound]`, `< 0.4 [0.0, 0.5]`."""
         if self.is_exact:
             value = f"{self.at_least:{spec}}"
         elif math.isinf(self.at_most):
@@ -101,6 +101,8 @@ class Estimate:
             value = f"{self.at_least:{spec}} to {self.at_most:{spec}}"
         else:
             value = f"< {self.at_most:{spec}}"
+        if not interval:
+            return value
         high = "no bound" if math.isinf(self.high) else f"{self.high:{spec}}"
         return f"{value} [{self.low:{spec}}, {high}]"
 

@@ -61,6 +61,10 @@ class RunArguments:
     prompt_template: str | None = field(default=None, metadata={"help": "Text around the prompt, with {prompt}."})
     system_prompt: str | None = field(default=None, metadata={"help": "System message put before each prompt."})
     pad_token: str | None = field(default=None, metadata={"help": "Padding token, for tokenizers that have none."})
+    eos_token: str | None = field(
+        default=None,
+        metadata={"help": "Token that also ends a completion, e.g. the teacher's end of turn for a base student."},
+    )
     reward: list[str] = field(
         default_factory=list,
         metadata={"help": "'world', 'math' or 'package.module:function' (TRL's reward signature); several are summed."},
@@ -68,7 +72,10 @@ class RunArguments:
     evaluation_dataset_name: str | None = field(
         default=None, metadata={"help": "Prompts to measure accuracy on, outside the counted cost."}
     )
+    evaluation_config: str | None = field(default=None, metadata={"help": "Configuration of it, if not the same."})
     evaluation_split: str = field(default="test", metadata={"help": "Split of a hub evaluation dataset."})
+    evaluation_prompt_column: str | None = field(default=None, metadata={"help": "If not the same as prompt_column."})
+    evaluation_answer_column: str | None = field(default=None, metadata={"help": "If not the same as answer_column."})
     num_evaluation_examples: int | None = field(default=None, metadata={"help": "Evaluate only the first so many."})
     acceleration: str = field(default="paper", metadata={"help": f"none, or an EffOPD preset: {', '.join(PRESETS)}."})
     extrapolation: dict[str, Any] | str | None = field(

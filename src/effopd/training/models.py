@@ -32,6 +32,7 @@ def load_tokenizer(
     revision: str | None = None,
     trust_remote_code: bool = False,
     pad_token: str | None = None,
+    eos_token: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer that pads and truncates on the left, as generation needs.
 
@@ -40,9 +41,10 @@ def load_tokenizer(
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run Python code that comes with the tokenizer.
         pad_token: A token of the vocabulary to pad with, for tokenizers that name none; replaces theirs.
+        eos_token: A token of the vocabulary that ends a completion; replaces theirs.
 
     Raises:
-        ConfigurationError: There is no padding token, or `pad_token` is not in the vocabulary.
+        ConfigurationError: There is no padding token, or a token given is not in the vocabulary.
         DataError: There is no such tokenizer, or it cannot be read.
     """
     source = _resolve(name_or_path, revision)
@@ -56,13 +58,15 @@ def load_tokenizer(
         )
     except _LOADING_ERRORS as error:
         raise _loading_error("tokenizer", name_or_path, source, error) from error
-    if pad_token is not None:
-        if pad_token not in tokenizer.get_vocab():
+    for role, token in (("pad_token", pad_token), ("eos_token", eos_token)):
+        if token is None:
+            continue
+        if token not in tokenizer.get_vocab():
             raise ConfigurationError(
-                f"pad_token: {pad_token!r} is not in the vocabulary of {name_or_path}; choose one of its special"
+                f"{role}: {token!r} is not in the vocabulary of {name_or_path}; choose one of its special"
                 f" tokens: {', '.join(map(repr, tokenizer.all_special_tokens)) or 'it has none'}."
             )
-        tokenizer.pad_token = pad_token
+        setattr(tokenizer, role, token)
     if tokenizer.pad_token is None:
         fallback = tokenizer.eos_token or "<a token that does not occur in text>"
         raise ConfigurationError(

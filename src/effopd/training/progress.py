@@ -63,7 +63,6 @@ class RunDisplay:
     def finish_run(self, task: int, status: str) -> None:
         """Fill a bar."""
         self.update(task, fraction=1.0, status=status)
-        self.print_line(task, status)
 
     def print_line(self, task: int, status: str) -> None:
         """Print a run's status where bars cannot be drawn."""
@@ -138,7 +137,7 @@ class RunProgress(TrainerCallback):
 
     def _fraction(self, state: TrainerState) -> float:
         if self.target is None:
-            return state.global_step / max(state.max_steps, 1)
+            return float(state.global_step / max(state.max_steps, 1))
         if self._accuracy is None or self._first_accuracy is None or self._first_accuracy >= self.target:
             return 0.0
         return (self._accuracy - self._first_accuracy) / (self.target - self._first_accuracy)

@@ -78,17 +78,10 @@ def build_trainer(arguments: RunArguments, config: OPDConfig) -> tuple[OPDTraine
     teacher_kwargs: dict[str, Any] = dict(config.teacher_model_init_kwargs or {})
     trust = {"trust_remote_code": config.trust_remote_code}
     revision, teacher_revision = model_kwargs.get("revision"), config.teacher_model_revision
-    tokenizer = load_tokenizer(student_name, revision=revision, pad_token=arguments.pad_token, **trust)
-    teacher_tokenizer = load_tokenizer(teacher_name, revision=teacher_revision, pad_token=arguments.pad_token, **trust)
-    dataset = _load_dataset(arguments, arguments.dataset_name, arguments.dataset_split, arguments.num_train_examples)
-    evaluation = None
-    if arguments.evaluation_dataset_name:
-        evaluation = _load_dataset(
-            arguments,
-            arguments.evaluation_dataset_name,
-            arguments.evaluation_split,
-            arguments.num_evaluation_examples,
-        )
+    tokens = {"pad_token": arguments.pad_token, "eos_token": arguments.eos_token}
+    tokenizer = load_tokenizer(student_name, revision=revision, **tokens, **trust)
+    teacher_tokenizer = load_tokenizer(teacher_name, revision=teacher_revision, **tokens, **trust)
+    dataset, evaluation = load_datasets(arguments)
     student = load_model(student_name, **trust, **model_kwargs)
     teacher = load_model(teacher_name, revision=teacher_revision, **trust, **teacher_kwargs)
     check_vocabularies(tokenizer, teacher_tokenizer, student.config, teacher.config)
@@ -198,16 +191,33 @@ def _model_path(name: str) -> str:
     return name
 
 
-def _load_dataset(arguments: RunArguments, name: str, split: str, limit: int | None) -> Any:
-    return load_prompts(
-        name,
-        split=split,
+def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:
+    """The training prompts, and those to evaluate on or None."""
+    common = {
+        "require_answer": bool(arguments.reward),
+        "system_prompt": arguments.system_prompt,
+        "prompt_template": arguments.prompt_template,
+        "answer_after": arguments.answer_after,
+    }
+    dataset = load_prompts(
+        arguments.dataset_name,
+        split=arguments.dataset_split,
         config_name=arguments.dataset_config,
         prompt_column=arguments.prompt_column,
         answer_column=arguments.answer_column,
-        require_answer=bool(arguments.reward),
-        system_prompt=arguments.system_prompt,
-        prompt_template=arguments.prompt_template,
-        answer_after=arguments.answer_after,
-        limit=limit,
+        limit=arguments.num_train_examples,
+        **common,
     )
+    if not arguments.evaluation_dataset_name:
+        return dataset, None
+    same = arguments.evaluation_dataset_name == arguments.dataset_name
+    evaluation = load_prompts(
+        arguments.evaluation_dataset_name,
+        split=arguments.evaluation_split,
+        config_name=arguments.evaluation_config or (arguments.dataset_config if same else None),
+        prompt_column=arguments.evaluation_prompt_column or arguments.prompt_column,
+        answer_column=arguments.evaluation_answer_column or arguments.answer_column,
+        limit=arguments.num_evaluation_examples,
+        **common,
+    )
+    return dataset, evaluation

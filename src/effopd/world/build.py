@@ -57,8 +57,10 @@ def build_world(
         use_cpu: Stay on the CPU even where there is a GPU.
 
     Returns:
-        The card, which is also what `card.json` holds: command, seed, versions, settings, number of parameters,
-        and per model its accuracy (see `measure_accuracy`), its training curve and the seconds it took.
+        The card, which is also what `card.json` holds: `command` (the seed is its only option; `settings` holds
+        whatever else was not the default), `num_parameters`, `settings`, and for `base` and `teacher` each the
+        `versions` it was made with, the `seconds` it took, its `sampled_accuracy` (see `measure_accuracy`) and its
+        `loss_curve` (nats per completion token) or `reward_curve` (mean reward), as [[step, value], ...].
 
     Raises:
         ConfigurationError: `out` holds a world, or a part of one, that was built with other settings.
@@ -169,10 +171,9 @@ def _measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset
 
 def _write_card(path: Path, base: Record, teacher: Record) -> Record:
     settings = teacher["settings"]
-    shared = ("settings", "versions", "num_parameters")
+    shared = ("settings", "num_parameters")
     card = {
         "command": f"effopd world build --out DIR --seed {settings['seed']}",
-        "versions": teacher["versions"],
         "num_parameters": teacher["num_parameters"],
         "settings": settings,
         "base": {key: value for key, value in base.items() if key not in shared},

@@ -37,7 +37,7 @@ class ModelSize:
             )
 
 
-def make_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast, max_length: int = 64) -> LlamaForCausalLM:
+def make_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast, max_length: int) -> LlamaForCausalLM:
     """Make a randomly initialised model (float32, input and output embeddings untied) from torch's global generator.
 
     Weights are drawn with standard deviation `hidden_size ** -0.5`, not Llama's 0.02, which is too small at this

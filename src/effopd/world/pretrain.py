@@ -77,7 +77,8 @@ def pretrain(
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    model = make_model(size, tokenizer).to(device)
+    length = 2 * task.num_operations + 2 + task.max_completion_length
+    model = make_model(size, tokenizer, max_length=max(length, 64)).to(device)
     model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay

@@ -42,7 +42,7 @@ class TeacherConfig:
     num_steps: int = 100
     prompts_per_step: int = 64
     samples_per_prompt: int = 8
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
     clip_range: float = 0.2
     kl_coefficient: float = 0.0
     max_grad_norm: float = 1.0
