@@ -32,7 +32,7 @@ class ScriptedTrainer:
         self.model = self.model_wrapped = model
         self.accelerator = Accelerator(cpu=True)
         self.train_dataset = tiny_dataset()
-        self.args = SimpleNamespace(output_dir=str(out))
+        self.args = SimpleNamespace(output_dir=str(out), seed=0)
         self.state = SimpleNamespace(global_step=0, is_world_process_zero=self.accelerator.is_main_process)
         self._tokenizer = SimpleNamespace(pad_token_id=0)
         self._metrics: Any = {"train": defaultdict(list)}

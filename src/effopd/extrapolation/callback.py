@@ -93,6 +93,7 @@ class EffOPDCallback(TrainerCallback):
             (name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad),
             self.config.parameters,
         )
+        self._seed = trainer.args.seed if self.config.seed is None else self.config.seed
         self._triggers = parse_schedule(self.config.schedule)
         self._snapshot: Snapshot | None = None
         self._resume_from: Path | None = None
@@ -176,7 +177,7 @@ class EffOPDCallback(TrainerCallback):
                     return Score(math.nan)
             trl_hooks.publish_weights(self.trainer)
             with self._timed("validation_seconds"):
-                score = validate(self.trainer, self.validator, rows, self.config.seed + step)
+                score = validate(self.trainer, self.validator, rows, self._seed + step)
             for key in ("rollouts", "generated_tokens", "teacher_tokens"):
                 self.cost[key] += getattr(score, key)
             return score
@@ -200,7 +201,7 @@ class EffOPDCallback(TrainerCallback):
 
     def _draw(self, step: int) -> list[dict[str, Any]]:
         """The validation examples of a trigger."""
-        seed = self.config.seed + (step if self.config.redraw_prompts else 0)
+        seed = self._seed + (step if self.config.redraw_prompts else 0)
         indices = random.Random(seed).sample(range(len(self._rows)), self.config.num_prompts)
         return [self._rows[index] for index in indices]
 

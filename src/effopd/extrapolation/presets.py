@@ -25,7 +25,7 @@ class ExtrapolationConfig:
         redraw_prompts: Draw other prompts at each trigger, rather than once before training.
         snapshot_device: Where the two copies of the parameters live; None: pinned CPU memory when training on an
             accelerator, beside the parameters otherwise.
-        seed: Seeds the choice of prompts and the sampling of completions.
+        seed: Seeds the choice of prompts and the sampling of completions; None: the trainer's own seed.
     """
 
     schedule: str | tuple[int, ...] = "powers_of_two"
@@ -36,7 +36,7 @@ class ExtrapolationConfig:
     num_prompts: int = 50
     redraw_prompts: bool = False
     snapshot_device: str | None = None
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -63,7 +63,7 @@ PRESETS = {
     "reference": ExtrapolationConfig(acceptance="reference", parameters="attn|attention|mlp"),
     # Ours: look early and often, double the scale, judge by the teacher on few samples.
     "adaptive": ExtrapolationConfig(
-        schedule="every:2:1", scales=(1.0, 2.0, 4.0, 8.0, 16.0, 32.0), validator="teacher_kl", num_prompts=32
+        schedule="every:2:1", scales=tuple(2.0**k for k in range(10)), validator="teacher_kl", num_prompts=32
     ),
 }
 
