@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effopd.files import write_text
-from effopd.report.curves import cost_figure
+from effopd.report.curves import CostPoint, cost_figure
 from effopd.study.speed import Estimate, Range, cost_range, median_estimate, ratio_estimate
 
 Record = dict[str, Any]
@@ -145,7 +145,7 @@ def write_report(records: Sequence[Record], directory: Path, command: str) -> No
     write_text(directory / "speedup.md", markdown(summary))
     series = {
         LABELS[method]: [
-            (row["learning_rate"], _estimate(row["rollouts"]))
+            CostPoint(row["learning_rate"], **vars(_estimate(row["rollouts"])))
             for row in summary["cells"]
             if row["method"] == method and row["prompts_per_step"] == SMALL_STEP
         ]

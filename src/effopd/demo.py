@@ -32,12 +32,12 @@ LEARNING_RATE = 1e-4
 MAX_STEPS = 400
 SAVE_STEPS = 10
 LABELS = {"none": "vanilla", "paper": "EffOPD"}
-NOTE = f"""\
-Rollouts include those that EffOPD validated by; seconds leave out measuring the accuracy.
-{LEARNING_RATE:g} is a conservative learning rate here, as the paper's is for its models. The ratio depends
-on it: benchmarks/results/speedup.md has the whole row, with intervals, and so has, in less detail,
-    effopd demo --out runs/row --learning-rate 3e-5 1e-4 3e-4 1e-3 --seeds 3
-"""
+NOTE = (
+    "Rollouts include those that EffOPD validated by; seconds leave out measuring the accuracy. "
+    f"{LEARNING_RATE:g} is a conservative learning rate here, as the paper's is for its models, and the ratio depends "
+    "on it: benchmarks/results/speedup.md has the whole row, with intervals. To see it yourself:"
+)
+WHOLE_ROW = "effopd demo --out runs/row --learning-rate 3e-5 1e-4 3e-4 1e-3 --seeds 3"
 SUMMARY_KEYS = (
     "steps_to_target",
     "rollouts_to_target",
@@ -118,10 +118,11 @@ class Settings(NamedTuple):
     prompts_per_step: int
     evaluation_problems: int
     max_steps: int
+    save_steps: int
 
 
-FULL = Settings((LEARNING_RATE,), TARGET_ACCURACY, PROMPTS_PER_STEP, EVALUATION_PROBLEMS, MAX_STEPS)
-QUICK = Settings((LEARNING_RATE,), 0.7, PROMPTS_PER_STEP, 128, 64)
+FULL = Settings((LEARNING_RATE,), TARGET_ACCURACY, PROMPTS_PER_STEP, EVALUATION_PROBLEMS, MAX_STEPS, SAVE_STEPS)
+QUICK = FULL._replace(target_accuracy=0.7, evaluation_problems=128)
 
 
 def run_demo(
@@ -168,6 +169,7 @@ def run_demo(
     console.print()
     console.print(_table(runs, settings))
     console.print(NOTE)
+    console.print(f"    {WHOLE_ROW}\n", soft_wrap=True)
     for label, place in (
         ("Numbers", out / "summary.json"),
         ("Figure", " and ".join(map(str, figures))),
@@ -194,6 +196,7 @@ def _do_run(
         prompts_per_step=settings.prompts_per_step,
         evaluation_problems=settings.evaluation_problems,
         max_steps=settings.max_steps,
+        save_steps=settings.save_steps,
     )
 
     def callbacks(trainer: OPDTrainer, metrics: MetricsCallback) -> list[TrainerCallback]:
@@ -242,7 +245,7 @@ def _table(runs: Sequence[dict[str, Any]], settings: Settings) -> Table:
             validation = f"{median(run['validation_rollouts'] for run in group):,.0f}"
             table.add_row(f"{rate:g}", LABELS[acceleration], steps, rollouts, validation, seconds)
         ratios = [
-            ratio_estimate(*pair).format(".1f", interval=False) + "x"
+            ratio_estimate(*pair).format(".1f", interval=False).replace("?", "unknown")
             for pair in zip(costs["none"], costs["paper"], strict=True)
         ]
         table.add_row("", "ratio", ratios[0], ratios[1], "", ratios[2], style="bold", end_section=True)

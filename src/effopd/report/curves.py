@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,24 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from effopd.study.speed import Estimate
-
 # Okabe and Ito's palette: told apart with every kind of colour blindness, and in grey by lightness and marker.
 COLOURS = ("#5c6670", "#0072b2", "#e69f00", "#009e73")
 MARKERS = ("o", "s", "^", "D")
 VANILLA, EFFOPD = COLOURS[0], COLOURS[1]
 PANELS = (("step", "optimizer steps"), ("rollouts", "rollouts, validation included"), ("seconds_total", "seconds"))
+
+
+class CostPoint(NamedTuple):
+    """Median rollouts to the target at a learning rate, in `[at_least, at_most]`, with its interval.
+
+    `at_most`, and the interval's upper end `high`, are infinite where runs were given up before the target.
+    """
+
+    learning_rate: float
+    at_least: float
+    at_most: float
+    low: float
+    high: float
 
 
 def accuracy_figure(runs: Sequence[Mapping[str, Any]], target: float, path: Path) -> list[Path]:
@@ -51,14 +62,12 @@ def accuracy_figure(runs: Sequence[Mapping[str, Any]], target: float, path: Path
     return _save(figure, path)
 
 
-def cost_figure(
-    series: Mapping[str, Sequence[tuple[float, Estimate]]], path: Path, *, target: float, limit: float
-) -> list[Path]:
+def cost_figure(series: Mapping[str, Sequence[CostPoint]], path: Path, *, target: float, limit: float) -> list[Path]:
     """Draw rollouts to a target accuracy against the learning rate.
 
     Args:
-        series: By label, pairs of learning rate and median rollouts. Medians known only to exceed what was spent are
-            drawn as hollow markers with an upward arrow.
+        series: Points by label. Medians known only to exceed what was spent are drawn as hollow markers with an upward
+            arrow.
         path: Where to, with any suffix: `.svg` and `.png` are written.
         target: The accuracy that was to be reached.
         limit: Rollouts at which runs were given up.
@@ -71,7 +80,7 @@ def cost_figure(
     for index, (label, points) in enumerate(series.items()):
         _draw_costs(axes, label, points, limit, COLOURS[index], MARKERS[index], 1.06 ** (index - (len(series) - 1) / 2))
     axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel=f"rollouts to accuracy {target:g}")
-    axes.set_xticks(sorted({rate for points in series.values() for rate, _ in points}))
+    axes.set_xticks(sorted({point.learning_rate for points in series.values() for point in points}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -138,38 +147,18 @@ def _median_curve(
 
 
 def _draw_costs(
-    axes: Axes,
-    label: str,
-    points: Sequence[tuple[float, Estimate]],
-    limit: float,
-    colour: str,
-    marker: str,
-    shift: float,
+    axes: Axes, label: str, points: Sequence[CostPoint], limit: float, colour: str, marker: str, shift: float
 ) -> None:
-    rates = [rate * shift for rate, _ in points]
-    values = [estimate.at_least for _, estimate in points]
-    low = [max(estimate.at_least - estimate.low, 0.0) for _, estimate in points]
-    high = [max(min(estimate.high, limit) - estimate.at_least, 0.0) for _, estimate in points]
-    axes.errorbar(
-        rates,
-        values,
-        yerr=(low, high),
-        color=colour,
-        marker=marker,
-        markersize=7,
-        linewidth=1.8,
-        capsize=3,
-        label=label,
-    )
-    for rate, (_, estimate) in zip(rates, points, strict=True):
-        if math.isinf(estimate.at_most):
-            axes.plot(rate, estimate.at_least, marker=marker, markersize=7, color=colour, markerfacecolor="white")
-            axes.annotate(
-                "",
-                (rate, estimate.at_least * 1.5),
-                (rate, estimate.at_least),
-                arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.8},
-            )
+    rates = [point.learning_rate * shift for point in points]
+    low = [max(point.at_least - point.low, 0.0) for point in points]
+    high = [max(min(point.high, limit) - point.at_least, 0.0) for point in points]
+    style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 7, "linewidth": 1.8}
+    axes.errorbar(rates, [point.at_least for point in points], yerr=(low, high), capsize=3, label=label, **style)
+    for rate, point in zip(rates, points, strict=True):
+        if math.isinf(point.at_most):
+            axes.plot(rate, point.at_least, markerfacecolor="white", **style)
+            arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.8}
+            axes.annotate("", (rate, point.at_least * 1.5), (rate, point.at_least), arrowprops=arrow)
 
 
 def _short(value: float, _: Any = None) -> str:

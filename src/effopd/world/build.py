@@ -8,12 +8,13 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -65,72 +66,82 @@ def build_world(
     Raises:
         ConfigurationError: `out` holds a world, or a part of one, that was built with other settings.
     """
-    config = config or TaskConfig()
-    settings: Record = {
-        "seed": seed,
-        "task": asdict(config),
-        "model_size": asdict(model_size or ModelSize()),
-        "pretraining": asdict(pretraining or PretrainingConfig()),
-        "num_evaluation_examples": num_evaluation_examples,
-    }
-    teacher_settings = settings | {
-        "teacher": asdict(teacher or TeacherConfig()),
-        "teacher_checkpoints": teacher_checkpoints,
-    }
+    plan = _Plan(
+        seed=seed,
+        task=config or TaskConfig(),
+        model_size=model_size or ModelSize(),
+        pretraining=pretraining or PretrainingConfig(),
+        num_evaluation_examples=num_evaluation_examples,
+        teacher=teacher or TeacherConfig(),
+        teacher_checkpoints=teacher_checkpoints,
+    )
     device = torch.device("cpu" if use_cpu or not torch.cuda.is_available() else "cuda")
-    evaluation = make_dataset("evaluation", num_evaluation_examples, seed, config)
-    console = Console()
+    evaluation = make_dataset("evaluation", num_evaluation_examples, seed, plan.task)
     out.mkdir(parents=True, exist_ok=True)
-
-    def make_base(folder: Path) -> Record:
-        tokenizer = make_tokenizer()
-        model, losses = pretrain(
-            tokenizer,
-            model_size or ModelSize(),
-            config,
-            pretraining or PretrainingConfig(),
-            seed,
-            device,
-        )
-        _save_model(model, tokenizer, folder)
-        return _measure(model, tokenizer, evaluation, seed) | {"loss_curve": _thin(losses)}
-
-    def make_teacher(folder: Path) -> Record:
-        how = teacher or TeacherConfig()
-        tokenizer = AutoTokenizer.from_pretrained(out / "base")
-        model = AutoModelForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
-        run_dir = folder / "run"
-        dataset = make_dataset("train", how.num_steps * how.prompts_per_step, seed, config)
-        rewards = train_teacher(
-            model,
-            tokenizer,
-            dataset,
-            how,
-            seed,
-            config.max_completion_length,
-            run_dir,
-            use_cpu=device.type == "cpu",
-            save_checkpoints=teacher_checkpoints,
-        )
-        if teacher_checkpoints:
-            run_dir.rename(_replaceable(out / "teacher_checkpoints"))
-        else:
-            shutil.rmtree(run_dir, ignore_errors=True)
-        _save_model(model, tokenizer, folder)
-        return _measure(model, tokenizer, evaluation, seed) | {"reward_curve": _thin(rewards)}
-
-    base_record = _finish_stage(out / "base", settings, make_base, console)
-    teacher_record = _finish_stage(out / "teacher", teacher_settings, make_teacher, console)
+    base_record = _finish_stage(
+        out / "base", plan.base_settings(), lambda folder: _make_base(plan, folder, evaluation, device)
+    )
+    teacher_record = _finish_stage(
+        out / "teacher", asdict(plan), lambda folder: _make_teacher(plan, folder, out, evaluation, device)
+    )
     return _write_card(out / "card.json", base_record, teacher_record)
 
 
-def _finish_stage(folder: Path, settings: Record, make: Callable[[Path], Record], console: Console) -> Record:
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that decides what a build makes."""
+
+    seed: int
+    task: TaskConfig
+    model_size: ModelSize
+    pretraining: PretrainingConfig
+    num_evaluation_examples: int
+    teacher: TeacherConfig
+    teacher_checkpoints: bool
+
+    def base_settings(self) -> Record:
+        """What decides the base: everything but the teacher's training."""
+        return {name: value for name, value in asdict(self).items() if not name.startswith("teacher")}
+
+
+def _make_base(plan: _Plan, folder: Path, evaluation: Dataset, device: torch.device) -> Record:
+    tokenizer = make_tokenizer()
+    model, losses = pretrain(tokenizer, plan.model_size, plan.task, plan.pretraining, plan.seed, device)
+    _save_model(model, tokenizer, folder)
+    return _measure(model, tokenizer, evaluation, plan.seed) | {"loss_curve": _thin(losses)}
+
+
+def _make_teacher(plan: _Plan, folder: Path, out: Path, evaluation: Dataset, device: torch.device) -> Record:
+    tokenizer = AutoTokenizer.from_pretrained(out / "base")
+    model = AutoModelForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
+    num_prompts = plan.teacher.num_steps * plan.teacher.prompts_per_step
+    run_dir = folder / "run"
+    rewards = train_teacher(
+        model,
+        tokenizer,
+        make_dataset("train", num_prompts, plan.seed, plan.task),
+        plan.teacher,
+        plan.seed,
+        plan.task.max_completion_length,
+        run_dir,
+        use_cpu=device.type == "cpu",
+        save_checkpoints=plan.teacher_checkpoints,
+    )
+    if plan.teacher_checkpoints:
+        run_dir.rename(_replaceable(out / "teacher_checkpoints"))
+    else:
+        shutil.rmtree(run_dir, ignore_errors=True)
+    _save_model(model, tokenizer, folder)
+    return _measure(model, tokenizer, evaluation, plan.seed) | {"reward_curve": _thin(rewards)}
+
+
+def _finish_stage(folder: Path, settings: Record, make: Callable[[Path], Record]) -> Record:
     """Return a stage's record: read it where the stage is finished, else run the stage and rename its folder."""
     if folder.exists():
         record_file = folder / RECORD
         found: Record = json.loads(record_file.read_text()) if record_file.exists() else {}
         _check_same_settings(folder, found.get("settings", {}), settings)
-        console.print(f"{folder.name}: already built, reused", highlight=False)
+        Console().print(f"{folder.name}: already built, reused", highlight=False)
         return found
     partial = _replaceable(folder.with_name(f".{folder.name}.partial"))
     partial.mkdir()
@@ -162,7 +173,9 @@ def _save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     tokenizer.save_pretrained(folder)
 
 
-def _measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Any, seed: int) -> Record:
+def _measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, seed: int
+) -> Record:
     return {
         "num_parameters": model.num_parameters(),
         "sampled_accuracy": measure_accuracy(model, tokenizer, dataset, seed),

@@ -1,0 +1,215 @@
+"""Whole runs: from a configuration to a run directory, and on after an interruption."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+from tiny_models import write_tiny_llama, write_tiny_qwen3
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+from effopd.errors import CheckpointError, ConfigurationError
+from effopd.training import OPDConfig, RunArguments, build_trainer, train
+from effopd.training.parse import parse_config
+from effopd.training.run import newest_checkpoint
+
+WORLD = {"model_name_or_path": "world:base", "dataset_name": "world:train", "reward": ["world"]}
+
+
+def world(out: Path, arguments: dict[str, Any] | None = None, **config: Any) -> tuple[RunArguments, OPDConfig]:
+    """Six small steps on the embedded world."""
+    settings = {
+        "teacher_model_name_or_path": "world:teacher",
+        "per_device_train_batch_size": 16,
+        "max_steps": 6,
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "max_completion_length": 12,
+        "save_steps": 3,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "seed": 1,
+    }
+    extra = {"extrapolation": {"num_prompts": 8}, "num_train_examples": 256} | (arguments or {})
+    return RunArguments(**WORLD | extra), OPDConfig(output_dir=str(out), **settings | config)
+
+
+def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if not key.startswith("seconds")}
+
+
+class Interrupt(TrainerCallback):
+    """Ctrl-C at the start of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_the_run_directory(tmp_path: Path) -> None:
+    rows = train(*world(tmp_path, {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 20},
+                        eval_strategy="steps", eval_steps=2, logging_steps=1))  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "config.yaml", "versions.json", "metrics.jsonl", "extrapolations.jsonl", "checkpoint-3", "checkpoint-6",
+        "model.safetensors", "tokenizer.json", "run.json",
+    }  # fmt: skip
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["accuracy"] is not None for row in rows] == [False, True] * 3
+    assert [row["accepted_scale"] is not None for row in rows] == [True, True, False, True, False, False]
+    assert all(row["grad_norm"] > 0 for row in rows)
+    triggers = [json.loads(line) for line in (tmp_path / "extrapolations.jsonl").read_text().splitlines()]
+    last = rows[-1]
+    assert last["validation_rollouts"] == sum(trigger["rollouts"] for trigger in triggers)
+    assert last["rollouts"] == 6 * 16 + last["validation_rollouts"]
+    assert last["validation_tokens"] == sum(trigger["generated_tokens"] for trigger in triggers)
+    assert last["teacher_tokens"] == last["generated_tokens"] - last["validation_tokens"]
+    assert last["seconds_total"] == pytest.approx(sum(last["seconds"].values()))
+    for earlier, later in zip(rows, rows[1:], strict=False):
+        for key in ("rollouts", "generated_tokens", "teacher_tokens", "seconds_total"):
+            assert earlier[key] < later[key]
+        assert all(earlier["seconds"][phase] <= later["seconds"][phase] for phase in later["seconds"])
+    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert saved["acceleration"] == "paper"
+    assert saved["estimator"] == "full_vocab"
+    assert json.loads((tmp_path / "versions.json").read_text())["trl"].startswith("1.16.")
+    assert json.loads((tmp_path / "run.json").read_text())["steps"] == 6
+
+
+def test_an_interrupted_run_continues_to_the_same_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = train(*world(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        train(*world(tmp_path / "cut"), callbacks=lambda trainer, metrics: [Interrupt(5)])
+    assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 5
+    assert not (tmp_path / "cut" / "run.json").exists()
+    continued = train(*world(tmp_path / "cut"))
+    assert "Continuing from" in caplog.text
+    assert [*map(without_seconds, continued)] == [*map(without_seconds, whole)]
+    left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(left[name].equal(right[name]) for name in left)
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
+    train(*world(tmp_path))
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-6"
+    (tmp_path / "checkpoint-6" / "effopd-complete.json").unlink()
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+    trainer, _ = build_trainer(*world(tmp_path / "other"))
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+
+
+def test_a_finished_run_is_used_again_and_other_settings_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = train(*world(tmp_path, max_steps=1))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert train(*world(tmp_path, max_steps=1)) == rows
+    assert "is finished" in caplog.text
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(ConfigurationError, match=r"learning_rate: 0\.0001 there, 0\.001 now"):
+        train(*world(tmp_path, max_steps=1, learning_rate=1e-3))
+
+
+def test_target_accuracy_stops_the_run(tmp_path: Path) -> None:
+    evaluation = {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 20, "target_accuracy": 0.01}
+    rows = train(*world(tmp_path, evaluation, eval_strategy="steps", eval_steps=2))
+    assert len(rows) == 2
+    assert rows[-1]["accuracy"] >= 0.01
+
+
+def test_vanilla_has_no_validation(tmp_path: Path) -> None:
+    rows = train(*world(tmp_path, {"acceleration": "none", "extrapolation": None}, max_steps=2))
+    assert rows[-1]["rollouts"] == 32
+    assert rows[-1]["seconds"]["validation"] == 0
+    assert rows[-1]["accepted_scale"] is None
+    assert not (tmp_path / "extrapolations.jsonl").exists()
+
+
+@pytest.mark.parametrize("estimator", ["full_vocab", "sampled"])
+def test_the_qwen3_recipe_on_a_tiny_qwen3(estimator: str, tmp_path: Path) -> None:
+    """bf16 shards with an index, a chat template, the teacher's embeddings padded; prompts from a local file."""
+    student = write_tiny_qwen3(tmp_path / "student")
+    teacher = write_tiny_qwen3(tmp_path / "teacher", seed=1, vocab_padding=20)
+    problems = [{"question": f"What is {i} plus {i}?", "final_answer": str(2 * i)} for i in range(24)]
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    overrides = {
+        "model_name_or_path": student,
+        "teacher_model_name_or_path": teacher,
+        "dataset_name": tmp_path / "problems.jsonl",
+        "dataset_split": "train",
+        "evaluation_dataset_name": tmp_path / "problems.jsonl",
+        "evaluation_split": "train",
+        "num_evaluation_examples": 4,
+        "output_dir": tmp_path / "run",
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "max_completion_length": 8,
+        "max_steps": 2,
+        "eval_steps": 2,
+        "save_steps": 2,
+        "learning_rate": 1e-3,
+        "use_vllm": "false",
+        "bf16": "false",
+        "use_cpu": "true",
+        "report_to": "none",
+        "estimator": estimator,
+        "generation_kwargs": "{}",
+        "extrapolation": '{"num_prompts": 4}',
+    }
+    arguments, config = parse_config(
+        "deepmath_qwen3_1.7b", [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    )
+    rows = train(arguments, config)
+    assert len(rows) == 2
+    assert all(row["loss"] != 0 and row["reverse_kl"] != 0 for row in rows)
+    assert rows[-1]["rollouts"] >= 2 * 4 + 2 * 8
+    assert rows[-1]["accuracy"] is not None
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    assert trained.config.vocab_size == AutoModelForCausalLM.from_pretrained(student).config.vocab_size
+
+
+def test_vocabularies_that_differ_are_named(tmp_path: Path) -> None:
+    llama = write_tiny_llama(tmp_path / "llama")
+    arguments = RunArguments(model_name_or_path=str(llama), dataset_name="world:train", acceleration="none")
+    _, config = world(tmp_path / "run")
+    with pytest.raises(ConfigurationError, match="<\\|im_end\\|>|only in"):
+        build_trainer(arguments, config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"acceleration": "fast"}, "use 'none' or one of"),
+        ({"acceleration": "none", "extrapolation": {"num_prompts": 3}}, "has no effect"),
+        ({"reward": []}, "validates by reward, and no reward is set"),
+        ({"extrapolation": "{num_prompts: 3}"}, "is not JSON"),
+        ({"extrapolation": {"num_prompt": 3}}, "Unknown extrapolation settings"),
+        ({"target_accuracy": 0.9}, "needs evaluation_dataset_name"),
+        ({"acceleration": "none", "reward": [], "evaluation_dataset_name": "world:evaluation"}, "no reward"),
+    ],
+)
+def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        RunArguments(**WORLD | changes)
+
+
+def test_a_run_without_a_teacher_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="needs a teacher"):
+        build_trainer(*world(tmp_path, teacher_model_name_or_path=None))
+    with pytest.raises(ConfigurationError, match="world:base"):
+        build_trainer(*world(tmp_path, teacher_model_name_or_path="world:professor"))
+
+
+def test_tensorboard_is_written(tmp_path: Path) -> None:
+    train(*world(tmp_path, max_steps=2, report_to="tensorboard", logging_steps=1, save_strategy="no"))
+    assert [*tmp_path.rglob("events.out.tfevents.*")]
+    shutil.rmtree(tmp_path)
