@@ -82,7 +82,6 @@ def world_run(
         evaluation_dataset_name="world:evaluation",
         num_evaluation_examples=evaluation_problems,
         acceleration=acceleration,
-        extrapolation=None if acceleration == "none" else {"seed": seed},
         target_accuracy=target_accuracy,
     )
     config = OPDConfig(

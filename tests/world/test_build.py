@@ -60,9 +60,7 @@ def test_build_writes_two_models_and_a_card(tmp_path: Path, monkeypatch: pytest.
         build_world(tmp_path, seed=2, **SETTINGS)
 
 
-def test_an_interrupted_build_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = build_world(tmp_path / "whole", **SETTINGS)
 
     def interrupt(*args: object, **kwargs: object) -> None:
@@ -99,9 +97,7 @@ def test_teacher_checkpoints_are_kept_when_asked_for(tmp_path: Path) -> None:
 def test_a_directory_that_is_no_world_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "mine.txt").write_text("kept")
-    with pytest.raises(
-        ConfigurationError, match=re.escape(f"{tmp_path / 'base'} was not built with these settings")
-    ):
+    with pytest.raises(ConfigurationError, match=re.escape(f"{tmp_path / 'base'} was not built with these settings")):
         build_world(tmp_path, **SETTINGS)
     assert (tmp_path / "base" / "mine.txt").read_text() == "kept"
 

@@ -46,9 +46,7 @@ def test_number_of_operations_is_read_from_the_prompts() -> None:
 
 def test_conversational_completions_and_what_else_trl_passes() -> None:
     completions = [[{"role": "assistant", "content": "#7"}], [{"role": "assistant", "content": "#"}]]
-    rewards = world_reward(
-        completions, ["7", "7"], prompts=["7*3+4-9*2+5="] * 2, trainer_state=None, completion_ids=[]
-    )
+    rewards = world_reward(completions, ["7", "7"], prompts=["7*3+4-9*2+5="] * 2, trainer_state=None, completion_ids=[])
     assert rewards == [1.0, 0.0]
 
 

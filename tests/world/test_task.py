@@ -43,9 +43,7 @@ def test_splits_cover_all_problems_and_share_none() -> None:
         for operator in "+-*":
             for right in range(10):
                 sizes[split_of(f"{left}{operator}{right}=")] += 1
-    drawn = [
-        prompt for split in SPLITS for prompt in make_dataset(split, sizes[split], config=config)["prompt"]
-    ]
+    drawn = [prompt for split in SPLITS for prompt in make_dataset(split, sizes[split], config=config)["prompt"]]
     assert len(drawn) == len(set(drawn)) == 300 == config.num_problems
 
 
@@ -97,9 +95,7 @@ def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> N
 
 
 def test_unknown_split_and_impossible_sizes_are_refused() -> None:
-    with pytest.raises(
-        ConfigurationError, match="split: got 'test', expected one of train, validation, evaluation"
-    ):
+    with pytest.raises(ConfigurationError, match="split: got 'test', expected one of train, validation, evaluation"):
         make_dataset("test", 1)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="num_examples: got 0"):
         make_dataset("train", 0)

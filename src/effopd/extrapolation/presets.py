@@ -61,9 +61,9 @@ PRESETS = {
     "paper": ExtrapolationConfig(),
     # The public code: strict improvement, and a substring match that also takes in post_attention_layernorm.
     "reference": ExtrapolationConfig(acceptance="reference", parameters="attn|attention|mlp"),
-    # Ours: look early and often, double the scale, judge by the teacher on few samples.
+    # Ours: look after every step, double the scale while it helps, judge by the teacher on few samples.
     "adaptive": ExtrapolationConfig(
-        schedule="every:2:1", scales=tuple(2.0**k for k in range(10)), validator="teacher_kl", num_prompts=32
+        schedule="every:1", scales=tuple(2.0**k for k in range(10)), validator="teacher_kl", num_prompts=8
     ),
 }
 

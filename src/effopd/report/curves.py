@@ -1,16 +1,18 @@
 """Figures of training runs: accuracy against what it cost, and the cost of a target against the learning rate."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 # Okabe and Ito's palette: told apart with every kind of colour blindness, and in grey by lightness and marker.
 COLOURS = ("#5c6670", "#0072b2", "#e69f00", "#009e73")
@@ -35,8 +37,8 @@ class CostPoint(NamedTuple):
 def accuracy_figure(runs: Sequence[Mapping[str, Any]], target: float, path: Path) -> list[Path]:
     """Draw accuracy against steps, rollouts and seconds, vanilla OPD beside EffOPD.
 
-    Thin lines are seeds, the thick one their median; a ring marks an accepted extrapolation. A row of panels for each
-    learning rate.
+    Thin lines are seeds, the thick one their median; a ring marks an accepted extrapolation, a number above a panel the
+    median cost of the target. A row of panels for each learning rate.
 
     Args:
         runs: Mappings with `acceleration` (`none`: vanilla), `learning_rate`, `seed`, and `rows`, those of
@@ -80,19 +82,21 @@ def cost_figure(series: Mapping[str, Sequence[CostPoint]], path: Path, *, target
     for index, (label, points) in enumerate(series.items()):
         _draw_costs(axes, label, points, limit, COLOURS[index], MARKERS[index], 1.06 ** (index - (len(series) - 1) / 2))
     axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel=f"rollouts to accuracy {target:g}")
+    if any(math.isinf(point.at_most) for points in series.values() for point in points):
+        axes.set_ylim(top=2 * limit)  # room for the arrows
     axes.set_xticks(sorted({point.learning_rate for points in series.values() for point in points}))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
+    axes.xaxis.set_minor_locator(NullLocator())
+    _tidy(axes.yaxis, lambda value, _: f"{value:,.0f}")
     axes.grid(axis="y", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return _save(figure, path)
 
 
 def _draw_panel(axes: Axes, runs: Sequence[Mapping[str, Any]], column: str, target: float) -> None:
     axes.axhline(target, color="black", linewidth=1, linestyle=(0, (4, 3)), label=f"target {target:g}", zorder=1)
+    costs: dict[str, float] = {}
     for label, colour, group in (
         ("vanilla OPD", VANILLA, [run for run in runs if run["acceleration"] == "none"]),
         ("EffOPD", EFFOPD, [run for run in runs if run["acceleration"] != "none"]),
@@ -106,6 +110,8 @@ def _draw_panel(axes: Axes, runs: Sequence[Mapping[str, Any]], column: str, targ
                 axes.plot(x, accuracy, color=colour, linewidth=0.8, alpha=0.4)
         x, accuracy = _median_curve(curves)
         axes.plot(x, accuracy, color=colour, linewidth=2.2, label=label, zorder=3)
+        reached = [next((r[column] for r in run["rows"] if (r["accuracy"] or 0) >= target), math.inf) for run in group]
+        costs[colour] = float(np.median(reached))
         jumps = [
             (row[column], row["accuracy"])
             for run in group
@@ -125,10 +131,16 @@ def _draw_panel(axes: Axes, runs: Sequence[Mapping[str, Any]], column: str, targ
                 zorder=4,
             )
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(_short))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(right=axes.get_xlim()[1] * 1.5)  # room for the last label
+    for colour, cost in costs.items():
+        if math.isfinite(cost):
+            side = "right" if cost == min(costs.values()) else "left"  # so that they never overlap
+            axes.axvline(cost, color=colour, linewidth=1, linestyle=":", zorder=0)
+            style: dict[str, Any] = {"color": colour, "ha": side, "va": "bottom", "weight": "bold"}
+            axes.text(cost, 1.0, f"{cost:,.0f}", transform=axes.get_xaxis_transform(), **style)
+    _tidy(axes.xaxis, _short)
     axes.grid(alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], column: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -156,9 +168,16 @@ def _draw_costs(
     axes.errorbar(rates, [point.at_least for point in points], yerr=(low, high), capsize=3, label=label, **style)
     for rate, point in zip(rates, points, strict=True):
         if math.isinf(point.at_most):
-            axes.plot(rate, point.at_least, markerfacecolor="white", **style)
-            arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.8}
-            axes.annotate("", (rate, point.at_least * 1.5), (rate, point.at_least), arrowprops=arrow)
+            arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.8, "shrinkA": 6}
+            axes.annotate("", (rate, point.at_least * 1.6), (rate, point.at_least), arrowprops=arrow)
+            axes.plot(rate, point.at_least, markerfacecolor="white", zorder=5, **style)
+
+
+def _tidy(axis: Axis, label: Callable[[float, Any], str]) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(label))
+    axis.set_minor_locator(NullLocator())
 
 
 def _short(value: float, _: Any = None) -> str:
@@ -173,7 +192,9 @@ def _save(figure: Figure, path: Path) -> list[Path]:
     for suffix in (".svg", ".png"):
         final = path.with_suffix(suffix)
         temporary = final.with_name(f".{final.name}.tmp")
-        figure.savefig(temporary, format=suffix[1:], dpi=150, facecolor="white")
+        metadata = {"Date": None} if suffix == ".svg" else None  # the same figure is the same file
+        with rc_context({"svg.hashsalt": "effopd"}):
+            figure.savefig(temporary, format=suffix[1:], dpi=150, facecolor="white", metadata=metadata)
         temporary.replace(final)
         paths.append(final)
     return paths

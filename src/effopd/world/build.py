@@ -173,9 +173,7 @@ def _save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     tokenizer.save_pretrained(folder)
 
 
-def _measure(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, seed: int
-) -> Record:
+def _measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, seed: int) -> Record:
     return {
         "num_parameters": model.num_parameters(),
         "sampled_accuracy": measure_accuracy(model, tokenizer, dataset, seed),

@@ -50,9 +50,7 @@ class TaskConfig:
         if self.num_operations < 1:
             raise ConfigurationError(f"num_operations: got {self.num_operations}, expected an integer >= 1")
         if not 0.0 <= self.step_by_step_share <= 1.0:
-            raise ConfigurationError(
-                f"step_by_step_share: got {self.step_by_step_share}, expected a number in [0, 1]"
-            )
+            raise ConfigurationError(f"step_by_step_share: got {self.step_by_step_share}, expected a number in [0, 1]")
         if not 0.0 <= self.noise < 1.0:
             raise ConfigurationError(f"noise: got {self.noise}, expected a number in [0, 1)")
 

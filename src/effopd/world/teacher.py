@@ -56,9 +56,7 @@ class TeacherConfig:
             ("save_steps", 1),
         ):
             if getattr(self, name) < minimum:
-                raise ConfigurationError(
-                    f"{name}: got {getattr(self, name)}, expected an integer >= {minimum}"
-                )
+                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected an integer >= {minimum}")
         for name in ("learning_rate", "clip_range", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number > 0")
@@ -151,9 +149,7 @@ class _ProgressCallback(TrainerCallback):
         self.task = self.progress.add_task("training the teacher", total=state.max_steps)
         self.progress.start()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.progress.update(self.task, completed=state.global_step)
 
     def on_train_end(
