@@ -134,11 +134,10 @@ def step_overhead(steps: int) -> dict[str, float]:
 
     from effopd.extrapolation import EffOPDCallback
     from effopd.training import OPDConfig, RunArguments, build_trainer
+    from effopd.world import world_reward
 
     with tempfile.TemporaryDirectory() as out:
-        arguments = RunArguments(
-            model_name_or_path="world:base", dataset_name="world:train", reward=["world"], acceleration="none"
-        )
+        arguments = RunArguments(model_name_or_path="world:base", dataset_name="world:train", acceleration="none")
         config = OPDConfig(
             output_dir=out,
             teacher_model_name_or_path="world:teacher",
@@ -155,9 +154,7 @@ def step_overhead(steps: int) -> dict[str, float]:
             use_cpu=not torch.cuda.is_available(),
         )
         trainer, metrics = build_trainer(arguments, config)
-        callback = EffOPDCallback(
-            trainer, arguments.reward and __import__("effopd.world").world.world_reward, schedule=[steps + 1]
-        )
+        callback = EffOPDCallback(trainer, world_reward, schedule=[steps + 1])
         own: list[float] = []
         original = callback.on_step_end
 
@@ -177,7 +174,8 @@ def step_overhead(steps: int) -> dict[str, float]:
 def table(results: list[dict[str, Any]], overhead: dict[str, float] | None) -> str:
     """The records as Markdown."""
     lines = [
-        "| shapes | dtype | device | copies on | GB | candidate s | copy s | obvious s | candidate / copy | obvious / candidate |",
+        "| shapes | dtype | device | copies on | GB | candidate s | copy s | obvious s | candidate / copy "
+        "| obvious / candidate |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:

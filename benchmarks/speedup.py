@@ -218,9 +218,9 @@ def read_records(runs: Sequence[Run], out: Path) -> dict[str, dict[str, Any]]:
 
 
 def do_runs(executor: ProcessPoolExecutor, runs: Sequence[Run], out: Path, rate: float | None) -> float:
-    """Do what is not done yet, longest expected first; returns the seconds per rollout that were seen."""
+    """Do what is not done yet, shortest expected first; returns the seconds per rollout that were seen."""
     finished = read_records(runs, out)
-    waiting = sorted((run for run in runs if run.name not in finished), key=lambda run: -run.expected_rollouts)
+    waiting = sorted((run for run in runs if run.name not in finished), key=lambda run: run.expected_rollouts)
     print(f"{len(finished)} of {len(runs)} runs are finished already, {len(waiting)} to do.", flush=True)
     if not waiting:
         return rate or 0.0

@@ -44,7 +44,10 @@ def test_train_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         (": :", "is not YAML"),
         ("- 1", "must map fields to values"),
         ("dataset_name: x\noutput_dir: y\n", "model_name_or_path"),
-        ("model_name_or_path: a\ndataset_name: b\nlearning_rat: 3\nacceleration: none\nuse_cpu: true\nbf16: false\n", "learning_rat"),
+        (
+            "model_name_or_path: a\ndataset_name: b\nlearning_rat: 3\nacceleration: none\nuse_cpu: true\nbf16: false\n",
+            "learning_rat",
+        ),
         ("model_name_or_path: a\ndataset_name: b\nacceleration: quick\n", "use 'none' or one of"),
         ("model_name_or_path: a\ndataset_name: b\nacceleration: none\nbeta: 7\nuse_cpu: true\nbf16: false\n", "beta"),
     ]:

@@ -17,7 +17,7 @@ SIZE = ModelSize(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2
 def tiny_model(seed: int, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     """A random model on the world's vocabulary."""
     torch.manual_seed(seed)
-    return make_model(SIZE, make_tokenizer()).to(dtype)
+    return make_model(SIZE, make_tokenizer(), max_length=64).to(dtype)
 
 
 def tiny_dataset(num_rows: int = 64) -> Dataset:

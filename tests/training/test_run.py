@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_the_run_directory(tmp_path: Path) -> None:
     assert last["validation_tokens"] == sum(trigger["generated_tokens"] for trigger in triggers)
     assert last["teacher_tokens"] == last["generated_tokens"] - last["validation_tokens"]
     assert last["seconds_total"] == pytest.approx(sum(last["seconds"].values()))
-    for earlier, later in zip(rows, rows[1:], strict=False):
+    for earlier, later in pairwise(rows):
         for key in ("rollouts", "generated_tokens", "teacher_tokens", "seconds_total"):
             assert earlier[key] < later[key]
         assert all(earlier["seconds"][phase] <= later["seconds"][phase] for phase in later["seconds"])
@@ -181,7 +182,7 @@ def test_vocabularies_that_differ_are_named(tmp_path: Path) -> None:
     llama = write_tiny_llama(tmp_path / "llama")
     arguments = RunArguments(model_name_or_path=str(llama), dataset_name="world:train", acceleration="none")
     _, config = world(tmp_path / "run")
-    with pytest.raises(ConfigurationError, match="<\\|im_end\\|>|only in"):
+    with pytest.raises(ConfigurationError, match=r"<\|im_end\|>|only in"):
         build_trainer(arguments, config)
 
 

@@ -31,7 +31,7 @@ class OPDConfig(DistillationConfig):
             ConfigurationError: It is not known, or beta would have no effect.
         """
         if self.activation_checkpointing is None:  # transformers' new name; TRL still sets the old one, which warns
-            self.activation_checkpointing = self.gradient_checkpointing
+            self.activation_checkpointing: bool | None = self.gradient_checkpointing
         super().__post_init__()
         if self.estimator not in get_args(Estimator):
             raise ConfigurationError(
@@ -80,7 +80,7 @@ class RunArguments:
     acceleration: str = field(default="paper", metadata={"help": f"none, or an EffOPD preset: {', '.join(PRESETS)}."})
     extrapolation: dict[str, Any] | str | None = field(
         default=None,
-        metadata={"help": "Settings of ExtrapolationConfig that differ from the preset (JSON)."},
+        metadata={"help": "Settings of ExtrapolationConfig that differ from the preset."},
     )
     target_accuracy: float | None = field(
         default=None, metadata={"help": "Stop when an evaluation reaches this accuracy."}
@@ -105,8 +105,8 @@ class RunArguments:
         settings = self.extrapolation_config()
         if settings and settings.validator == "reward" and settings.scales and not self.reward:
             raise ConfigurationError(
-                f"acceleration={self.acceleration!r} validates by reward, and no reward is set. Set reward (world, math "
-                'or package.module:function), or extrapolation={"validator": "teacher_kl"}, which needs none.'
+                f"acceleration={self.acceleration!r} validates by reward, and no reward is set. Set reward (world, "
+                'math or package.module:function), or extrapolation={"validator": "teacher_kl"}, which needs none.'
             )
         if self.evaluation_dataset_name and not self.reward:
             raise ConfigurationError("evaluation_dataset_name is set, but no reward to score its answers by; set one.")

@@ -38,7 +38,7 @@ class RunDisplay:
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=12),
             _Status(),
             TimeElapsedColumn(),
             console=self.console,

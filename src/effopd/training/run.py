@@ -32,8 +32,8 @@ CONFIG, VERSIONS, FINISHED = "config.yaml", "versions.json", "run.json"
 _PACKAGES = ("effopd", "torch", "transformers", "trl", "accelerate", "datasets")
 # Settings that may change between an interrupted run and its continuation without changing what is trained.
 _FREE = re.compile(
-    r"^(output_dir|report_to|run_name|disable_tqdm|dataloader_\w+|logging_\w+|log_\w+|save_total_limit|max_steps|"
-    r"num_train_epochs|target_accuracy|hub_\w+|push_to_hub|vllm_server_\w+|vllm_gpu_memory_utilization|project)$"
+    r"^(output_dir|report_to|run_name|project|disable_tqdm|dataloader_\w+|logging_\w+|log_\w+|save_total_limit|"
+    r"hub_\w+|push_to_hub|vllm_server_\w+|vllm_gpu_memory_utilization)$"
 )
 
 
@@ -76,9 +76,9 @@ def build_trainer(arguments: RunArguments, config: OPDConfig) -> tuple[OPDTraine
     )
     model_kwargs: dict[str, Any] = dict(config.model_init_kwargs or {})
     teacher_kwargs: dict[str, Any] = dict(config.teacher_model_init_kwargs or {})
-    trust = {"trust_remote_code": config.trust_remote_code}
+    trust: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     revision, teacher_revision = model_kwargs.get("revision"), config.teacher_model_revision
-    tokens = {"pad_token": arguments.pad_token, "eos_token": arguments.eos_token}
+    tokens: dict[str, Any] = {"pad_token": arguments.pad_token, "eos_token": arguments.eos_token}
     tokenizer = load_tokenizer(student_name, revision=revision, **tokens, **trust)
     teacher_tokenizer = load_tokenizer(teacher_name, revision=teacher_revision, **tokens, **trust)
     dataset, evaluation = load_datasets(arguments)
@@ -193,7 +193,7 @@ def _model_path(name: str) -> str:
 
 def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:
     """The training prompts, and those to evaluate on or None."""
-    common = {
+    common: dict[str, Any] = {
         "require_answer": bool(arguments.reward),
         "system_prompt": arguments.system_prompt,
         "prompt_template": arguments.prompt_template,

@@ -35,7 +35,7 @@ class StepMeter:
     teacher_seconds: float = 0.0
 
 
-class OPDTrainer(DistillationTrainer):  # type: ignore[misc]
+class OPDTrainer(DistillationTrainer):
     """On-policy distillation (arXiv 2605.11739, Preliminaries) on TRL's `DistillationTrainer`.
 
     Args:
