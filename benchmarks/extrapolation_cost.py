@@ -132,26 +132,14 @@ def step_overhead(steps: int) -> dict[str, float]:
     """Seconds of `on_step_end` at steps without a trigger, against the training step, on the embedded world."""
     import tempfile
 
+    from effopd.demo import world_run
     from effopd.extrapolation import EffOPDCallback
-    from effopd.training import OPDConfig, RunArguments, build_trainer
+    from effopd.training import build_trainer
     from effopd.world import world_reward
 
     with tempfile.TemporaryDirectory() as out:
-        arguments = RunArguments(model_name_or_path="world:base", dataset_name="world:train", acceleration="none")
-        config = OPDConfig(
-            output_dir=out,
-            teacher_model_name_or_path="world:teacher",
-            per_device_train_batch_size=256,
-            max_steps=steps,
-            learning_rate=1e-5,
-            lr_scheduler_type="constant",
-            bf16=False,
-            activation_checkpointing=False,
-            max_completion_length=12,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(),
+        arguments, config = world_run(
+            Path(out), acceleration="none", learning_rate=1e-5, seed=0, max_steps=steps, save_steps=None
         )
         trainer, metrics = build_trainer(arguments, config)
         callback = EffOPDCallback(trainer, world_reward, schedule=[steps + 1])
