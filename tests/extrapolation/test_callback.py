@@ -210,14 +210,13 @@ def test_a_score_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
 
 
 def test_a_candidate_that_overflows_is_rejected_without_being_sampled(tmp_path: Path) -> None:
-    trainer = distillation_trainer(tmp_path, max_steps=1, model=tiny_model(0, torch.float32))
-    callback = with_effopd(trainer, scales=[2, 1e39])
+    trainer = distillation_trainer(tmp_path, max_steps=1, learning_rate=3.0)
+    callback = with_effopd(trainer, reward=lambda completions, **kwargs: [0.0] * len(completions), scales=[2, 3e38])
     trainer.train()
     (row,) = records(tmp_path)
-    if len(row["candidates"]) == 2:
-        assert row["candidates"][1]["score"] is None
-    assert row["rollouts"] == 20
-    assert callback.cost["rollouts"] == 20
+    assert [(c["accepted"], c["score"]) for c in row["candidates"]] == [(True, 0.0), (False, None)]
+    assert row["rollouts"] == callback.cost["rollouts"] == 20
+    assert row["accepted_scale"] == 2
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights(trainer).values())
 
 

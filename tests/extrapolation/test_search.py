@@ -65,7 +65,7 @@ def test_without_scales_nothing_is_evaluated() -> None:
     assert result.accepted_scale == 0
 
 
-@pytest.mark.parametrize("scales", [(2, 2), (4, 2), (0, 1), (-1, 1), (1, math.inf), (math.nan,)])
+@pytest.mark.parametrize("scales", [(2, 2), (4, 2), (0, 1), (-1, 1), (1, math.inf), (math.nan,), (1e39,)])
 def test_bad_scales(scales: tuple[float, ...]) -> None:
     with pytest.raises(ConfigurationError, match="strictly increasing"):
         check_scales(scales)

@@ -16,6 +16,7 @@ from typing import Literal
 from effopd.errors import ConfigurationError
 
 Acceptance = Literal["paper", "reference"]
+LARGEST_SCALE = 3e38  # of float32, in which candidates are computed
 PAPER_SCALES = (2.0, 4.0, 6.0, 8.0, 10.0)
 
 
@@ -61,10 +62,10 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     """Return the scales as floats.
 
     Raises:
-        ConfigurationError: A scale is not finite and positive, or they do not increase strictly.
+        ConfigurationError: A scale is not positive or not a finite float32, or they do not increase strictly.
     """
     checked = tuple(float(scale) for scale in scales)
-    if any(not math.isfinite(scale) or scale <= 0 for scale in checked) or any(
+    if any(not 0 < scale <= LARGEST_SCALE for scale in checked) or any(
         later <= earlier for earlier, later in pairwise(checked)
     ):
         raise ConfigurationError(
