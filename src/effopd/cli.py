@@ -1,6 +1,7 @@
 """The command line: parse, validate, call."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.run(options, rest)
     except EffOPDError as error:
         print(f"effopd: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"effopd: {error}. What was finished is kept; once mended, the same command continues.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\neffopd: interrupted. The same command continues where this one stopped.", file=sys.stderr)

@@ -76,6 +76,7 @@ def run(out: Path) -> dict[str, Any]:
         callback.on_step_end(trainer.args, trainer.state, None)  # type: ignore[arg-type]
         if step == 3:
             callback.on_save(trainer.args, trainer.state, None)  # type: ignore[arg-type]
+            trainer.accelerator.wait_for_everyone()  # a resumed run is another launch
             callback = EffOPDCallback(trainer, reward=len)
             callback._remember_checkpoint(str(out / "checkpoint-3"))
             callback.on_train_begin(trainer.args, trainer.state, None)  # type: ignore[arg-type]
@@ -83,6 +84,7 @@ def run(out: Path) -> dict[str, Any]:
         name: (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach().clone()
         for name, parameter in model.named_parameters()
     }
+    trainer.accelerator.wait_for_everyone()
     rows = [json.loads(line) for line in (out / "extrapolations.jsonl").read_text().splitlines()]
     return {"weights": full, "logits": logits, "rows": rows}
 

@@ -1,10 +1,11 @@
-"""FSDP2 on two gloo processes against one process: same scales, same weights, given the same scores."""
+"""Two gloo processes: FSDP2 against one process, given the same scores; DDP with real rollouts."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,25 +14,36 @@ from tiny import assert_same
 
 from extrapolation import run_sharded
 
-SCRIPT = Path(run_sharded.__file__)
+FOLDER = Path(run_sharded.__file__).parent
 
 
-def test_two_shards_do_what_one_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_sharded.callback_module, "validate", run_sharded.callback_module.validate)
-    whole = run_sharded.run(tmp_path / "one")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def on_two_processes(script: str, out: Path) -> dict[str, Any]:
+    """Run a script of this folder under torchrun; returns what it left in `seen.json`."""
     done = subprocess.run(
-        [*command, str(SCRIPT), str(tmp_path / "two")],
-        env=environment,
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", FOLDER / script, out],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER.parent)},
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    seen: dict[str, Any] = json.loads((out / "seen.json").read_text())
+    return seen
+
+
+def test_replicas_agree_and_resume_to_the_bit(tmp_path: Path) -> None:
+    seen = on_two_processes("run_replicated.py", tmp_path)
+    assert seen.pop("moved")
+    # 11 prompts over 2 processes: 6 each, one of which only counts as cost.
+    assert seen == {"rollouts": [12, 12, 12], "same_everywhere": True, "same_resumed": True}
+
+
+def test_two_shards_do_what_one_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_sharded.callback_module, "validate", run_sharded.callback_module.validate)
+    whole = run_sharded.run(tmp_path / "one")
+    seen = on_two_processes("run_sharded.py", tmp_path / "two")
     assert_same(whole["weights"], load_file(tmp_path / "two" / "weights.safetensors"))
-    seen = json.loads((tmp_path / "two" / "seen.json").read_text())
     assert len(list((tmp_path / "two" / "checkpoint-3" / "effopd").glob("anchor-*-of-00002.safetensors"))) == 2
     torch.testing.assert_close(torch.tensor(seen["logits"]), torch.tensor(whole["logits"]), rtol=1e-4, atol=1e-5)
     assert len({tuple(row) for row in seen["logits"]}) == len(seen["logits"]) == 9

@@ -24,6 +24,10 @@ class OPDConfig(DistillationConfig):
         },
     )
 
+    report_to: str | list[str] | None = field(
+        default="tensorboard", metadata={"help": "Loggers: tensorboard, wandb, trackio, several of them, or none."}
+    )
+
     def __post_init__(self) -> None:
         """Check the estimator.
 

@@ -103,9 +103,7 @@ def load_model(
     """
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ConfigurationError(f"dtype: got {dtype!r}, expected float32, bfloat16, float16 or auto.")
-    source = _resolve(name_or_path, revision)
-    if isinstance(source, Path):
-        _check_model_directory(source)
+    source = find_model(name_or_path, revision)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
@@ -124,6 +122,19 @@ def load_model(
             f" {missing[:5]}, which would be left at random values. Is the checkpoint complete?"
         )
     return model
+
+
+def find_model(name_or_path: str | Path, revision: str | None = None) -> Path | str:
+    """Directory, looked into, or hub name of a model; cheap, so that wrong names are known before anything is loaded.
+
+    Raises:
+        ConfigurationError: A revision is given for a directory.
+        DataError: There is no such directory, or it holds no model in safetensors.
+    """
+    source = _resolve(name_or_path, revision)
+    if isinstance(source, Path):
+        _check_model_directory(source)
+    return source
 
 
 def check_vocabularies(

@@ -4,9 +4,12 @@ A run directory holds `config.yaml` (resolved), `versions.json`, `metrics.jsonl`
 `checkpoint-N/`, the TensorBoard log, and, once finished, the final model and `run.json`.
 """
 
+import errno
 import logging
+import os
 import platform
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -22,7 +25,7 @@ from effopd.files import read_json_lines, write_json, write_text
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.data import load_prompts
 from effopd.training.metrics import COMPLETE, METRICS, MetricsCallback
-from effopd.training.models import align_vocab_size, check_vocabularies, load_model, load_tokenizer
+from effopd.training.models import align_vocab_size, check_vocabularies, find_model, load_model, load_tokenizer
 from effopd.training.rewards import resolve_rewards
 from effopd.training.trainer import OPDTrainer
 
@@ -30,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 CONFIG, VERSIONS, FINISHED = "config.yaml", "versions.json", "run.json"
 _PACKAGES = ("effopd", "torch", "transformers", "trl", "accelerate", "datasets")
+# Bytes left below which an error while saving is put down to the disk.
+FULL_DISK = 1 << 20
 # Settings that may change between an interrupted run and its continuation without changing what is trained.
 _FREE = re.compile(
     r"^(output_dir|report_to|run_name|project|disable_tqdm|dataloader_\w+|logging_\w+|log_\w+|save_total_limit|"
@@ -78,6 +83,8 @@ def build_trainer(arguments: RunArguments, config: OPDConfig) -> tuple[OPDTraine
     teacher_kwargs: dict[str, Any] = dict(config.teacher_model_init_kwargs or {})
     trust: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     revision, teacher_revision = model_kwargs.get("revision"), config.teacher_model_revision
+    find_model(student_name, revision)
+    find_model(teacher_name, teacher_revision)
     tokens: dict[str, Any] = {"pad_token": arguments.pad_token, "eos_token": arguments.eos_token}
     tokenizer = load_tokenizer(student_name, revision=revision, **tokens, **trust)
     teacher_tokenizer = load_tokenizer(teacher_name, revision=teacher_revision, **tokens, **trust)
@@ -129,6 +136,7 @@ def train(
         ConfigurationError: The directory holds a run with other settings, or settings do not work.
         DataError: A model or dataset is not what it should be.
         CheckpointError: A checkpoint cannot be continued from.
+        OSError: The disk is full. What was finished is kept.
     """
     directory = Path(config.output_dir)
     resolved = asdict(arguments) | config.to_dict()
@@ -145,8 +153,13 @@ def train(
     checkpoint = newest_checkpoint(directory)
     if checkpoint:
         logger.warning("Continuing from %s.", checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(directory))
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.save_model(str(directory))
+    except Exception as error:  # torch and safetensors have errors of their own for a full disk
+        if shutil.disk_usage(directory).free < FULL_DISK:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from error
+        raise
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         write_json(directory / FINISHED, {"steps": trainer.state.global_step, "last": metrics.row})

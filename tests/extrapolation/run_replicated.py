@@ -1,0 +1,40 @@
+"""Plain TRL with EffOPD on the processes there are (DDP): every process must end with the same weights."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tiny import contains_answer, distillation_trainer
+
+from effopd.extrapolation import EffOPDCallback
+
+
+def train(out: Path, checkpoint: str | None = None) -> torch.Tensor:
+    """All weights in one vector. Eleven prompts do not divide by two."""
+    trainer = distillation_trainer(out, per_device_train_batch_size=4, save_strategy="steps", save_steps=3)
+    trainer.add_callback(EffOPDCallback(trainer, contains_answer, num_prompts=11))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def main(out: Path) -> None:
+    weights = train(out)
+    copies = [torch.empty_like(weights) for _ in range(dist.get_world_size())]
+    dist.all_gather(copies, weights)
+    rows = [json.loads(line) for line in (out / "extrapolations.jsonl").read_text().splitlines()]
+    resumed = train(out, str(out / "checkpoint-3"))
+    if dist.get_rank() == 0:
+        seen = {
+            "rollouts": [row["rollouts"] / (1 + len(row["candidates"])) for row in rows],
+            "same_everywhere": all(torch.equal(copy, weights) for copy in copies),
+            "same_resumed": torch.equal(resumed, weights),
+            "moved": any(row["accepted_scale"] for row in rows),
+        }
+        (out / "seen.json").write_text(json.dumps(seen))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,54 @@
+"""Setups that cannot be had here are described to the check instead."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.utils import DistributedType
+
+from effopd.errors import ConfigurationError, UnsupportedError
+from effopd.extrapolation.presets import ExtrapolationConfig
+from effopd.extrapolation.requirements import check_trainer, validation_rows
+
+
+def described(
+    distributed_type: DistributedType = DistributedType.NO,
+    fsdp_version: int = 2,
+    pad: int | None = 0,
+    processes: int = 1,
+) -> Any:
+    plugin = SimpleNamespace(fsdp_version=fsdp_version)
+    accelerator = SimpleNamespace(
+        distributed_type=distributed_type, state=SimpleNamespace(fsdp_plugin=plugin), num_processes=processes
+    )
+    return SimpleNamespace(
+        model=torch.nn.Linear(1, 1),
+        accelerator=accelerator,
+        _tokenizer=SimpleNamespace(pad_token_id=pad),
+        _generate_single_turn=None,
+        train_dataset=[{"prompt": "1+1="}] * 60,
+    )
+
+
+def test_what_is_supported_passes() -> None:
+    for kind in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.FSDP):
+        check_trainer(described(kind))
+
+
+def test_what_is_not_supported_is_refused_with_a_way_on() -> None:
+    with pytest.raises(UnsupportedError, match="FSDP2"):
+        check_trainer(described(DistributedType.DEEPSPEED))
+    with pytest.raises(UnsupportedError, match="fsdp_version: 2"):
+        check_trainer(described(DistributedType.FSDP, fsdp_version=1))
+    with pytest.raises(ConfigurationError, match="no padding token"):
+        check_trainer(described(pad=None))
+    with pytest.raises(ConfigurationError, match="got SimpleNamespace"):
+        check_trainer(SimpleNamespace(model=torch.nn.Linear(1, 1)))
+
+
+def test_fewer_prompts_than_processes_are_refused() -> None:
+    config = ExtrapolationConfig(num_prompts=8)
+    assert len(validation_rows(described(processes=8), None, config)) == 60
+    with pytest.raises(ConfigurationError, match=r"num_prompts=8 is less than the 16 processes.*Raise num_prompts"):
+        validation_rows(described(processes=16), None, config)
