@@ -32,7 +32,7 @@ from effopd.files import write_json
 
 NUM_WORKERS = 2
 METHODS = ("vanilla", "paper", "reference", "adaptive")
-LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
+LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # two decades, and one above the best, to show that it is
 COMMON_RATE = 1e-4  # at which every method is run with large steps
 # Rollouts to 0.95 seen in trial runs, by learning rate: only decides what to start first, and the first estimate.
 EXPECTED = {

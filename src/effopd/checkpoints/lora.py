@@ -1,0 +1,141 @@
+"""LoRA adapters in PEFT's layout, as updates of a base model."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from effopd.checkpoints.model import TensorInfo, scan
+from effopd.checkpoints.source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, listing, read_json
+from effopd.errors import DataError, UnsupportedError
+
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
+# Settings under which a weight's update is scaling * B @ A. Any other that is set is a variant of LoRA.
+_PLAIN_SETTINGS = frozenset(
+    "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules"
+    " exclude_modules lora_alpha lora_dropout fan_in_fan_out bias use_rslora modules_to_save init_lora_weights"
+    " layers_to_transform layers_pattern rank_pattern alpha_pattern megatron_core loftq_config eva_config corda_config"
+    " lora_ga_config qalora_group_size runtime_config".split()
+)
+# Initialisations that leave the base as it is: PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA subtract from it.
+_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+class LoraFactors(NamedTuple):
+    """The update scaling * B @ A of one matrix, transposed where the base stores the transpose.
+
+    Attributes:
+        a: A, (rank, in).
+        b: B, (out, rank).
+        scaling: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA.
+        transposed: Whether the configuration says that the base stores (in, out).
+    """
+
+    a: TensorInfo
+    b: TensorInfo
+    scaling: float
+    transposed: bool
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the update has a base matrix's shape."""
+        return self.a.shape[0] == self.b.shape[1] and sorted(shape) == sorted(self.shape)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape as configured: (out, in), or (in, out) if transposed."""
+        out, into = self.b.shape[0], self.a.shape[1]
+        return (into, out) if self.transposed else (out, into)
+
+    def delta(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """The update in float64, (rows, columns) = `shape`.
+
+        PEFT corrects `fan_in_fan_out` module by module and saves the last value, so `shape` decides; only for a square
+        matrix does the configuration.
+        """
+        product = self.b.read().double() @ self.a.read().double()
+        is_transpose = self.transposed if shape[0] == shape[1] else tuple(product.shape) != shape
+        return (product.T if is_transpose else product).mul_(self.scaling)
+
+
+@dataclass(frozen=True)
+class LoraAdapter:
+    """What an adapter changes.
+
+    Attributes:
+        factors: Low-rank updates, by the name of the base's tensor.
+        replacements: Whole tensors (`modules_to_save`, biases) stored instead of the base's.
+    """
+
+    factors: dict[str, LoraFactors]
+    replacements: dict[str, TensorInfo]
+
+
+def open_adapter(directory: Path) -> LoraAdapter:
+    """Read an adapter's configuration and the header of its weights.
+
+    Raises:
+        DataError: A file is damaged, or a factor is missing or no matrix.
+        UnsupportedError: Its update is not scaling * B @ A.
+    """
+    config = read_json(directory / ADAPTER_CONFIG)
+    _check_plain(directory, config)
+    stored: dict[str, dict[str, TensorInfo]] = {}
+    embeddings, replacements, unknown = set(), {}, []
+    for key, info in scan(directory / ADAPTER_WEIGHTS).items():
+        name = key.removeprefix(_PREFIX)
+        if match := _FACTOR.fullmatch(name):
+            stored.setdefault(match[1], {})[match[3]] = info
+            embeddings |= {match[1]} if match[2] else set()
+        elif name == key or "lora_" in name:
+            unknown.append(key)
+        else:
+            replacements[name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = info
+    if unknown:
+        raise UnsupportedError(
+            f"{directory}: {len(unknown)} tensors belong to no plain LoRA: {listing(unknown)}. Merge the adapter with"
+            " PEFT (`merge_and_unload`, `save_pretrained`) and pass the merged model."
+        )
+    bad = [m for m, pair in stored.items() if len(pair) < 2 or any(len(info.shape) != 2 for info in pair.values())]
+    if bad:
+        raise DataError(
+            f"{directory}: {len(bad)} modules have not both factors A and B as matrices: {listing(bad)}. An adapter"
+            " saved from unmerged FSDP or ZeRO-3 shards is incomplete: gather the parameters and save it again."
+        )
+    factors = {
+        f"{module}.weight": LoraFactors(
+            pair["A"],
+            pair["B"],
+            _scaling(config, module, rank=pair["A"].shape[0]),
+            module in embeddings or bool(config.get("fan_in_fan_out")),
+        )
+        for module, pair in stored.items()
+    }
+    return LoraAdapter(factors, replacements)
+
+
+def _scaling(config: dict[str, Any], module: str, rank: int) -> float:
+    """PEFT's scaling; the rank is read off A, which `rank_pattern` has shaped."""
+    patterns = config.get("alpha_pattern") or {}
+    matched = next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", module)), None)
+    alpha = config.get("lora_alpha") if matched is None else patterns[matched]
+    if not isinstance(alpha, int | float) or rank < 1:
+        raise DataError(f"{module}: lora_alpha {alpha!r} and rank {rank}; expected numbers. Check {ADAPTER_CONFIG}.")
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def _check_plain(directory: Path, config: dict[str, Any]) -> None:
+    variants = [f"{name}={value!r}" for name, value in config.items() if value and name not in _PLAIN_SETTINGS]
+    if str(config.get("peft_type")).upper() != "LORA":
+        variants.insert(0, f"peft_type={config.get('peft_type')!r}")
+    if config.get("init_lora_weights", True) not in _PLAIN_INITS:
+        variants.append(f"init_lora_weights={config['init_lora_weights']!r}, which changes the base")
+    if variants:
+        raise UnsupportedError(
+            f"{directory}: only plain LoRA, whose update is scaling * B @ A, is read; {ADAPTER_CONFIG} has"
+            f" {listing(variants)}. Merge the adapter with PEFT (`merge_and_unload`, `save_pretrained`) and pass the"
+            " merged model."
+        )

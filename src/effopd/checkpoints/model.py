@@ -1,0 +1,223 @@
+"""One model, read tensor by tensor from its safetensors files."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from effopd.checkpoints.source import ADAPTER_WEIGHTS, INDEX, WEIGHTS, listing, read_json, resolve, weights_kind
+from effopd.errors import DataError, UnsupportedError
+from effopd.parameters import locate
+
+_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_EXPERT = re.compile(r"(.+)\[(\d+)\]")
+
+
+class TensorInfo(NamedTuple):
+    """Where a tensor is stored.
+
+    Attributes:
+        file: A safetensors file.
+        key: The tensor's name in that file.
+        shape: Its shape.
+        dtype: Its dtype.
+    """
+
+    file: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def read(self, index: int | None = None) -> torch.Tensor:
+        """The tensor, or one slice of its first dimension, as it is stored.
+
+        Raises:
+            DataError: The file has gone or is not what it was.
+        """
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                if index is None:
+                    tensor: torch.Tensor = file.get_tensor(self.key)
+                else:
+                    tensor = file.get_slice(self.key)[index]
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{self.file}: cannot read {self.key}: {error}. Has the file changed?") from error
+        return tensor
+
+
+@dataclass(frozen=True)
+class ModelReader:
+    """A model's tensors by name. It holds no open file and pickles: each read opens one shard and closes it again.
+
+    Attributes:
+        directory: Where the model is.
+        tensors: Every tensor of the model, in the order of its layers.
+        tied: Whether the config lets the output head be the embedding where no head is stored.
+    """
+
+    directory: Path
+    tensors: dict[str, TensorInfo]
+    tied: bool
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor."""
+        return {name: info.shape for name, info in self.tensors.items()}
+
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """Stored dtype of every tensor."""
+        return {name: info.dtype for name, info in self.tensors.items()}
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor on the CPU, in its stored shape and dtype.
+
+        Args:
+            name: A name of `tensors`; followed by an index in brackets for one expert of a 3-D stack.
+
+        Raises:
+            DataError: There is no such tensor, or its file has changed.
+        """
+        tensor, expert = split_expert(name)
+        if tensor not in self.tensors:
+            raise DataError(
+                f"{self.directory} has no tensor {name!r}; its names begin {listing(list(self.tensors), 3)}."
+            )
+        return self.tensors[tensor].read(expert)
+
+
+def open_model(name_or_path: str | Path) -> ModelReader:
+    """Read the headers of a model's safetensors files and check that it is whole.
+
+    Args:
+        name_or_path: A directory with `config.json` and `model.safetensors` or shards with their index, or a hub name,
+            of which only safetensors, configs and tokenizer files are downloaded.
+
+    Raises:
+        DataError: There is no such model, its weights are pickles or an adapter, or a file or tensor is missing or
+            damaged.
+        UnsupportedError: The weights are quantised.
+    """
+    directory = resolve(name_or_path)
+    if weights_kind(directory) == "adapter":
+        raise DataError(f"{directory} is an adapter; expected a whole model. Use `open_pair(base, adapter)`.")
+    config = read_json(directory / "config.json")
+    if config.get("quantization_config"):
+        raise UnsupportedError(
+            f"{directory}: the weights are quantised, and differences of quantised values are not updates. Dequantise"
+            " the model first (`model.dequantize()` in transformers) or pass the unquantised one."
+        )
+    tensors = scan(directory / WEIGHTS) if (directory / WEIGHTS).exists() else _scan_shards(directory)
+    # Configs that leave the key out take the default of their class; a whole model without a head can only be tied.
+    text_config = config.get("text_config") or {}
+    tied = bool(config.get("tie_word_embeddings", text_config.get("tie_word_embeddings", True)))
+    return ModelReader(directory, {name: tensors[name] for name in sorted(tensors, key=natural_order)}, tied)
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files that make up a model or adapter, sorted by name.
+
+    Raises:
+        DataError: The index cannot be read.
+    """
+    for single in (WEIGHTS, ADAPTER_WEIGHTS):
+        if (directory / single).exists():
+            return [directory / single]
+    return sorted({directory / shard for shard in _weight_map(directory).values()})
+
+
+def scan(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file, from its header.
+
+    Raises:
+        DataError: The file is missing, cut short or no safetensors file.
+        UnsupportedError: It holds a dtype of quantised weights.
+    """
+    tensors = {}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118  (no mapping)
+                entry = opened.get_slice(key)
+                if (dtype := entry.get_dtype()) not in _DTYPES:
+                    raise UnsupportedError(
+                        f"{file}: {key} is stored as {dtype}; expected bf16, fp16 or fp32. Dequantise the model first."
+                    )
+                tensors[key] = TensorInfo(file, key, tuple(entry.get_shape()), _DTYPES[dtype])
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"{file}: not a whole safetensors file ({error}). It was cut short, or is only a Git LFS pointer: copy or"
+            " download it again."
+        ) from error
+    return tensors
+
+
+def untie(reader: ModelReader, shapes: dict[str, tuple[int, ...]]) -> ModelReader:
+    """A tied model with the output head that another one stores, read from its own embedding.
+
+    Args:
+        reader: A model.
+        shapes: Tensors of the other one.
+
+    Returns:
+        `reader` itself where it is not tied, lacks no head, or has not exactly one embedding of the head's shape.
+    """
+    heads = {}
+    for name in shapes.keys() - reader.tensors.keys():
+        if reader.tied and name.endswith("weight") and locate(name).kind == "lm_head":
+            same = [info for other, info in reader.tensors.items() if locate(other).kind == "embedding"]
+            same = [info for info in same if info.shape == shapes[name]]
+            if len(same) == 1:
+                heads[name] = same[0]
+    return ModelReader(reader.directory, reader.tensors | heads, reader.tied) if heads else reader
+
+
+def split_expert(name: str) -> tuple[str, int | None]:
+    """`x[3]` is expert 3 of the stack `x`; any other name is a whole tensor."""
+    match = _EXPERT.fullmatch(name)
+    return (match[1], int(match[2])) if match else (name, None)
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort key by which layer 2 comes before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _scan_shards(directory: Path) -> dict[str, TensorInfo]:
+    weight_map = _weight_map(directory)
+    missing = sorted({shard for shard in weight_map.values() if not (directory / shard).exists()})
+    if missing:
+        raise DataError(
+            f"{directory}: {INDEX} names {len(missing)} shards that are not there: {listing(missing)}. Copy or download"
+            " them again."
+        )
+    tensors = {}
+    for shard in sorted(set(weight_map.values())):
+        found = scan(directory / shard)
+        if lacking := [name for name, file in weight_map.items() if file == shard and name not in found]:
+            raise DataError(
+                f"{directory / shard} lacks {len(lacking)} tensors that {INDEX} promises: {listing(lacking)}. Copy or"
+                " download both files again; they may be of different models."
+            )
+        tensors |= {name: info for name, info in found.items() if weight_map.get(name, shard) == shard}
+    return tensors
+
+
+def _weight_map(directory: Path) -> dict[str, str]:
+    weight_map = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise DataError(f"{directory / INDEX} has no weight_map. Copy or download it again.")
+    return weight_map

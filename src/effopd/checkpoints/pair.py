@@ -1,0 +1,196 @@
+"""A base model and what training made of it, matched name by name."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from effopd.checkpoints.lora import LoraFactors, open_adapter
+from effopd.checkpoints.model import ModelReader, natural_order, open_model, split_expert, untie
+from effopd.checkpoints.source import listing, resolve, weights_kind
+from effopd.errors import ConfigurationError, DataError
+from effopd.parameters import OTHER, locate
+
+_SEPARATE = re.compile(r"\.(?:[qkv]|gate|up)_proj\.|experts\.\d+\.")
+_FUSED = re.compile(r"qkv|gate_up|experts\.[a-z]")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A base and a trained model whose names and shapes agree. It holds paths and no open file, and pickles.
+
+    Attributes:
+        base: The base; with its head read from the embedding where only the trained model stores one.
+        trained: The trained model; for an adapter, the base with the tensors that the adapter replaces.
+        lora: Low-rank updates to add to `trained`, by tensor name; empty for a full model.
+        names: Names of the tensors that both have, in the order of their layers.
+        ignored: Names left out on request.
+    """
+
+    base: ModelReader
+    trained: ModelReader
+    lora: dict[str, LoraFactors]
+    names: list[str]
+    ignored: list[str]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor of `names`."""
+        return {name: self.base.tensors[name].shape for name in self.names}
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Rows and columns of every matrix as stored; the experts of a 3-D MLP tensor one by one, as `name[expert]`.
+
+        Vectors, biases (also those stacked by expert) and convolution kernels are in `names` only.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for name, shape in self.shapes.items():
+            if len(shape) == 2 and not name.endswith("bias"):
+                found[name] = (shape[0], shape[1])
+            elif len(shape) == 3 and locate(name).kind == "mlp":
+                found |= {f"{name}[{expert}]": (shape[1], shape[2]) for expert in range(shape[0])}
+        return found
+
+    @property
+    def other(self) -> list[str]:
+        """Names in which `effopd.parameters.locate` finds no known role, for reports."""
+        return [name for name in self.names if locate(name).kind == OTHER]
+
+    def read(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The base's and the trained tensor, as stored.
+
+        A matrix with a low-rank update is that of the merged model: base + update in float64, rounded once to the
+        stored dtype.
+
+        Args:
+            name: One of `names` or `matrices`.
+
+        Raises:
+            DataError: There is no such tensor, or its file has changed.
+        """
+        self._check(name)
+        base, trained = self.base.read(name), self.trained.read(name)
+        if name in self.lora:
+            trained = self.lora[name].delta(tuple(trained.shape)).add_(trained).to(trained.dtype)
+        return base, trained
+
+    def delta(self, name: str) -> torch.Tensor:
+        """The update dW = W - W_base: the difference of the stored values in float64, exact for bf16 and fp16.
+
+        With low-rank factors it is scaling * B @ A, computed in float64 and not rounded to the base's dtype. It takes
+        8 bytes per element: 1.1 GB for a 5120 x 27648 MLP matrix, 6.2 GB for a 152064 x 5120 embedding. The stored
+        tensors are mapped from their files beside it.
+
+        Args:
+            name: One of `names` or `matrices`.
+
+        Returns:
+            A float64 tensor of the stored shape.
+
+        Raises:
+            DataError: There is no such tensor, its file has changed, or the difference is not finite.
+        """
+        self._check(name)
+        tensor, _ = split_expert(name)
+        if self.trained.tensors[tensor] == self.base.tensors[tensor]:
+            shape = self.matrices[name] if tensor != name else self.shapes[tensor]
+            delta = self.lora[name].delta(shape) if name in self.lora else torch.zeros(shape, dtype=torch.float64)
+        else:
+            delta = self.trained.read(name).to(torch.float64, copy=True).sub_(self.base.read(name))
+            if name in self.lora:
+                delta += self.lora[name].delta(tuple(delta.shape))
+        if not delta.isfinite().all():
+            raise DataError(
+                f"{name}: {self.trained.directory} minus {self.base.directory} is not finite. Did training diverge?"
+                " Use an earlier checkpoint."
+            )
+        return delta
+
+    def unchanged_fraction(self, name: str) -> float:
+        """Share of a tensor's elements that are stored equal in both models, in [0, 1]; see `read`."""
+        base, trained = self.read(name)
+        return (base == trained).sum().item() / max(base.numel(), 1)
+
+    def _check(self, name: str) -> None:
+        if split_expert(name)[0] not in self.names:
+            raise DataError(f"{name!r} is no tensor of this pair; the names begin {listing(self.names, 3)}.")
+
+
+def open_pair(base: str | Path, trained: str | Path, ignore: Sequence[str] = ()) -> Pair:
+    """Open a base and a trained model, or a LoRA adapter of it, and check that they match.
+
+    Args:
+        base: Directory or hub name of a whole model.
+        trained: Directory or hub name of a whole model, or of an adapter in PEFT's layout.
+        ignore: Regular expressions, searched for in the names of both; what they match is left out and listed in
+            `Pair.ignored`.
+
+    Raises:
+        ConfigurationError: An expression is not valid.
+        DataError: A model cannot be read (see `open_model`), or names or shapes differ.
+        UnsupportedError: Quantised weights, or an adapter other than plain LoRA.
+    """
+    base_model, trained_directory = open_model(base), resolve(trained)
+    lora: dict[str, LoraFactors] = {}
+    if weights_kind(trained_directory) == "adapter":
+        adapter = open_adapter(trained_directory)
+        lora = adapter.factors
+        changed = {name: factors.shape for name, factors in lora.items()}
+        changed |= {name: info.shape for name, info in adapter.replacements.items()}
+        base_model = untie(base_model, changed)
+        trained_model = ModelReader(trained_directory, base_model.tensors | adapter.replacements, base_model.tied)
+    else:
+        trained_model = open_model(trained_directory)
+        base_model = untie(base_model, trained_model.shapes)
+        trained_model = untie(trained_model, base_model.shapes)
+    everything = sorted(base_model.tensors.keys() | trained_model.tensors.keys() | lora.keys(), key=natural_order)
+    ignored = _matching(everything, ignore)
+    lora = {name: factors for name, factors in lora.items() if name not in ignored}
+    names = [name for name in everything if name not in ignored]
+    _check_match(base_model, trained_model, lora, names)
+    return Pair(base_model, trained_model, lora, names, sorted(ignored, key=natural_order))
+
+
+def _matching(names: list[str], ignore: Sequence[str]) -> set[str]:
+    if isinstance(ignore, str):
+        raise ConfigurationError(f"ignore: got the string {ignore!r}; expected a list of patterns, [{ignore!r}].")
+    try:
+        patterns = [re.compile(pattern) for pattern in ignore]
+    except re.error as error:
+        raise ConfigurationError(f"ignore: {error.pattern!r} is not a regular expression ({error}).") from error
+    return {name for name in names if any(pattern.search(name) for pattern in patterns)}
+
+
+def _check_match(base: ModelReader, trained: ModelReader, lora: dict[str, LoraFactors], names: list[str]) -> None:
+    only_base = [name for name in names if name not in trained.tensors and name not in lora]
+    only_trained = [name for name in names if name not in base.tensors]
+    shapes = [
+        f"{name} (base {tuple(base.tensors[name].shape)}, trained {tuple(trained.tensors[name].shape)})"
+        for name in names
+        if name in base.tensors and name in trained.tensors and base.tensors[name].shape != trained.tensors[name].shape
+    ]
+    shapes += [
+        f"{name} (base {trained.tensors[name].shape}, A {factors.a.shape}, B {factors.b.shape})"
+        for name, factors in lora.items()
+        if name in trained.tensors and not factors.fits(trained.tensors[name].shape)
+    ]
+    if not (only_base or only_trained or shapes):
+        return
+    lines = [f"The base {base.directory} and the trained {trained.directory} do not match:"]
+    for what, found in (
+        ("only in the base", only_base),
+        ("only in the trained model", only_trained),
+        ("of different shapes", shapes),
+    ):
+        if found:
+            lines.append(f"  {len(found)} tensors {what}: {listing(found)}")
+    for one, two in ((only_base, only_trained), (only_trained, only_base)):
+        if any(_SEPARATE.search(name) for name in one) and any(_FUSED.search(name) for name in two):
+            lines.append("One stores projections or experts fused, the other separately: save both by the same class.")
+    if any(locate(entry.split(" ")[0]).kind in ("embedding", "lm_head") for entry in shapes):
+        lines.append("The embedding was resized: compare with a base resized in the same way, or leave it out.")
+    lines.append("Pass the base that training started from, or patterns of the names to leave out as `ignore`.")
+    raise DataError("\n".join(lines))

@@ -1,0 +1,127 @@
+"""New model directories, written shard by shard and put in place only when they are complete."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from effopd.checkpoints.model import ModelReader, open_model
+from effopd.checkpoints.source import INDEX, MODEL_FILES, WEIGHTS, listing, read_json
+from effopd.errors import DataError
+from effopd.files import write_json
+
+
+def write_model(
+    out: str | Path,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    like: str | Path,
+    max_shard_bytes: int = 5 * 10**9,
+) -> Path:
+    """Write a model directory that transformers loads, holding one shard in memory at a time.
+
+    Everything is written to a hidden directory beside `out`, which is renamed when it is complete and removed when
+    anything fails.
+
+    Args:
+        out: The new directory; it may exist if it is empty.
+        tensors: Every tensor of `like` once, by name, of its shape and in any order. They are stored in the dtype they
+            have. If all floating-point tensors share one, it becomes the `dtype` of the config: transformers loads a
+            model in that, and would otherwise round float32 weights to that of `like`.
+        like: Directory or hub name of the model whose config and tokenizer files are copied.
+        max_shard_bytes: Size above which a new shard is begun; a larger tensor is a shard of its own.
+
+    Returns:
+        `out`.
+
+    Raises:
+        DataError: `out` is not empty, `like` is no model, or the tensors are not those of `like`.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is there already and not empty. Choose another directory, or remove it.")
+    reader = open_model(like)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        dtypes = _write_tensors(temporary, tensors, reader, max_shard_bytes)
+        _copy_files(reader.directory, temporary, dtypes)
+        temporary.replace(out)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+    return out
+
+
+def _write_tensors(
+    directory: Path, tensors: Iterable[tuple[str, torch.Tensor]], reader: ModelReader, max_shard_bytes: int
+) -> set[torch.dtype]:
+    """Write the shards and their index; gives the floating-point dtypes."""
+    shards: list[list[str]] = []
+    shard: dict[str, torch.Tensor] = {}
+    written: set[str] = set()
+    dtypes: set[torch.dtype] = set()
+    size = total_size = 0
+
+    def flush() -> None:
+        save_file(shard, directory / f"{len(shards)}.safetensors", metadata={"format": "pt"})
+        shards.append(list(shard))
+        shard.clear()
+
+    for name, tensor in tensors:
+        _check_tensor(name, tensor, reader, written)
+        if shard and size + tensor.nbytes > max_shard_bytes:
+            flush()
+            size = 0
+        # A copy: safetensors refuses views, and a shard must not keep whole files mapped.
+        shard[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        written.add(name)
+        size, total_size = size + tensor.nbytes, total_size + tensor.nbytes
+        dtypes |= {tensor.dtype} if tensor.is_floating_point() else set()
+    if missing := [name for name in reader.tensors if name not in written]:
+        raise DataError(
+            f"{len(missing)} of the {len(reader.tensors)} tensors of {reader.directory} were not given:"
+            f" {listing(missing)}. Give every one; unchanged ones as they are."
+        )
+    flush()
+    _name_shards(directory, shards, total_size)
+    return dtypes
+
+
+def _name_shards(directory: Path, shards: list[list[str]], total_size: int) -> None:
+    if len(shards) == 1:
+        (directory / "0.safetensors").rename(directory / WEIGHTS)
+        return
+    weight_map = {}
+    for number, names in enumerate(shards):
+        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        (directory / f"{number}.safetensors").rename(directory / file)
+        weight_map |= dict.fromkeys(names, file)
+    write_json(directory / INDEX, {"metadata": {"total_size": total_size}, "weight_map": weight_map})
+
+
+def _check_tensor(name: str, tensor: torch.Tensor, reader: ModelReader, written: set[str]) -> None:
+    if name in written:
+        raise DataError(f"{name} was given twice. Give every tensor once.")
+    if name not in reader.tensors:
+        raise DataError(
+            f"{name} is no tensor of {reader.directory}, whose names begin {listing(list(reader.tensors), 3)}. Pass as"
+            " `like` the model that has it, for instance the one whose output head is not tied."
+        )
+    if tuple(tensor.shape) != reader.tensors[name].shape:
+        raise DataError(
+            f"{name} has the shape {tuple(tensor.shape)}; expected {reader.tensors[name].shape}, that in"
+            f" {reader.directory}."
+        )
+
+
+def _copy_files(source: Path, directory: Path, dtypes: set[torch.dtype]) -> None:
+    for file in sorted({file for pattern in MODEL_FILES for file in source.glob(pattern) if file.is_file()}):
+        shutil.copyfile(file, directory / file.name)
+    if len(dtypes) == 1:
+        config = read_json(source / "config.json")
+        config.pop("torch_dtype", None)
+        write_json(directory / "config.json", config | {"dtype": str(dtypes.pop()).removeprefix("torch.")})

@@ -1,0 +1,87 @@
+"""Two-dimensional pictures of a few points in many dimensions: principal components and t-SNE.
+
+Shape suffixes: N points, D dimensions.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from effopd.errors import DataError
+
+_MAX_PERPLEXITY = 30.0
+
+
+def largest_entry_signs(columns_DK: Tensor) -> Tensor:
+    """Signs [K] that make the entry of largest absolute value of every column positive."""
+    largest = columns_DK.gather(0, columns_DK.abs().argmax(dim=0, keepdim=True)).squeeze(0)
+    return torch.where(largest < 0, -1.0, 1.0).to(columns_DK)
+
+
+def pca(points_ND: Tensor) -> tuple[Tensor, float | None]:
+    """Coordinates on the first two principal components.
+
+    Args:
+        points_ND: Points [N, D], of any floating dtype, finite.
+
+    Returns:
+        float64 [N, 2], each component's sign such that its largest loading is positive; and `EVR_{0:2}`, the share of
+        the variance in these two components, in (0, 1], or None if the points coincide. Three points or fewer lie in a
+        plane: their share is 1 and says nothing.
+
+    Raises:
+        DataError: Not a matrix, without points, or not finite.
+    """
+    centred_ND = _centred(points_ND)
+    basis_NK, lengths_K, directions_KD = torch.linalg.svd(centred_ND, full_matrices=False)
+    coordinates = basis_NK * (lengths_K * largest_entry_signs(directions_KD.mT))
+    coordinates = torch.nn.functional.pad(coordinates, (0, 2))[:, :2]
+    variances_K = lengths_K.square()
+    total = float(variances_K.sum())
+    return coordinates, min(float(variances_K[:2].sum()) / total, 1.0) if total else None
+
+
+def tsne(points_ND: Tensor, *, seed: int = 0) -> Tensor:
+    """t-SNE coordinates, by scikit-learn from a PCA start.
+
+    Distances between clusters, and axes, mean nothing in such a picture. The perplexity is 30, or (N - 1) / 3 where
+    there are fewer points than that allows, but at least 1.
+
+    Args:
+        points_ND: Points [N, D], N >= 2, D >= 2, finite.
+        seed: Of the optimisation.
+
+    Returns:
+        float64 [N, 2]; zeros if the points coincide.
+
+    Raises:
+        DataError: Not a matrix, fewer than two points or dimensions, or not finite.
+    """
+    from sklearn.manifold import TSNE  # takes a second to import
+
+    centred_ND = _centred(points_ND)
+    num_points, num_dimensions = centred_ND.shape
+    if num_points < 2 or num_dimensions < 2:
+        raise DataError(f"Got points of shape {tuple(points_ND.shape)}; t-SNE needs two points and two dimensions.")
+    if not centred_ND.any():
+        return torch.zeros(num_points, 2, dtype=torch.float64)
+    perplexity = max(1.0, min(_MAX_PERPLEXITY, (num_points - 1) / 3))
+    model = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
+    return torch.from_numpy(model.fit_transform(centred_ND.cpu().numpy())).double()
+
+
+def project(points_ND: Tensor, method: Literal["pca", "tsne"] = "pca", *, seed: int = 0) -> Tensor:
+    """Coordinates [N, 2] by `pca` or `tsne`."""
+    return pca(points_ND)[0] if method == "pca" else tsne(points_ND, seed=seed)
+
+
+def _centred(points_ND: Tensor) -> Tensor:
+    points = points_ND.detach().double()
+    if points.ndim != 2 or points.numel() == 0 or not points.isfinite().all():
+        raise DataError(
+            f"Got points of shape {tuple(points.shape)}; expected a matrix of finite numbers, a point a row."
+        )
+    # Against the first point before the mean: points that coincide become exact zeros.
+    points = points - points[0]
+    return points - points.mean(dim=0)

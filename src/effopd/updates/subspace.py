@@ -1,0 +1,183 @@
+"""In which directions an update points: leading singular vectors, and how they turn from checkpoint to checkpoint.
+
+Source: arXiv 2605.11739, the sections on subspace alignment and on the trajectory of the first singular vector.
+
+Shape suffixes: M rows and N columns of dW, K directions, T checkpoints.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from effopd.errors import DataError
+from effopd.updates.gram import GramEigen, gram_eigen, power_of_two_scale, scaled
+from effopd.updates.projection import largest_entry_signs, pca
+
+
+@dataclass(frozen=True, eq=False)
+class SingularVectors:
+    """The leading singular vectors of one update matrix, `dW v_i = sigma_i u_i`.
+
+    Attributes:
+        left: u_1 ... u_K as columns, float64 [M, K], orthonormal. The entry of largest absolute value of each is
+            positive.
+        right: v_1 ... v_K as columns, float64 [N, K], orthonormal, with the signs that go with `left`.
+        singular_values: sigma_1 ... sigma_K, float64 [K], descending.
+        relative_gap: Distance of sigma_i to its nearest neighbour, divided by sigma_i, float64 [K], in [0, 1]. A
+            perturbation E of dW turns u_i and v_i by an angle of about `||E|| / (relative_gap_i * sigma_i)` (Wedin), so
+            a vector with a small gap, as inside a bulk of noise, says nothing by itself; the subspace may still.
+    """
+
+    left: Tensor
+    right: Tensor
+    singular_values: Tensor
+    relative_gap: Tensor
+
+
+def singular_vectors(update: Tensor, k: int = 20, *, eigen: GramEigen | None = None) -> SingularVectors:
+    """Leading singular vectors, from the Gram matrix of the short side.
+
+    Its eigenvectors span the leading subspace; the SVD of dW restricted to that subspace, whose other side is only k
+    wide, then gives both sides, orthonormal to working precision.
+
+    Args:
+        update: dW, float32 or float64 [M, N].
+        k: How many. There are fewer columns in the result if the matrix is smaller, or if its singular values fall
+            below what the Gram matrix resolves (some 1e-6 of sigma_1): none for an update of zeros.
+        eigen: `gram_eigen(update, vectors=True)`, if it is there already.
+
+    Raises:
+        DataError: `update` is not a matrix of finite float32 or float64 numbers; k < 1; `eigen` is of another matrix
+            or has no vectors.
+    """
+    scale = power_of_two_scale(update)
+    eigen = eigen or gram_eigen(update, vectors=True)
+    short = min(update.shape)
+    if k < 1 or eigen.vectors is None or eigen.scale != scale or len(eigen.values) != short:
+        raise DataError(
+            f"Got k={k} and a decomposition of {len(eigen.values)} values for an update of shape {tuple(update.shape)}; "
+            "expected k >= 1 and gram_eigen(update, vectors=True) of the same update."
+        )
+    k = min(k, int((eigen.values > eigen.error).sum()))
+    matrix = scaled(update, scale)
+    is_tall = matrix.shape[0] > short
+    wide = matrix.mT if is_tall else matrix
+    basis = eigen.vectors[:, :k]
+    long_vectors, sigma, rotation = torch.linalg.svd(wide.mT @ basis, full_matrices=False)
+    short_vectors = basis @ rotation.mT
+    left, right = (long_vectors, short_vectors) if is_tall else (short_vectors, long_vectors)
+    signs = largest_entry_signs(left) if k else sigma
+    # The neighbour below the last of all singular values is zero.
+    neighbours = torch.cat([sigma, eigen.values.new_zeros(1) if k == short else eigen.values[k : k + 1].sqrt()])
+    below = (neighbours[:-1] - neighbours[1:]).clamp(min=0)
+    above = torch.cat([below.new_full((min(k, 1),), torch.inf), below[:-1]])
+    return SingularVectors(left * signs, right * signs, sigma * scale, torch.minimum(below, above) / sigma)
+
+
+def vector_alignment(first: Tensor, second: Tensor) -> Tensor:
+    """Alignment of matching vectors, `|cos(u_k(t), u_k(T))|` for each k.
+
+    Order counts: where two singular values cross between the checkpoints, both vectors score near 0, though the
+    subspace has not moved. See `subspace_alignment`, and `SingularVectors.relative_gap`.
+
+    Args:
+        first: Unit vectors as columns [M, K], such as `SingularVectors.left` of one checkpoint.
+        second: The same of another, [M, K']. Only the first min(K, K') columns of the two are compared.
+
+    Returns:
+        float64 [min(K, K')], in [0, 1]. The paper's number is the mean over k = 1..20, then over matrices.
+
+    Raises:
+        DataError: The columns differ in length.
+    """
+    _check_rows(first, second)
+    k = min(first.shape[1], second.shape[1])
+    return (first[:, :k].double() * second[:, :k].double()).sum(dim=0).abs().clamp(max=1)
+
+
+def subspace_alignment(first: Tensor, second: Tensor) -> Tensor:
+    """Cosines of the principal angles between two subspaces, whatever basis and order describe them.
+
+    Two random K-dimensional subspaces of M dimensions have a mean squared cosine of K / M: hold the result against it.
+
+    Args:
+        first: Orthonormal columns [M, K], such as `SingularVectors.left` of one checkpoint.
+        second: Orthonormal columns [M, K'].
+
+    Returns:
+        float64 [min(K, K')], descending, in [0, 1]; all 1 if one subspace contains the other.
+
+    Raises:
+        DataError: The columns differ in length.
+    """
+    _check_rows(first, second)
+    return torch.linalg.svdvals(first.double().mT @ second.double()).clamp(max=1)
+
+
+def displacement_cosine(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
+    """Cosine of the angle between two displacements, each spread over several tensors.
+
+    Args:
+        pairs: Matching tensors of the two, one pair after the other, of any shape; computed in float64.
+
+    Returns:
+        In [-1, 1], over all entries of all tensors; None if one of the displacements is zero.
+
+    Raises:
+        DataError: The shapes within a pair differ.
+    """
+    dot = first_square = second_square = 0.0
+    for first, second in pairs:
+        if first.shape != second.shape:
+            raise DataError(f"Got a pair of shapes {tuple(first.shape)} and {tuple(second.shape)}; expected the same.")
+        a, b = first.detach().double().flatten(), second.detach().double().flatten()
+        dot += float(a @ b)
+        first_square += float(a @ a)
+        second_square += float(b @ b)
+    if first_square == 0 or second_square == 0:
+        return None
+    return max(-1.0, min(1.0, dot / (first_square**0.5 * second_square**0.5)))
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """One direction over checkpoints, for example u_1 of one weight.
+
+    Attributes:
+        aligned: The vectors, float64 [T, M], each with the sign that brings it nearest to the one before.
+        coordinates: Their first two principal components, float64 [T, 2]. For t-SNE: `tsne(trajectory.aligned)`.
+        explained_variance_ratio: `EVR_{0:2}`, the share of their variance in these two, in (0, 1]; None if they do not
+            move. It is 1 for three checkpoints or fewer, whatever they do.
+    """
+
+    aligned: Tensor
+    coordinates: Tensor
+    explained_variance_ratio: float | None
+
+
+def trajectory(vectors: Tensor) -> Trajectory:
+    """Follow a direction over checkpoints.
+
+    Args:
+        vectors: One vector per checkpoint, in order [T, M], of any floating dtype and either sign; the first keeps its
+            sign.
+
+    Raises:
+        DataError: Not a matrix, empty, or not finite.
+    """
+    if vectors.ndim != 2:
+        raise DataError(f"Got vectors of shape {tuple(vectors.shape)}; expected [checkpoints, length].")
+    vectors = vectors.detach().double()
+    steps = torch.where((vectors[1:] * vectors[:-1]).sum(dim=1) < 0, -1.0, 1.0).to(vectors)
+    aligned = vectors * torch.cat([steps.new_ones(1), steps.cumprod(0)])[: len(vectors), None]
+    return Trajectory(aligned, *pca(aligned))
+
+
+def _check_rows(first: Tensor, second: Tensor) -> None:
+    if first.ndim != 2 or second.ndim != 2 or first.shape[0] != second.shape[0]:
+        raise DataError(
+            f"Got vectors of shapes {tuple(first.shape)} and {tuple(second.shape)}; expected columns of one length, "
+            "from the same weight of two checkpoints."
+        )
