@@ -16,6 +16,8 @@ ALLOWED = {
     "parameters": set(),
     "trl_hooks": set(),
     "objectives": set(),
+    "checkpoints": {"parameters"},
+    "updates": {"parameters", "checkpoints"},
     "report": set(),
     "world": set(),
     "study": set(),

@@ -20,6 +20,9 @@ from effopd.parameters import Location, clean_name, locate, select
         ("model.embed_tokens.weight", Location(None, "model.embed_tokens", "embedding")),
         ("model.norm.weight", Location(None, "model.norm", "norm")),
         ("lm_head.weight", Location(None, "lm_head", "lm_head")),
+        ("model.decoder.layers.4.fc1.weight", Location(4, "fc1", "mlp")),
+        ("output.weight", Location(None, "output", "lm_head")),
+        ("bert.encoder.layer.1.attention.output.dense.weight", Location(1, "attention.output.dense", "attention")),
         ("model.rotary.inverse_frequency", Location(None, "model.rotary.inverse_frequency", "other")),
     ],
 )

@@ -26,10 +26,15 @@ _ROLE = re.compile(r"\.(?:weight|bias|weight_scale|weight_scale_inv)$")
 # Read from the most specific to the least: q_norm inside self_attn is a norm, not attention.
 _KINDS: tuple[tuple[ModuleKind, re.Pattern[str]], ...] = (
     ("norm", re.compile(r"norm|(?:^|\.)ln_\w+$|(?:^|\.)ln\d?$")),
-    ("lm_head", re.compile(r"(?:^|\.)(?:lm_head|embed_out|output_projection)$")),
+    (
+        "lm_head",
+        re.compile(
+            r"(?:^|\.)(?:lm_head|embed_out|output_projection)$|^output$|transformer\.output_layer$|shared_head\.head$"
+        ),
+    ),
     ("embedding", re.compile(r"embed|(?:^|\.)(?:wte|wpe)$")),
     ("attention", re.compile(r"attn|attention")),
-    ("mlp", re.compile(r"mlp|feed_forward|ffn|experts|block_sparse_moe|shared_expert")),
+    ("mlp", re.compile(r"mlp|feed_forward|ffn|experts|block_sparse_moe|shared_expert|(?:^|\.)fc[12]$")),
 )
 
 

@@ -18,8 +18,9 @@ A new model, here the base with half of the update:
     write_model("halfway", ((name, tensor.bfloat16()) for name, tensor in halfway), like=trained)
 
 `trained` is a model directory, a hub name, or a LoRA adapter in PEFT's layout; a full model has to hold the tensors of
-the base, and an adapter has to fit them. A `Pair` holds paths, names and shapes, and no open file: pickle it to worker
-processes and let each call `delta` on its share of `pair.matrices`. Every read opens one shard and closes it again.
+the base, and an adapter has to fit them (write with `like=base` then). A `Pair` holds paths, names and shapes, and no
+open file: pickle it to worker processes and let each call `delta` on its share of `pair.matrices`. Every read opens one
+shard and closes it again.
 
 Weights are read as they are stored. Fused projections (`qkv_proj`, `gate_up_proj`) are single matrices. Experts stacked
 in one 3-D tensor are matrices by the names `...experts.gate_up_proj[0]`, `...[1]`, ...: `Pair.matrices` lists them,

@@ -15,11 +15,11 @@ from effopd.errors import DataError, UnsupportedError
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 # Settings under which a weight's update is scaling * B @ A. Any other that is set is a variant of LoRA.
-_PLAIN_SETTINGS = frozenset(
-    "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules"
-    " exclude_modules lora_alpha lora_dropout fan_in_fan_out bias use_rslora modules_to_save init_lora_weights"
-    " layers_to_transform layers_pattern rank_pattern alpha_pattern megatron_core loftq_config eva_config corda_config"
-    " lora_ga_config qalora_group_size runtime_config".split()
+_PLAIN_SETTINGS = re.compile(
+    r"peft_type|task_type|auto_mapping|peft_version|base_model_name_or_path|revision|inference_mode|r"
+    r"|target_modules|exclude_modules|lora_alpha|lora_dropout|fan_in_fan_out|bias|use_rslora|modules_to_save"
+    r"|init_lora_weights|layers_to_transform|layers_pattern|rank_pattern|alpha_pattern|megatron_core"
+    r"|loftq_config|eva_config|corda_config|lora_ga_config|qalora_group_size|runtime_config"
 )
 # Initialisations that leave the base as it is: PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA subtract from it.
 _PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -128,7 +128,7 @@ def _scaling(config: dict[str, Any], module: str, rank: int) -> float:
 
 
 def _check_plain(directory: Path, config: dict[str, Any]) -> None:
-    variants = [f"{name}={value!r}" for name, value in config.items() if value and name not in _PLAIN_SETTINGS]
+    variants = [f"{name}={value!r}" for name, value in config.items() if value and not _PLAIN_SETTINGS.fullmatch(name)]
     if str(config.get("peft_type")).upper() != "LORA":
         variants.insert(0, f"peft_type={config.get('peft_type')!r}")
     if config.get("init_lora_weights", True) not in _PLAIN_INITS:

@@ -1,6 +1,7 @@
 """One model, read tensor by tensor from its safetensors files."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -83,6 +84,14 @@ class ModelReader:
         """Stored dtype of every tensor."""
         return {name: info.dtype for name, info in self.tensors.items()}
 
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a tensor, or of one expert of a 3-D stack; None if there is no such tensor."""
+        tensor, expert = split_expert(name)
+        shape = self.tensors[tensor].shape if tensor in self.tensors else None
+        if shape is None or expert is None:
+            return shape
+        return shape[1:] if len(shape) == 3 and expert < shape[0] else None
+
     def read(self, name: str) -> torch.Tensor:
         """A tensor on the CPU, in its stored shape and dtype.
 
@@ -93,7 +102,7 @@ class ModelReader:
             DataError: There is no such tensor, or its file has changed.
         """
         tensor, expert = split_expert(name)
-        if tensor not in self.tensors:
+        if self.shape(name) is None:
             raise DataError(
                 f"{self.directory} has no tensor {name!r}; its names begin {listing(list(self.tensors), 3)}."
             )
@@ -165,7 +174,7 @@ def scan(file: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def untie(reader: ModelReader, shapes: dict[str, tuple[int, ...]]) -> ModelReader:
+def untie(reader: ModelReader, shapes: Mapping[str, tuple[int, ...]]) -> ModelReader:
     """A tied model with the output head that another one stores, read from its own embedding.
 
     Args:
@@ -204,7 +213,7 @@ def _scan_shards(directory: Path) -> dict[str, TensorInfo]:
             f"{directory}: {INDEX} names {len(missing)} shards that are not there: {listing(missing)}. Copy or download"
             " them again."
         )
-    tensors = {}
+    tensors: dict[str, TensorInfo] = {}
     for shard in sorted(set(weight_map.values())):
         found = scan(directory / shard)
         if lacking := [name for name, file in weight_map.items() if file == shard and name not in found]:

@@ -1,5 +1,6 @@
 """A base model and what training made of it, matched name by name."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,18 +72,18 @@ class Pair:
         Raises:
             DataError: There is no such tensor, or its file has changed.
         """
-        self._check(name)
+        self._shape(name)
         base, trained = self.base.read(name), self.trained.read(name)
         if name in self.lora:
             trained = self.lora[name].delta(tuple(trained.shape)).add_(trained).to(trained.dtype)
         return base, trained
 
     def delta(self, name: str) -> torch.Tensor:
-        """The update dW = W - W_base: the difference of the stored values in float64, exact for bf16 and fp16.
+        """The update dW = W - W_base: the difference of the stored values in float64.
 
-        With low-rank factors it is scaling * B @ A, computed in float64 and not rounded to the base's dtype. It takes
-        8 bytes per element: 1.1 GB for a 5120 x 27648 MLP matrix, 6.2 GB for a 152064 x 5120 embedding. The stored
-        tensors are mapped from their files beside it.
+        It is exact unless the two values differ by a factor above 2^29 (fp32) or 2^45 (bf16). With low-rank factors it
+        is scaling * B @ A, computed in float64 and not rounded to the base's dtype. It takes 8 bytes per element, 1.1
+        GB for a 5120 x 27648 MLP matrix and 6.2 GB for a 152064 x 5120 embedding, beside the stored tensors.
 
         Args:
             name: One of `names` or `matrices`.
@@ -93,16 +94,15 @@ class Pair:
         Raises:
             DataError: There is no such tensor, its file has changed, or the difference is not finite.
         """
-        self._check(name)
+        shape = self._shape(name)
         tensor, _ = split_expert(name)
         if self.trained.tensors[tensor] == self.base.tensors[tensor]:
-            shape = self.matrices[name] if tensor != name else self.shapes[tensor]
             delta = self.lora[name].delta(shape) if name in self.lora else torch.zeros(shape, dtype=torch.float64)
         else:
             delta = self.trained.read(name).to(torch.float64, copy=True).sub_(self.base.read(name))
             if name in self.lora:
                 delta += self.lora[name].delta(tuple(delta.shape))
-        if not delta.isfinite().all():
+        if not math.isfinite(delta.sum()):  # without the copy that isfinite() takes
             raise DataError(
                 f"{name}: {self.trained.directory} minus {self.base.directory} is not finite. Did training diverge?"
                 " Use an earlier checkpoint."
@@ -114,9 +114,11 @@ class Pair:
         base, trained = self.read(name)
         return (base == trained).sum().item() / max(base.numel(), 1)
 
-    def _check(self, name: str) -> None:
-        if split_expert(name)[0] not in self.names:
+    def _shape(self, name: str) -> tuple[int, ...]:
+        shape = self.base.shape(name)
+        if shape is None or split_expert(name)[0] in self.ignored:
             raise DataError(f"{name!r} is no tensor of this pair; the names begin {listing(self.names, 3)}.")
+        return shape
 
 
 def open_pair(base: str | Path, trained: str | Path, ignore: Sequence[str] = ()) -> Pair:
@@ -138,7 +140,7 @@ def open_pair(base: str | Path, trained: str | Path, ignore: Sequence[str] = ())
     if weights_kind(trained_directory) == "adapter":
         adapter = open_adapter(trained_directory)
         lora = adapter.factors
-        changed = {name: factors.shape for name, factors in lora.items()}
+        changed: dict[str, tuple[int, ...]] = {name: factors.shape for name, factors in lora.items()}
         changed |= {name: info.shape for name, info in adapter.replacements.items()}
         base_model = untie(base_model, changed)
         trained_model = ModelReader(trained_directory, base_model.tensors | adapter.replacements, base_model.tied)

@@ -27,6 +27,7 @@ MODEL_FILES = (
 )
 """What makes up a model directory besides its weights. Code is copied, never run."""
 
+_PICKLE = re.compile(r"(pytorch_model|adapter_model|model|consolidated).*\.(bin|pt|pth)$")
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 
 
@@ -78,7 +79,7 @@ def weights_kind(directory: Path) -> Literal["model", "adapter"]:
             f"{directory}: the weights are shards of a distributed run; found {found}. Merge them first: `accelerate"
             " merge-weights` for FSDP, `python zero_to_fp32.py DIR OUT --safe_serialization` for DeepSpeed."
         )
-    if any(name.endswith((".bin", ".pt", ".pth")) for name in names) and WEIGHTS not in names:
+    if any(_PICKLE.match(name) for name in names) and WEIGHTS not in names:
         auto, arguments = "AutoModelForCausalLM", ', use_safetensors=False, dtype="auto"'
         if ADAPTER_CONFIG in names:
             auto, arguments = "AutoPeftModelForCausalLM", ""

@@ -95,7 +95,7 @@ def _name_shards(directory: Path, shards: list[list[str]], total_size: int) -> N
     if len(shards) == 1:
         (directory / "0.safetensors").rename(directory / WEIGHTS)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards):
         file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
         (directory / f"{number}.safetensors").rename(directory / file)

@@ -82,8 +82,8 @@ def embedding_picture(
 def _checked_ids(base: Tensor, trained: Tensor, token_ids: Tensor | None) -> Tensor:
     if base.ndim != 2 or trained.ndim != 2 or base.shape[1] != trained.shape[1]:
         raise DataError(
-            f"Got embeddings of shapes {tuple(base.shape)} and {tuple(trained.shape)}; expected [vocabulary, dimension] "
-            "with one dimension."
+            f"Got embeddings of shapes {tuple(base.shape)} and {tuple(trained.shape)}; expected "
+            "[vocabulary, dimension] with one dimension."
         )
     num_rows = min(len(base), len(trained))
     if token_ids is None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from effopd.errors import DataError
-from effopd.parameters import ModuleKind, locate
+from effopd.parameters import Location, ModuleKind, locate
 
 
 def layer_norms(records: Iterable[tuple[str, float]]) -> dict[ModuleKind, dict[int | None, float]]:
@@ -67,9 +67,9 @@ def module_movements(records: Iterable[tuple[str, float, float]]) -> list[Module
     records = list(records)
     updates = dict(_checked((name, update) for name, update, _ in records))
     bases = dict(_checked((name, base) for name, _, base in records))
-    modules: dict[tuple[int | None, str, ModuleKind], list[str]] = {}
+    modules: dict[Location, list[str]] = {}
     for name in updates:
-        modules.setdefault(tuple(locate(name)), []).append(name)
+        modules.setdefault(locate(name), []).append(name)
     total = math.hypot(*updates.values())
     movements = []
     for (layer, module, kind), names in modules.items():

@@ -2,15 +2,15 @@
 
 How the singular values are found, and why the result can be trusted:
 
-1. Eigenvalues of the float64 Gram matrix (`gram_eigen`) are the squared singular values, each with an absolute error of
-   at most `e`. A singular value is then known to within `e / sigma_i`: exactly at the top, not at all below
+1. Eigenvalues of the float64 Gram matrix (`gram_eigen`) are the squared singular values, each with an absolute error
+   estimated at most `e`. A singular value is then known to within `e / sigma_i`: exactly at the top, not at all below
    `sqrt(e)`, which is some 1e-7 to 1e-6 of sigma_1. Norms do not mind. The effective rank does, since it weighs
    thousands of small values by `log p_i`; and the rank, and with it the `k` of the top-1 % ratio, counts them.
 2. So the errors are carried through each formula (`_from_gram`), and the Gram route is kept only if the metrics
    come out within 1e-7 *and* the smallest eigenvalue exceeds `2 e`, which proves full rank.
 3. Two checks that do not depend on the eigensolver must hold too: the eigenvalues sum to the squared Frobenius norm of
    the matrix, and a Ritz value of the matrix (three power iterations) does not exceed the largest.
-4. Otherwise: the float64 SVD, at some four times the cost. It is what low-rank updates get, and very steep spectra.
+4. Otherwise: the float64 SVD, at two to four times the cost. It is what low-rank updates get, and very steep spectra.
 
 A rank that sits on its threshold is not determined by the matrix to working precision; no route can mend that.
 """
@@ -72,12 +72,14 @@ def spectrum(
     Args:
         update: dW, float32 or float64 [m, n]: the exact difference of the stored weights.
         eigen: `gram_eigen(update)`, if it is there already; it then decides the arithmetic.
-        dtype: `float64`: the metrics agree with a float64 SVD to 1e-6 or better, for any matrix. `float32`: about half
-            the time, never an SVD; typically right to 1e-6, but not for low-rank and steep spectra: read
-            `relative_error`.
+        dtype: `float64`: the metrics agree with a float64 SVD to 1e-6 or better, for any matrix. `float32`: the product
+            takes half the time, and no SVD follows unless the checks fail. Norms are then right to 1e-6, the effective
+            rank to 1e-5 where the matrix is not square, to some 1e-3 where it is or where the spectrum is steep. For
+            low rank plus little noise the rank is that of the resolved part, and so is the k of the top-1 % ratio.
+            `relative_error` covers all of this.
 
     Raises:
-        DataError: `update` is not a matrix of finite float32 or float64 numbers, or `eigen` has another size.
+        DataError: `update` is not a matrix of finite float32 or float64 numbers, or `eigen` is of another one.
     """
     scale = power_of_two_scale(update)
     changed_fraction = int(torch.count_nonzero(update)) / update.numel()
@@ -127,7 +129,7 @@ def _from_gram(matrix: Tensor, frobenius: float, eigen: GramEigen) -> _Values | 
     top, most = (float(values[: math.ceil(count / 100)].sum()) for count in (rank, short))
     ratio_error = math.sqrt(most / top) - 1 + math.ceil(rank / 100) * error / top
     relative_error = max(_effective_rank_error(sigma, deviations), ratio_error)
-    if eigen.dtype == torch.float32:
+    if eigen.dtype == "float32":
         return _Values(sigma, rank, "gram_float32", relative_error)
     if relative_error > _MAX_GRAM_ERROR or float(values[-1]) <= 2 * error:
         return None
@@ -135,7 +137,8 @@ def _from_gram(matrix: Tensor, frobenius: float, eigen: GramEigen) -> _Values | 
 
 
 def _from_svd(matrix: Tensor) -> _Values:
-    sigma = torch.linalg.svdvals(matrix)
+    # Several times faster on a tall matrix than on a wide one.
+    sigma = torch.linalg.svdvals(matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT)
     tolerance = max(matrix.shape) * _RANK_EPS * float(sigma[0])
     rank = int((sigma > tolerance).sum())
     return _Values(sigma, rank, "svd", _effective_rank_error(sigma[:rank], torch.full_like(sigma[:rank], tolerance)))

@@ -5,6 +5,7 @@ Source: arXiv 2605.11739, the sections on subspace alignment and on the trajecto
 Shape suffixes: M rows and N columns of dW, K directions, T checkpoints.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -57,8 +58,8 @@ def singular_vectors(update: Tensor, k: int = 20, *, eigen: GramEigen | None = N
     short = min(update.shape)
     if k < 1 or eigen.vectors is None or eigen.scale != scale or len(eigen.values) != short:
         raise DataError(
-            f"Got k={k} and a decomposition of {len(eigen.values)} values for an update of shape {tuple(update.shape)}; "
-            "expected k >= 1 and gram_eigen(update, vectors=True) of the same update."
+            f"Got k={k} and a decomposition of {len(eigen.values)} values for an update of shape "
+            f"{tuple(update.shape)}; expected k >= 1 and gram_eigen(update, vectors=True) of the same update."
         )
     k = min(k, int((eigen.values > eigen.error).sum()))
     matrix = scaled(update, scale)
@@ -94,7 +95,8 @@ def vector_alignment(first: Tensor, second: Tensor) -> Tensor:
     """
     _check_rows(first, second)
     k = min(first.shape[1], second.shape[1])
-    return (first[:, :k].double() * second[:, :k].double()).sum(dim=0).abs().clamp(max=1)
+    cosines: Tensor = (first[:, :k].double() * second[:, :k].double()).sum(dim=0)
+    return cosines.abs().clamp(max=1)
 
 
 def subspace_alignment(first: Tensor, second: Tensor) -> Tensor:
@@ -113,7 +115,8 @@ def subspace_alignment(first: Tensor, second: Tensor) -> Tensor:
         DataError: The columns differ in length.
     """
     _check_rows(first, second)
-    return torch.linalg.svdvals(first.double().mT @ second.double()).clamp(max=1)
+    cosines: Tensor = torch.linalg.svdvals(first.double().mT @ second.double())
+    return cosines.clamp(max=1)
 
 
 def displacement_cosine(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
@@ -138,7 +141,7 @@ def displacement_cosine(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
         second_square += float(b @ b)
     if first_square == 0 or second_square == 0:
         return None
-    return max(-1.0, min(1.0, dot / (first_square**0.5 * second_square**0.5)))
+    return max(-1.0, min(1.0, dot / (math.sqrt(first_square) * math.sqrt(second_square))))
 
 
 @dataclass(frozen=True, eq=False)

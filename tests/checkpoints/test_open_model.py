@@ -1,0 +1,154 @@
+"""Models are read as they are stored, and damaged ones are named."""
+
+import json
+import pickle
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from tiny_pairs import copy, load_tensors, write_raw
+from transformers import AutoModelForCausalLM
+
+from effopd.checkpoints import open_model, source
+from effopd.errors import DataError, UnsupportedError
+
+INDEX = "model.safetensors.index.json"
+
+
+def test_shards_are_read_bit_for_bit_in_the_order_of_layers(llama: Path) -> None:
+    assert len(list(llama.glob("*.safetensors"))) > 1
+    reader = pickle.loads(pickle.dumps(open_model(str(llama))))
+    expected = load_tensors(llama)
+    assert reader.tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(reader.read(name), tensor)
+        assert reader.shapes[name] == tuple(tensor.shape)
+        assert reader.dtypes[name] == tensor.dtype == torch.bfloat16
+    layers = [int(name.split(".")[2]) for name in reader.tensors if ".layers." in name]
+    assert layers == sorted(layers)
+
+
+def test_a_single_file_equals_shards(llama: Path, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(llama, dtype="auto").save_pretrained(tmp_path)
+    single, sharded = open_model(tmp_path), open_model(llama)
+    assert list(single.tensors) == list(sharded.tensors)
+    assert all(torch.equal(single.read(name), sharded.read(name)) for name in single.tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_other_dtypes(llama: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    AutoModelForCausalLM.from_pretrained(llama, dtype=dtype).save_pretrained(tmp_path)
+    assert set(open_model(tmp_path).dtypes.values()) == {dtype}
+
+
+def test_experts_of_a_stack_are_slices(tmp_path: Path) -> None:
+    stack = torch.randn(3, 4, 5)
+    reader = open_model(write_raw(tmp_path / "m", {"model.layers.0.mlp.experts.gate_up_proj": stack}))
+    (name,) = reader.tensors
+    assert torch.equal(reader.read(f"{name}[2]"), stack[2])
+    for wrong in (f"{name}[3]", "nothing", "nothing[0]"):
+        with pytest.raises(DataError, match=r"has no tensor .*its names begin model\.layers"):
+            reader.read(wrong)
+
+
+def test_damaged_shards_are_named(llama: Path, tmp_path: Path) -> None:
+    shard = sorted(llama.glob("*.safetensors"))[1].name
+    cut = copy(llama, tmp_path / "cut")
+    (cut / shard).write_bytes((llama / shard).read_bytes()[:-10])
+    with pytest.raises(DataError, match=rf"{shard}: not a whole safetensors file"):
+        open_model(cut)
+    (cut / shard).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    with pytest.raises(DataError, match=rf"{shard}: not a whole safetensors file.*Git LFS"):
+        open_model(cut)
+    (cut / shard).unlink()
+    with pytest.raises(DataError, match=rf"names 1 shards that are not there: {shard}"):
+        open_model(cut)
+
+
+def test_a_tensor_that_the_index_promises(llama: Path, tmp_path: Path) -> None:
+    broken = copy(llama, tmp_path / "broken")
+    index = json.loads((broken / INDEX).read_text())
+    shard = index["weight_map"]["model.norm.weight"]
+    index["weight_map"]["model.lost.weight"] = shard
+    (broken / INDEX).write_text(json.dumps(index))
+    with pytest.raises(DataError, match=rf"{shard} lacks 1 tensors that .* promises: model\.lost\.weight"):
+        open_model(broken)
+    (broken / INDEX).write_text("{")
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        open_model(broken)
+    (broken / INDEX).write_text("{}")
+    with pytest.raises(DataError, match="no weight_map"):
+        open_model(broken)
+
+
+def test_a_file_that_changes_after_opening(llama: Path, tmp_path: Path) -> None:
+    reader = open_model(copy(llama, tmp_path / "m"))
+    info = reader.tensors["model.norm.weight"]
+    info.file.unlink()
+    with pytest.raises(DataError, match=r"cannot read model\.norm\.weight"):
+        reader.read("model.norm.weight")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["config.json", "pytorch_model.bin"], "(?s)weights are pickles.*AutoModelForCausalLM.*use_safetensors=False"),
+        (["adapter_config.json", "adapter_model.bin"], "(?s)weights are pickles.*AutoPeftModelForCausalLM"),
+        (["config.json", "pytorch_model_fsdp_0"], "accelerate merge-weights"),
+        (["config.json", "optimizer.pt", "training_args.bin"], "not a model directory.*interrupted"),
+        (["model.safetensors"], r"expected config\.json with"),
+        ([], "found nothing"),
+        (
+            ["config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors"],
+            "both a model and an adapter",
+        ),
+        (["adapter_config.json", "adapter_model.safetensors"], "is an adapter.*open_pair"),
+    ],
+)
+def test_directories_that_hold_something_else(tmp_path: Path, names: list[str], message: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=message):
+        open_model(tmp_path)
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    config = {"quantization_config": {"quant_method": "mxfp4"}}
+    with pytest.raises(UnsupportedError, match=r"quantised.*Dequantise"):
+        open_model(write_raw(tmp_path / "config", {"a": torch.zeros(2)}, **config))
+    with pytest.raises(UnsupportedError, match="a is stored as F8_E4M3"):
+        open_model(write_raw(tmp_path / "fp8", {"a": torch.zeros(2).to(torch.float8_e4m3fn)}))
+
+
+def test_names_that_are_no_model(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="is a file; expected a model directory"):
+        open_model(tmp_path / "file")
+    with pytest.raises(DataError, match="no such directory"):
+        open_model("./runs/nothing")
+
+
+def test_hub_names(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        files = ["model.safetensors", "model-00001-of-00002.safetensors", INDEX, "config.json", "tokenizer.json"]
+        others = ["pytorch_model.bin", "original/model.safetensors", "adapter_model.bin", "consolidated.safetensors"]
+        kept = huggingface_hub.utils.filter_repo_objects(
+            files + others, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )
+        assert list(kept) == files
+        return str(llama)
+
+    monkeypatch.setattr(source, "snapshot_download", download)
+    assert open_model("someone/llama").directory == llama
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> str:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(source, "snapshot_download", fail)
+    with pytest.raises(
+        DataError, match=r"(?s)someone/model: .*no route to host.*hf download someone/model --local-dir"
+    ):
+        open_model("someone/model")

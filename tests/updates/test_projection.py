@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+
+from effopd.errors import DataError
+from effopd.updates import pca, tsne
+
+
+def test_pca_agrees_with_scikit_learn():
+    from sklearn.decomposition import PCA
+
+    torch.manual_seed(0)
+    points = torch.randn(40, 12, dtype=torch.float64) * torch.logspace(0, -2, 12)
+    coordinates, share = pca(points)
+    model = PCA(n_components=2).fit(points.numpy())
+    assert share == pytest.approx(model.explained_variance_ratio_.sum())
+    np.testing.assert_allclose(coordinates.abs(), np.abs(model.transform(points.numpy())), atol=1e-12)
+
+
+def test_pca_of_few_points_and_of_one_dimension():
+    assert pca(torch.ones(1, 3))[0].tolist() == [[0, 0]]
+    coordinates, share = pca(torch.tensor([[0.0], [2.0]]))
+    np.testing.assert_allclose(coordinates.abs(), [[1, 0], [1, 0]])
+    assert share == pytest.approx(1)
+
+
+@pytest.mark.parametrize("num_points", [2, 3, 5, 40])
+def test_tsne_of_any_number_of_points_is_deterministic(num_points):
+    torch.manual_seed(0)
+    points = torch.randn(num_points, 8)
+    first = tsne(points)
+    assert first.shape == (num_points, 2)
+    assert first.isfinite().all()
+    assert torch.equal(first, tsne(points))
+
+
+def test_tsne_separates_clusters():
+    torch.manual_seed(0)
+    points = torch.randn(40, 8) + 50 * (torch.arange(40) < 20)[:, None]
+    picture = tsne(points)
+    assert torch.cdist(picture[:20], picture[20:]).min() > torch.cdist(picture[:20], picture[:20]).median()
+
+
+def test_tsne_of_points_that_coincide():
+    assert tsne(torch.full((5, 3), 0.1)).tolist() == [[0, 0]] * 5
+
+
+@pytest.mark.parametrize("points", [torch.ones(3), torch.ones(0, 3), torch.tensor([[1.0, torch.nan], [0, 0]])])
+def test_refuses_what_is_not_points(points):
+    with pytest.raises(DataError, match="a point a row"):
+        pca(points)
+
+
+def test_tsne_refuses_one_point():
+    with pytest.raises(DataError, match="two points"):
+        tsne(torch.ones(1, 3))
