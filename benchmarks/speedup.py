@@ -26,7 +26,7 @@ from typing import Any
 
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 
-from speedup_report import write_report
+from speedup_report import SMALL_STEP, write_report
 
 from effopd.files import write_json
 
@@ -307,10 +307,16 @@ def main() -> None:
     records = read_records(small, options.out)
     if not records:
         raise SystemExit(f"{options.out} holds no finished runs. Leave out --report-only to do them.")
-    if len(records) == len(small):
-        records |= read_records(plan.large_step_runs(records.values()), options.out)
+    missing = len(small) - len(records)
+    if missing:
+        note = f"{missing} of the {len(small)} runs with {SMALL_STEP} prompts a step, and all larger, are to be done."
+    else:
+        large = plan.large_step_runs(records.values())
+        records |= read_records(large, options.out)
+        missing = len(small) + len(large) - len(records)
+        note = f"{missing} of the {len(large)} runs with {plan.large_steps:,} prompts per step are still to do."
     command = "python benchmarks/speedup.py" + (" --quick" if options.quick else "")
-    write_report(list(records.values()), results, command)
+    write_report(list(records.values()), results, command, f"**Not finished: {note}**" if missing else "")
     print(f"Wrote {results}/speedup.json, .md, .svg and .png.")
 
 

@@ -138,9 +138,9 @@ def _estimate(value: dict[str, float | None]) -> Estimate:
     return Estimate(**{key: math.inf if number is None else number for key, number in value.items()})
 
 
-def write_report(records: Sequence[Record], directory: Path, command: str) -> None:
-    """Write speedup.json, speedup.md, speedup.svg and speedup.png."""
-    summary = {"command": command, **summarise(records)}
+def write_report(records: Sequence[Record], directory: Path, command: str, note: str = "") -> None:
+    """Write speedup.json, speedup.md, speedup.svg and speedup.png; `note` stands at the head of the Markdown."""
+    summary = {"command": command, "note": note, **summarise(records)}
     write_text(directory / "speedup.json", _one_row_per_line(summary))
     write_text(directory / "speedup.md", markdown(summary))
     series = {
@@ -178,6 +178,7 @@ def markdown(summary: dict[str, Any]) -> str:
         f"# Cost of reaching an accuracy of {target:g} on the embedded world",
         f"Made by `{summary['command']}`. Every number is a median over seeds with its 95 % bootstrap interval "
         "(percentile, seeds resampled; of a ratio of medians, both groups independently).",
+        *([summary["note"]] if summary["note"] else []),
         _what_is_counted(summary),
     ]
     for prompts in sorted({row["prompts_per_step"] for row in summary["cells"]}):
