@@ -24,7 +24,7 @@ class OPDConfig(DistillationConfig):
         },
     )
 
-    report_to: str | list[str] | None = field(
+    report_to: None | str | list[str] = field(  # noqa: RUF036  (the order HfArgumentParser can read)
         default="tensorboard", metadata={"help": "Loggers: tensorboard, wandb, trackio, several of them, or none."}
     )
 
