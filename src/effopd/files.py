@@ -26,6 +26,12 @@ def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
+def drop_later_steps(path: Path, step: int) -> None:
+    """Rewrite a JSON Lines file, if it is there, without the rows whose `step` comes after the given one."""
+    if path.exists():
+        write_json_lines(path, [row for row in read_json_lines(path) if row["step"] <= step])
+
+
 def append_json_line(path: Path, row: Any) -> None:
     """Append one line in one write."""
     path.parent.mkdir(parents=True, exist_ok=True)

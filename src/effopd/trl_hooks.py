@@ -62,11 +62,22 @@ def generate(trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> lis
                 completion_ids, _ = trainer._generate_single_turn(prompt_ids, images, fields, num_generations=1)
             else:
                 completion_ids = trainer._generate_single_turn(prompt_ids, images, fields)
-            texts = trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
-            chat = is_conversational({"prompt": prompts[0]})
-            completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
-            rollouts += map(Rollout, batch, prompt_ids, completion_ids, completions)
+            rollouts += make_rollouts(trainer, batch, prompt_ids, completion_ids)
     return rollouts
+
+
+def make_rollouts(
+    trainer: Any,
+    examples: Sequence[dict[str, Any]],
+    prompt_ids: Sequence[list[int]],
+    completion_ids: Sequence[list[int]],
+) -> list[Rollout]:
+    """Examples with what was sampled for them, decoded as TRL decodes it for reward functions."""
+    texts = trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+    chat = bool(examples) and is_conversational({"prompt": examples[0]["prompt"]})
+    completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
+    rows = zip(examples, prompt_ids, completion_ids, completions, strict=True)
+    return [Rollout(*row) for row in rows]
 
 
 def divergence_per_rollout(trainer: Any, rollouts: Sequence[Rollout]) -> list[torch.Tensor]:

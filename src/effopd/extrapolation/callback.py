@@ -28,7 +28,7 @@ from effopd.extrapolation.validation import (
     Validator,
     validate,
 )
-from effopd.files import append_json_line, read_json_lines, write_json, write_json_lines
+from effopd.files import append_json_line, drop_later_steps, write_json
 from effopd.parameters import select
 
 # Below this share of changed elements, half-precision weights are losing most of the optimizer's updates.
@@ -114,8 +114,8 @@ class EffOPDCallback(TrainerCallback):
         records = Path(args.output_dir) / RECORDS
         if self._resume_from is not None:
             self._load(self._resume_from)
-            if state.is_world_process_zero and records.exists():
-                write_json_lines(records, [row for row in read_json_lines(records) if row["step"] <= state.global_step])
+            if state.is_world_process_zero:
+                drop_later_steps(records, state.global_step)
         elif state.global_step > 0:
             raise CheckpointError(
                 f"Training starts at step {state.global_step}, but not from a checkpoint whose extrapolation anchor "

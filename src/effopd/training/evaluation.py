@@ -7,12 +7,12 @@ import torch
 from accelerate.utils import gather
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from effopd import trl_hooks
 from effopd.errors import ConfigurationError
 from effopd.extrapolation.callback import EffOPDCallback
 from effopd.extrapolation.validation import RewardFunction, RewardValidator
 from effopd.training.metrics import MetricsCallback
 from effopd.training.trainer import OPDTrainer
-from effopd.trl_hooks import Rollout
 
 EVERY_STEP_UP_TO = 16
 
@@ -76,11 +76,7 @@ class EvaluateNearTarget(TrainerCallback):
     def _rollout_reward(self) -> float:
         """Mean reward of the rollouts this step trained on, over all processes."""
         examples, completion_ids = self.trainer.step_rollouts
-        texts = self.trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
-        rollouts = [
-            Rollout(example, [], list(ids), text if isinstance(example["prompt"], str) else _message(text))
-            for example, ids, text in zip(examples, completion_ids, texts, strict=True)
-        ]
+        rollouts = trl_hooks.make_rollouts(self.trainer, examples, [[]] * len(examples), completion_ids)
         scores = self._scorer.scores(self.trainer, rollouts)
         return float(gather(scores.to(self.trainer.accelerator.device, torch.float32)).nanmean())
 
@@ -107,7 +103,3 @@ class StopAtRollouts(TrainerCallback):
         """Compare."""
         if self.metrics.row is not None and self.metrics.row["rollouts"] >= self.limit:
             control.should_evaluate = control.should_training_stop = True
-
-
-def _message(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]

@@ -25,7 +25,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from effopd import trl_hooks
 from effopd.errors import CheckpointError
 from effopd.extrapolation.callback import EffOPDCallback
-from effopd.files import append_json_line, read_json_lines, write_json, write_json_lines
+from effopd.files import append_json_line, drop_later_steps, write_json
 from effopd.training.trainer import OPDTrainer, StepMeter
 
 METRICS = "metrics.jsonl"
@@ -60,9 +60,8 @@ class MetricsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Drop rows of steps that are about to be done again."""
-        path = Path(args.output_dir) / METRICS
-        if state.is_world_process_zero and path.exists():
-            write_json_lines(path, [row for row in read_json_lines(path) if row["step"] <= state.global_step])
+        if state.is_world_process_zero:
+            drop_later_steps(Path(args.output_dir) / METRICS, state.global_step)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
