@@ -26,6 +26,9 @@ def test_the_update_is_the_exact_difference(llama: Path, trained_llama: Path) ->
         for found, expected in zip(pair.read(name), (base[name], trained[name]), strict=True):
             assert torch.equal(found, expected)
         assert pair.unchanged_fraction(name) == pytest.approx((delta == 0).double().mean().item())
+        window = (slice(1, 5), slice(2, 3))[: delta.ndim]
+        assert torch.equal(pair.delta(name, *window), delta[window])
+    assert not open_pair(llama, llama).delta("lm_head.weight", slice(3), slice(2, 4)).any()
 
 
 def test_matrices_are_the_2d_weights(llama: Path, trained_llama: Path) -> None:
@@ -55,6 +58,7 @@ def test_stacked_experts_are_matrices_one_by_one(tmp_path: Path) -> None:
     assert pair.other == ["model.layers.1.mystery.weight"]
     assert torch.equal(torch.stack([pair.delta(name) for name in experts]), pair.delta(stack))
     assert not open_pair(base, base).delta(f"{stack}[0]").any()
+    assert torch.equal(pair.delta(f"{stack}[1]", slice(1, 3), slice(0, 2)), pair.delta(f"{stack}[1]")[1:3, :2])
 
 
 def test_a_head_that_one_model_ties_is_read_from_its_embedding(qwen3: Path, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_an_existing_decomposition_is_used():
     shared = spectrum(update, eigen=gram_eigen(update, vectors=True))
     assert metrics(shared) == pytest.approx(metrics(spectrum(update)), rel=1e-12)
     assert spectrum(update, eigen=gram_eigen(update, dtype="float32")).route == "gram_float32"
-    with pytest.raises(DataError, match="a matrix other than this update"):
+    with pytest.raises(DataError, match="of shape \\(30, 70\\) for an update of shape \\(40, 70\\)"):
         spectrum(update, eigen=gram_eigen(update[:30]))
 
 

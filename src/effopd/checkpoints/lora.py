@@ -50,15 +50,18 @@ class LoraFactors(NamedTuple):
         out, into = self.b.shape[0], self.a.shape[1]
         return (into, out) if self.transposed else (out, into)
 
-    def delta(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """The update in float64, (rows, columns) = `shape`.
+    def delta(self, shape: tuple[int, ...], *window: slice) -> torch.Tensor:
+        """The update in float64, (rows, columns) = `shape`, or the window of it that (rows, columns) select.
 
         PEFT corrects `fan_in_fan_out` module by module and saves the last value, so `shape` decides; only for a square
         matrix does the configuration.
         """
-        product = self.b.read().double() @ self.a.read().double()
-        is_transpose = self.transposed if shape[0] == shape[1] else tuple(product.shape) != shape
-        return (product.T if is_transpose else product).mul_(self.scaling)
+        left, right = self.b.read().double(), self.a.read().double()
+        is_transpose = self.transposed if shape[0] == shape[1] else (len(left), right.shape[1]) != shape
+        if is_transpose:
+            left, right = right.mT, left.mT
+        rows, columns = (*window, slice(None), slice(None))[:2]
+        return (left[rows] @ right[:, columns]).mul_(self.scaling)
 
 
 @dataclass(frozen=True)

@@ -43,18 +43,15 @@ class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
 
-    def read(self, index: int | None = None) -> torch.Tensor:
-        """The tensor, or one slice of its first dimension, as it is stored.
+    def read(self, *index: int | slice) -> torch.Tensor:
+        """The tensor, or what an index of its first dimensions selects, as it is stored; nothing else is read.
 
         Raises:
             DataError: The file has gone or is not what it was.
         """
         try:
             with safe_open(self.file, framework="pt") as file:
-                if index is None:
-                    tensor: torch.Tensor = file.get_tensor(self.key)
-                else:
-                    tensor = file.get_slice(self.key)[index]
+                tensor: torch.Tensor = file.get_slice(self.key)[index] if index else file.get_tensor(self.key)
         except (SafetensorError, OSError) as error:
             raise DataError(f"{self.file}: cannot read {self.key}: {error}. Has the file changed?") from error
         return tensor
@@ -92,11 +89,12 @@ class ModelReader:
             return shape
         return shape[1:] if len(shape) == 3 and expert < shape[0] else None
 
-    def read(self, name: str) -> torch.Tensor:
-        """A tensor on the CPU, in its stored shape and dtype.
+    def read(self, name: str, *window: slice) -> torch.Tensor:
+        """A tensor on the CPU, in its stored dtype.
 
         Args:
             name: A name of `tensors`; followed by an index in brackets for one expert of a 3-D stack.
+            window: Which rows, columns, ... to read; all of them by default.
 
         Raises:
             DataError: There is no such tensor, or its file has changed.
@@ -106,7 +104,7 @@ class ModelReader:
             raise DataError(
                 f"{self.directory} has no tensor {name!r}; its names begin {listing(list(self.tensors), 3)}."
             )
-        return self.tensors[tensor].read(expert)
+        return self.tensors[tensor].read(*window) if expert is None else self.tensors[tensor].read(expert, *window)
 
 
 def open_model(name_or_path: str | Path) -> ModelReader:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from effopd.parameters import OTHER, locate
 
 _SEPARATE = re.compile(r"\.(?:[qkv]|gate|up)_proj\.|experts\.\d+\.")
 _FUSED = re.compile(r"qkv|gate_up|experts\.[a-z]")
+_BLOCK_BYTES = 64 * 2**20
+_CHUNK = 2**16  # elements
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,7 @@ class Pair:
 
         Vectors, biases (also those stacked by expert) and convolution kernels are in `names` only.
         """
-        found: dict[str, tuple[int, int]] = {}
-        for name, shape in self.shapes.items():
-            if len(shape) == 2 and not name.endswith("bias"):
-                found[name] = (shape[0], shape[1])
-            elif len(shape) == 3 and locate(name).kind == "mlp":
-                found |= {f"{name}[{expert}]": (shape[1], shape[2]) for expert in range(shape[0])}
-        return found
+        return matrix_shapes(self.shapes)
 
     @property
     def other(self) -> list[str]:
@@ -78,36 +74,52 @@ class Pair:
             trained = self.lora[name].delta(tuple(trained.shape)).add_(trained).to(trained.dtype)
         return base, trained
 
-    def delta(self, name: str) -> torch.Tensor:
+    def delta(self, name: str, *window: slice) -> torch.Tensor:
         """The update dW = W - W_base: the difference of the stored values in float64.
 
         It is exact unless the two values differ by a factor above 2^29 (fp32) or 2^45 (bf16). With low-rank factors it
         is scaling * B @ A, computed in float64 and not rounded to the base's dtype. It takes 8 bytes per element, 1.1
-        GB for a 5120 x 27648 MLP matrix and 6.2 GB for a 152064 x 5120 embedding, beside the stored tensors.
+        GB for a 5120 x 27648 MLP matrix and 6.2 GB for a 152064 x 5120 embedding, beside the stored tensors; read such
+        in windows.
 
         Args:
             name: One of `names` or `matrices`.
+            window: Which rows, columns, ... of it; all by default.
 
         Returns:
-            A float64 tensor of the stored shape.
+            A float64 tensor of the stored shape, or of the window's.
 
         Raises:
             DataError: There is no such tensor, its file has changed, or the difference is not finite.
         """
         shape = self._shape(name)
         tensor, _ = split_expert(name)
-        if self.trained.tensors[tensor] == self.base.tensors[tensor]:
-            delta = self.lora[name].delta(shape) if name in self.lora else torch.zeros(shape, dtype=torch.float64)
-        else:
-            delta = self.trained.read(name).to(torch.float64, copy=True).sub_(self.base.read(name))
+        if self.trained.tensors[tensor] != self.base.tensors[tensor]:
+            delta = _difference(self.trained.read(name, *window), self.base.read(name, *window))
             if name in self.lora:
-                delta += self.lora[name].delta(tuple(delta.shape))
+                delta += self.lora[name].delta(shape, *window)
+        elif name in self.lora:
+            delta = self.lora[name].delta(shape, *window)
+        else:
+            delta = torch.zeros(shape, dtype=torch.float64)[window]
         if not math.isfinite(delta.sum()):  # without the copy that isfinite() takes
             raise DataError(
                 f"{name}: {self.trained.directory} minus {self.base.directory} is not finite. Did training diverge?"
                 " Use an earlier checkpoint."
             )
         return delta
+
+    def base_norm(self, name: str) -> float:
+        """Frobenius norm of the base's tensor.
+
+        Raises:
+            DataError: There is no such tensor, or its file has changed.
+        """
+        shape = self._shape(name)
+        rows = max(1, _BLOCK_BYTES // (8 * math.prod(shape[1:]) or 1))
+        windows = [(slice(start, start + rows),) for start in range(0, shape[0], rows)] if shape else [()]
+        parts = (part for window in windows for part in self.base.read(name, *window).flatten().split(_CHUNK))
+        return math.hypot(*(float(torch.linalg.vector_norm(part.double())) for part in parts))
 
     def unchanged_fraction(self, name: str) -> float:
         """Share of a tensor's elements that are stored equal in both models, in [0, 1]; see `read`."""
@@ -154,6 +166,26 @@ def open_pair(base: str | Path, trained: str | Path, ignore: Sequence[str] = ())
     names = [name for name in everything if name not in ignored]
     _check_match(base_model, trained_model, lora, names)
     return Pair(base_model, trained_model, lora, names, sorted(ignored, key=natural_order))
+
+
+def _difference(trained: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    """The difference in float64, by parts that stay in the cache: converting is most of the time."""
+    result = torch.empty(trained.shape, dtype=torch.float64)
+    parts = (tensor.flatten().split(_CHUNK) for tensor in (trained, base))
+    for one, other, out in zip(*parts, result.flatten().split(_CHUNK), strict=True):
+        torch.sub(one.double(), other.double(), out=out)
+    return result
+
+
+def matrix_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    """Rows and columns of the matrices among some tensors; see `Pair.matrices`."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, shape in shapes.items():
+        if len(shape) == 2 and not name.endswith("bias"):
+            found[name] = (shape[0], shape[1])
+        elif len(shape) == 3 and locate(name).kind == "mlp":
+            found |= {f"{name}[{expert}]": (shape[1], shape[2]) for expert in range(shape[0])}
+    return found
 
 
 def _matching(names: list[str], ignore: Sequence[str]) -> set[str]:

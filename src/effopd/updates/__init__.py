@@ -20,6 +20,7 @@ How early the direction was settled, from an earlier checkpoint's update of the 
 Everything here is a function of tensors and numbers; nothing reads files.
 """
 
+from effopd.updates.blocks import UpdateBlocks
 from effopd.updates.embedding import EmbeddingShift, embedding_picture, embedding_shift
 from effopd.updates.gram import GramEigen, gram_eigen
 from effopd.updates.norms import ModuleMovement, layer_norms, module_movements, nearly_unmoved
@@ -42,6 +43,7 @@ __all__ = [
     "SingularVectors",
     "Spectrum",
     "Trajectory",
+    "UpdateBlocks",
     "displacement_cosine",
     "embedding_picture",
     "embedding_shift",

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from effopd.errors import DataError
-from effopd.updates.gram import GramEigen, gram_eigen, power_of_two_scale, scaled
+from effopd.updates.blocks import UpdateBlocks
+from effopd.updates.gram import GramEigen, gram_eigen
 from effopd.updates.projection import largest_entry_signs, pca
 
 
@@ -37,44 +38,43 @@ class SingularVectors:
     relative_gap: Tensor
 
 
-def singular_vectors(update: Tensor, k: int = 20, *, eigen: GramEigen | None = None) -> SingularVectors:
+def singular_vectors(update: Tensor | UpdateBlocks, k: int = 20, *, eigen: GramEigen | None = None) -> SingularVectors:
     """Leading singular vectors, from the Gram matrix of the short side.
 
     Its eigenvectors span the leading subspace; the SVD of dW restricted to that subspace, whose other side is only k
     wide, then gives both sides, orthonormal to working precision.
 
     Args:
-        update: dW, float32 or float64 [M, N].
+        update: dW, float32 or float64 [M, N], or its blocks.
         k: How many. There are fewer columns in the result if the matrix is smaller, or if its singular values fall
             below what the Gram matrix resolves (some 1e-6 of sigma_1): none for an update of zeros.
-        eigen: `gram_eigen(update, vectors=True)`, if it is there already.
+        eigen: `gram_eigen(update, vectors=True)`, perhaps with the same `k`, if it is there already.
 
     Raises:
         DataError: `update` is not a matrix of finite float32 or float64 numbers; k < 1; `eigen` is of another matrix
             or has no vectors.
     """
-    scale = power_of_two_scale(update)
-    eigen = eigen or gram_eigen(update, vectors=True)
-    short = min(update.shape)
-    if k < 1 or eigen.vectors is None or eigen.scale != scale or len(eigen.values) != short:
+    if k < 1:
+        raise DataError(f"Got k={k}; expected at least 1.")
+    eigen = eigen or gram_eigen(update, vectors=True, k=k)
+    short = len(eigen.values)
+    if eigen.vectors is None or eigen.blocks.shape != tuple(update.shape) or eigen.vectors.shape[1] < min(k, short):
+        vectors = "none" if eigen.vectors is None else eigen.vectors.shape[1]
         raise DataError(
-            f"Got k={k} and a decomposition of {len(eigen.values)} values for an update of shape "
-            f"{tuple(update.shape)}; expected k >= 1 and gram_eigen(update, vectors=True) of the same update."
+            f"Got a decomposition of a matrix of shape {eigen.blocks.shape} with {vectors} vectors, for {k} vectors of "
+            f"an update of shape {tuple(update.shape)}; expected gram_eigen(update, vectors=True) of the same update."
         )
     k = min(k, int((eigen.values > eigen.error).sum()))
-    matrix = scaled(update, scale)
-    is_tall = matrix.shape[0] > short
-    wide = matrix.mT if is_tall else matrix
     basis = eigen.vectors[:, :k]
-    long_vectors, sigma, rotation = torch.linalg.svd(wide.mT @ basis, full_matrices=False)
+    long_vectors, sigma, rotation = torch.linalg.svd(eigen.blocks @ basis, full_matrices=False)
     short_vectors = basis @ rotation.mT
-    left, right = (long_vectors, short_vectors) if is_tall else (short_vectors, long_vectors)
+    left, right = (long_vectors, short_vectors) if eigen.blocks.is_tall else (short_vectors, long_vectors)
     signs = largest_entry_signs(left) if k else sigma
     # The neighbour below the last of all singular values is zero.
     neighbours = torch.cat([sigma, eigen.values.new_zeros(1) if k == short else eigen.values[k : k + 1].sqrt()])
     below = (neighbours[:-1] - neighbours[1:]).clamp(min=0)
     above = torch.cat([below.new_full((min(k, 1),), torch.inf), below[:-1]])
-    return SingularVectors(left * signs, right * signs, sigma * scale, torch.minimum(below, above) / sigma)
+    return SingularVectors(left * signs, right * signs, sigma * eigen.scale, torch.minimum(below, above) / sigma)
 
 
 def vector_alignment(first: Tensor, second: Tensor) -> Tensor:

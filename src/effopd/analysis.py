@@ -1,0 +1,92 @@
+"""`effopd analyze`: from a base and the checkpoints of some runs to tables, figures and one report."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from effopd.report.analysis import write_report
+from effopd.updates.assemble import write_tables
+from effopd.updates.jobs import measure_runs
+from effopd.updates.tokens import write_embedding_tables
+
+
+def analyze(
+    base: str | Path,
+    runs: Mapping[str, str | Path | Sequence[str | Path]],
+    out: str | Path,
+    *,
+    ignore: Sequence[str] = (),
+    text: str | Path | None = None,
+    workers: int = 1,
+    device: str = "cpu",
+    precision: Literal["float64", "float32"] = "float64",
+    console: Console | None = None,
+) -> Path:
+    """Analyse what training did to the weights (arXiv 2605.11739), and write the report.
+
+    Reads matrix by matrix; a worker takes at most 1 GB of memory, whatever the size of the model. Interrupted, the same
+    call continues where it stopped.
+
+    Args:
+        base: Directory or hub name of the model that the runs started from.
+        runs: By name: a directory of `checkpoint-N` folders, a model or LoRA adapter, or a list of those.
+        out: Where the records, figures and `report.html` go.
+        ignore: Regular expressions of parameter names to leave out.
+        text: A UTF-8 text file: the embedding shift is that of its tokens, rather than of the whole vocabulary.
+        workers: Processes, of one thread each.
+        device: `cpu`, or a CUDA device.
+        precision: `float32` is faster and states its error in the column `relative_error`.
+        console: Where progress is shown; stdout by default.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        CheckpointError: `out` holds another analysis.
+        ConfigurationError: A setting cannot work.
+        DataError: A model cannot be read, or does not match the base.
+    """
+    out, text = Path(out), None if text is None else Path(text)
+    console = console or Console(highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[done]:,}/{task.fields[of]:,} matrices"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("measuring", total=None, done=0, of=0)
+        records = measure_runs(
+            base,
+            runs,
+            out,
+            ignore=ignore,
+            workers=workers,
+            device=device,
+            precision=precision,
+            on_start=_starter(progress, task, console),
+            on_job=lambda cost: progress.update(task, advance=cost, done=progress.tasks[0].fields["done"] + 1),
+        )
+        progress.update(task, description="comparing")
+        write_tables(records, out)
+        write_embedding_tables(base, dict(runs), out, ignore=ignore, text=text)
+        progress.update(task, description="drawing")
+        write_report(out)
+        progress.update(task, description="done")
+    report = out / "report.html"
+    console.print(f"Wrote {report}, {out / 'tables.md'}, {out / 'updates.parquet'} and {out / 'figures'}.")
+    return report
+
+
+def _starter(progress: Progress, task: TaskID, console: Console) -> Callable[[int, int, float], None]:
+    def start(done: int, of: int, cost: float) -> None:
+        if done:
+            console.print(f"{done:,} of {of:,} matrices were measured before.")
+        progress.update(task, total=cost, done=done, of=of)
+
+    return start

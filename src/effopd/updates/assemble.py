@@ -1,0 +1,119 @@
+"""From records and vectors to the tables of an analysis (columns: docs/decisions/0006-analysis.md)."""
+
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from effopd.updates.jobs import save_tensors, vectors_file
+from effopd.updates.measure import alignments, first_vector_trajectory
+from effopd.updates.projection import tsne
+from effopd.updates.records import UpdateRecord
+
+Row = dict[str, Any]
+
+_MIN_CHECKPOINTS_FOR_TSNE = 5
+_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+_PATH_SCHEMA = pa.schema(
+    [("run", pa.string()), ("parameter", pa.string()), ("checkpoint", pa.int64()), ("step", pa.int64())]
+    + [(name, pa.float64()) for name in ("pc1", "pc2", "tsne1", "tsne2")]
+)
+
+
+def write_tables(records: Sequence[Row], out: Path) -> None:
+    """Write `updates.parquet`, `trajectories.parquet` and `spectra/`.
+
+    Args:
+        records: In the order of runs, checkpoints and layers; their alignments are filled in.
+        out: Directory of the analysis, with the vectors in it.
+    """
+    paths: list[Row] = []
+    pictured = _pictured(records)
+    for (run, parameter), rows in _matrices(records).items():
+        lefts = [_read(out, row, "left") for row in rows]
+        for row, aligned in zip(rows, alignments(lefts), strict=True):
+            row |= vars(aligned)
+        paths += _trajectory(run, parameter, rows, lefts, parameter in pictured)
+    write_table(records, record_schema(), out / "updates.parquet")
+    write_table(paths, _PATH_SCHEMA, out / "trajectories.parquet")
+    for (run, checkpoint), group in groupby(records, key=lambda row: (row["run"], row["checkpoint"])):
+        values = {row["parameter"]: _read(out, row, "singular_values") for row in group if row["route"]}
+        save_tensors(values, out / "spectra" / run / f"checkpoint-{checkpoint}.safetensors")
+
+
+def record_schema() -> pa.Schema:
+    """The schema of `updates.parquet`, from the fields of `UpdateRecord`."""
+    hints = typing.get_type_hints(UpdateRecord)
+    columns = []
+    for field in fields(UpdateRecord):
+        options = typing.get_args(hints[field.name]) or (hints[field.name],)
+        kind = next(option for option in options if option is not types.NoneType)
+        columns.append(pa.field(field.name, _TYPES[kind], nullable=types.NoneType in options))
+    return pa.schema(columns)
+
+
+def write_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: Path) -> None:
+    """Write a Parquet file atomically."""
+    temporary = path.with_name(path.name + ".tmp")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
+    temporary.replace(path)
+
+
+def _matrices(records: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Rows of those that have a spectrum, by run and parameter, in the order of checkpoints."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in records:
+        if row["route"]:
+            found.setdefault((row["run"], row["parameter"]), []).append(row)
+    return found
+
+
+def _pictured(records: Iterable[Row]) -> set[str]:
+    """Matrices of the first, the middle and the last layer, the first of each module: for t-SNE, which takes time."""
+    rows = [row for row in records if row["route"] and row["layer"] is not None]
+    layers = sorted({row["layer"] for row in rows})
+    wanted = {layers[0], layers[len(layers) // 2], layers[-1]} if layers else set()
+    first: dict[tuple[int, str], str] = {}
+    for row in rows:
+        if row["layer"] in wanted:
+            first.setdefault((row["layer"], row["module"]), row["parameter"])
+    return set(first.values())
+
+
+def _trajectory(run: str, parameter: str, rows: list[Row], lefts: list[Tensor], pictured: bool) -> list[Row]:
+    """Rows of `trajectories.parquet`; fills in `trajectory_evr`."""
+    found = first_vector_trajectory(lefts)
+    if found is None or len(rows) < 2:
+        return []
+    path, evr = found
+    for row in rows:
+        row["trajectory_evr"] = evr
+    drawn = tsne(path.aligned) if pictured and len(rows) >= _MIN_CHECKPOINTS_FOR_TSNE else None
+    return [
+        {
+            "run": run,
+            "parameter": parameter,
+            "checkpoint": row["checkpoint"],
+            "step": row["step"],
+            "pc1": float(path.coordinates[index, 0]),
+            "pc2": float(path.coordinates[index, 1]),
+            "tsne1": None if drawn is None else float(drawn[index, 0]),
+            "tsne2": None if drawn is None else float(drawn[index, 1]),
+        }
+        for index, row in enumerate(rows)
+    ]
+
+
+def _read(out: Path, row: Row, name: str) -> torch.Tensor:
+    with safe_open(vectors_file(out, row["run"], row["checkpoint"], row["parameter"]), framework="pt") as file:
+        tensor: torch.Tensor = file.get_tensor(name)
+    return tensor

@@ -1,0 +1,100 @@
+"""An update matrix in blocks of its long side, so that a large one is never held whole.
+
+Shape suffixes: L the long side of dW, S the short one, C rows of a block, K columns.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from effopd.errors import DataError
+
+BLOCK_BYTES = 128 * 2**20
+
+
+class UpdateBlocks:
+    """dW [m, n] in blocks, turned so that its long side is the first, and scaled by a power of two.
+
+    What fits in one block is read once and kept; otherwise every pass over the blocks reads them anew.
+
+    Attributes:
+        shape: (m, n).
+        scale: The power of two just above the largest absolute value; 1 if all are zero. Squares of dW / scale neither
+            overflow nor underflow.
+        num_nonzero: How many entries are not zero.
+    """
+
+    def __init__(self, shape: tuple[int, int], read: Callable[[int, int], Tensor], block_bytes: int = BLOCK_BYTES):
+        """Read the update once, for its scale.
+
+        Args:
+            shape: (m, n) of dW.
+            read: Called with (start, stop), gives those rows of dW if m >= n, and those columns otherwise; float32 or
+                float64, a copy that is written to. It may be called again.
+            block_bytes: Size of a block in float64.
+
+        Raises:
+            DataError: An entry is NaN or infinite.
+        """
+        self.shape, self._read = shape, read
+        self._rows = max(1, min(max(shape), block_bytes // (8 * min(shape))))
+        self._kept: Tensor | None = None
+        largest, num_nonzero, num_bad = 0.0, 0, 0
+        for block in self._fresh_blocks():
+            low, high = (float(value) for value in torch.aminmax(block))
+            if not math.isfinite(low) or not math.isfinite(high):
+                num_bad += int((~torch.isfinite(block)).sum())
+            largest = max(largest, -low, high)
+            num_nonzero += int(torch.count_nonzero(block))
+            if self._rows == max(shape):
+                self._kept = block
+        if num_bad:
+            raise DataError(
+                f"Got {num_bad} entries of {math.prod(shape)} in an update that are NaN or infinite; expected finite "
+                "numbers. Look for the checkpoint at which training diverged."
+            )
+        self.num_nonzero = num_nonzero
+        self.scale = math.ldexp(1.0, min(math.frexp(largest)[1], 1023)) if largest else 1.0
+        if self._kept is not None:
+            self._kept.div_(self.scale)
+
+    @classmethod
+    def of(cls, update: "Tensor | UpdateBlocks") -> "UpdateBlocks":
+        """One block, a copy, of a tensor that is there already.
+
+        Raises:
+            DataError: `update` is not a matrix of finite float32 or float64 numbers.
+        """
+        if isinstance(update, UpdateBlocks):
+            return update
+        if update.ndim != 2 or update.numel() == 0 or update.dtype not in (torch.float32, torch.float64):
+            raise DataError(
+                f"Got an update of shape {tuple(update.shape)} and dtype {update.dtype}; expected a matrix that is not "
+                "empty, in float32 or float64. Subtract the stored weights in float64: "
+                "trained.double() - base.double()."
+            )
+        matrix = update.detach()
+        return cls((matrix.shape[0], matrix.shape[1]), lambda start, stop: matrix.clone(), 8 * matrix.numel())
+
+    @property
+    def is_tall(self) -> bool:
+        """Whether m >= n: the blocks are rows of dW then, and columns otherwise."""
+        return self.shape[0] >= self.shape[1]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Blocks of dW / scale in order, float64 [C, S]. Not to be written to."""
+        if self._kept is not None:
+            yield self._kept
+        else:
+            yield from (block.div_(self.scale) for block in self._fresh_blocks())
+
+    def __matmul__(self, columns_SK: Tensor) -> Tensor:
+        """The product of dW / scale, turned as the blocks are, with columns: [L, K]."""
+        return torch.cat([block_CS @ columns_SK for block_CS in self])
+
+    def _fresh_blocks(self) -> Iterator[Tensor]:
+        for start in range(0, max(self.shape), self._rows):
+            block = self._read(start, min(start + self._rows, max(self.shape))).to(torch.float64)
+            yield block if self.is_tall else block.mT

@@ -1,0 +1,280 @@
+"""From weights to records: one matrix of one checkpoint, and one matrix over the checkpoints of a run."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from effopd.checkpoints import open_pair
+from effopd.checkpoints.model import split_expert
+from effopd.checkpoints.pair import matrix_shapes
+from effopd.errors import DataError
+from effopd.parameters import locate
+from effopd.updates.blocks import BLOCK_BYTES, UpdateBlocks
+from effopd.updates.gram import Precision, gram_eigen
+from effopd.updates.records import UpdateRecord
+from effopd.updates.spectrum import Spectrum, spectrum
+from effopd.updates.subspace import (
+    SingularVectors,
+    Trajectory,
+    singular_vectors,
+    subspace_alignment,
+    trajectory,
+    vector_alignment,
+)
+
+NUM_VECTORS = 20
+_MIN_CHECKPOINTS_FOR_EVR = 4  # fewer always lie in a plane
+
+
+class Source(Protocol):
+    """Where updates are read from: `effopd.checkpoints.Pair`, or state dicts."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of every tensor."""
+
+    @property
+    def matrices(self) -> Mapping[str, tuple[int, int]]:
+        """Rows and columns of every matrix, stacked experts one by one."""
+
+    def delta(self, name: str, *window: slice) -> Tensor:
+        """The update, in float64."""
+
+    def base_norm(self, name: str) -> float:
+        """Frobenius norm of the base's tensor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """A record, and what it was taken from; None for anything but matrices."""
+
+    record: UpdateRecord
+    spectrum: Spectrum | None
+    vectors: SingularVectors | None
+
+
+def parameters(source: Source) -> dict[str, tuple[int, int]]:
+    """Rows and columns of everything that gets a record: matrices, and other tensors flattened to (first, rest)."""
+    matrices = source.matrices
+    stacks = {name.rpartition("[")[0] for name in matrices if name.endswith("]")}
+    found: dict[str, tuple[int, int]] = {}
+    for name, shape in source.shapes.items():
+        if name in stacks:
+            found |= {expert: size for expert, size in matrices.items() if expert.rpartition("[")[0] == name}
+        else:
+            found[name] = matrices.get(name) or (shape[0] if shape else 1, math.prod(shape[1:]))
+    return {name: size for name, size in found.items() if math.prod(size)}
+
+
+def update_blocks(source: Source, name: str, size: tuple[int, int], device: str = "cpu") -> UpdateBlocks:
+    """The update of one parameter, to be read in blocks."""
+    if name not in source.matrices:
+        return UpdateBlocks(size, lambda start, stop: source.delta(name).reshape(size), 8 * math.prod(size))
+
+    def read(start: int, stop: int) -> Tensor:
+        rows = slice(start, stop)
+        return source.delta(name, *((rows,) if size[0] >= size[1] else (slice(None), rows))).to(device)
+
+    return UpdateBlocks(size, read)
+
+
+def measure(
+    source: Source,
+    name: str,
+    size: tuple[int, int],
+    *,
+    run: str = "",
+    checkpoint: int = 0,
+    step: int | None = None,
+    precision: Precision = "float64",
+    device: str = "cpu",
+) -> Measurement:
+    """Measure one parameter of one checkpoint.
+
+    Args:
+        source: Where it is read from.
+        name: One of `parameters(source)`.
+        size: Its rows and columns there.
+        run: For the record; so are `checkpoint` and `step`.
+        checkpoint: Index in the run.
+        step: Optimizer steps taken.
+        precision: Of the spectrum; see `effopd.updates.spectrum`.
+        device: Where matrices are decomposed.
+    """
+    blocks = update_blocks(source, name, size, device)
+    place = locate(name)
+    found: Spectrum | None = None
+    vectors: SingularVectors | None = None
+    if name in source.matrices:
+        eigen = gram_eigen(blocks, vectors=True, k=NUM_VECTORS, dtype=precision)
+        found, vectors = spectrum(blocks, eigen=eigen), singular_vectors(blocks, NUM_VECTORS, eigen=eigen)
+    norm = (
+        found.frobenius_norm
+        if found
+        else blocks.scale * math.hypot(*(float(torch.linalg.vector_norm(block)) for block in blocks))
+    )
+    record = UpdateRecord(
+        run=run,
+        checkpoint=checkpoint,
+        step=step,
+        parameter=name,
+        layer=place.layer,
+        module=place.module,
+        kind=place.kind,
+        rows=size[0],
+        cols=size[1],
+        frobenius_norm=norm,
+        base_norm=source.base_norm(name),
+        changed_fraction=blocks.num_nonzero / math.prod(size),
+    )
+    if found:
+        shared = ("spectral_norm", "spectral_to_frobenius", "effective_rank", "top1pct_norm_ratio", "rank")
+        values = {key: getattr(found, key) for key in (*shared, "relative_error", "route")}
+        record = replace(record, **values)
+    return Measurement(record, found, vectors)
+
+
+def displacement(sources: Sequence[Source | None], name: str, size: tuple[int, int]) -> tuple[float, float | None]:
+    """Norm of the latest displacement of a parameter, and its cosine with the one before.
+
+    Args:
+        sources: Two or three in the order of training, against the same base; None stands for the base itself.
+        name: The parameter.
+        size: Its rows and columns.
+    """
+    dot = latest_square = earlier_square = 0.0
+    for window in _windows(sources[-1], name, size):
+        updates = [source.delta(name, *window) if source else None for source in sources]
+        latest = _minus(updates[-1], updates[-2])
+        latest_square += float(latest.square().sum())
+        if len(updates) == 3:
+            earlier = _minus(updates[1], updates[0])
+            dot += float((latest * earlier).sum())
+            earlier_square += float(earlier.square().sum())
+    norms = math.sqrt(latest_square) * math.sqrt(earlier_square)
+    return math.sqrt(latest_square), max(-1.0, min(1.0, dot / norms)) if norms else None
+
+
+def _windows(source: Source | None, name: str, size: tuple[int, int]) -> Iterator[tuple[slice, ...]]:
+    if source is None or name not in source.matrices:
+        yield ()
+        return
+    rows = max(1, BLOCK_BYTES // (8 * size[1] * 4))
+    yield from ((slice(start, min(start + rows, size[0])),) for start in range(0, size[0], rows))
+
+
+def _minus(one: Tensor | None, other: Tensor | None) -> Tensor:
+    assert one is not None
+    return one if other is None else one - other
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """How one checkpoint of a matrix aligns with the last; see `UpdateRecord` for the first four."""
+
+    vector_alignment: float | None
+    first_vector_cosine: float | None
+    subspace_alignment: float | None
+    chance_alignment: float | None
+
+
+def alignments(lefts: Sequence[Tensor]) -> list[Alignment]:
+    """Alignment of each checkpoint with the last one.
+
+    Args:
+        lefts: Leading left singular vectors of a matrix, [rows, up to 20], one tensor per checkpoint in order; without
+            columns where the update is zero.
+    """
+    return [_align(left, lefts[-1]) for left in lefts]
+
+
+def _align(left: Tensor, last: Tensor) -> Alignment:
+    k = min(left.shape[1], last.shape[1])
+    if k == 0:
+        return Alignment(None, None, None, None)
+    vectors, angles = vector_alignment(left, last), subspace_alignment(left[:, :k], last[:, :k])
+    rms = min(float(angles.square().mean().sqrt()), 1.0)
+    return Alignment(float(vectors.mean()), float(vectors[0]), rms, math.sqrt(k / left.shape[0]))
+
+
+def first_vector_trajectory(lefts: Sequence[Tensor]) -> tuple[Trajectory, float | None] | None:
+    """The trajectory of u_1, and EVR_{0:2} where there are enough checkpoints; None if an update is zero."""
+    if any(left.shape[1] == 0 for left in lefts):
+        return None
+    path = trajectory(torch.stack([left[:, 0] for left in lefts]))
+    return path, path.explained_variance_ratio if len(lefts) >= _MIN_CHECKPOINTS_FOR_EVR else None
+
+
+def compare(
+    base: str | Path | Mapping[str, Tensor],
+    trained: str | Path | Mapping[str, Tensor],
+    *,
+    ignore: Sequence[str] = (),
+    precision: Precision = "float64",
+    device: str = "cpu",
+) -> list[UpdateRecord]:
+    """What training did to every parameter, from two models, as the rows that `effopd analyze` writes.
+
+    Args:
+        base: Model directory or hub name, or a state dict.
+        trained: The same; a directory may be a LoRA adapter of the base.
+        ignore: Regular expressions of names to leave out (directories only).
+        precision: See `effopd.updates.spectrum`.
+        device: Where matrices are decomposed.
+
+    Returns:
+        A record per parameter, in the order of the layers; stacked experts one by one.
+
+    Raises:
+        DataError: A model cannot be read, or the two do not match.
+    """
+    source: Source
+    if isinstance(base, Mapping) and isinstance(trained, Mapping):
+        source = StateDicts(base, trained)
+    elif isinstance(base, Mapping) or isinstance(trained, Mapping):
+        raise DataError("Got a state dict and a path; expected two of either.")
+    else:
+        source = open_pair(base, trained, ignore)
+    sizes = parameters(source)
+    return [measure(source, name, sizes[name], precision=precision, device=device).record for name in sizes]
+
+
+class StateDicts:
+    """Two state dicts as a `Source`."""
+
+    def __init__(self, base: Mapping[str, Tensor], trained: Mapping[str, Tensor]):
+        """Check that they match.
+
+        Raises:
+            DataError: Names or shapes differ.
+        """
+        different = [name for name in base if name in trained and base[name].shape != trained[name].shape]
+        if different or base.keys() != trained.keys():
+            names = [*different, *sorted(base.keys() ^ trained.keys())]
+            raise DataError(
+                f"The state dicts do not match in {len(names)} tensors, of other shapes or in one of them only: "
+                f"{', '.join(names[:10])}. Compare a model with what it was trained from."
+            )
+        self.base, self.trained = base, trained
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in base.items() if tensor.is_floating_point()}
+        self.matrices = matrix_shapes(self.shapes)
+
+    def delta(self, name: str, *window: slice) -> Tensor:
+        """The update, in float64 on the CPU."""
+        base, trained = (self._tensor(tensors, name)[window].cpu().double() for tensors in (self.base, self.trained))
+        return trained - base
+
+    def base_norm(self, name: str) -> float:
+        """Frobenius norm of the base's tensor."""
+        return float(torch.linalg.vector_norm(self._tensor(self.base, name), dtype=torch.float64))
+
+    @staticmethod
+    def _tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+        stack, expert = split_expert(name)
+        tensor = tensors[stack].detach()
+        return tensor if expert is None else tensor[expert]

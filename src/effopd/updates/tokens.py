@@ -1,0 +1,162 @@
+"""The embedding shift of a run's checkpoints, for the tokens of a text or for all, and a picture of some of them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from effopd.checkpoints import Pair, find_checkpoints, open_pair
+from effopd.errors import DataError
+from effopd.parameters import locate
+from effopd.updates.assemble import write_table
+from effopd.updates.embedding import embedding_picture, embedding_shift
+
+_CHUNK_ROWS = 8192
+_NUM_PICTURED = 300
+_WHO = [("run", pa.string()), ("parameter", pa.string())]
+_SHIFT_SCHEMA = pa.schema(
+    [
+        *_WHO,
+        ("checkpoint", pa.int64()),
+        ("step", pa.int64()),
+        ("num_tokens", pa.int64()),
+        ("num_undefined", pa.int64()),
+        *((name, pa.float64()) for name in ("mean", "p05", "median", "p95")),
+    ]
+)
+_TOKEN_SCHEMA = pa.schema(
+    [
+        *_WHO,
+        ("token_id", pa.int64()),
+        ("token", pa.string()),
+        *((name, pa.float64()) for name in ("cosine", "base_x", "base_y", "trained_x", "trained_y")),
+    ]
+)
+
+
+def tokens_of(text: Path, tokenizer: Any) -> Tensor:
+    """Ids of the tokens that occur in a text file, ascending, int64 [N].
+
+    Raises:
+        DataError: The file is not UTF-8, or holds no token.
+    """
+    try:
+        ids = tokenizer(text.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{text}: {error}. Give a UTF-8 text file.") from error
+    if not ids:
+        raise DataError(f"{text} holds no token. Give a text in the language of the model.")
+    return torch.tensor(sorted(set(ids)))
+
+
+def write_embedding_tables(
+    base: str | Path, runs: dict[str, Any], out: Path, *, ignore: Sequence[str] = (), text: Path | None = None
+) -> None:
+    """Write `embeddings.parquet` and `embedding_tokens.parquet`.
+
+    Args:
+        base: As for `measure_runs`; so are `runs`, `out` and `ignore`.
+        runs: By name.
+        out: Directory of the analysis.
+        ignore: Regular expressions of parameter names.
+        text: Tokens that count; all rows that the matrices have if None.
+    """
+    shifts: list[dict[str, Any]] = []
+    tokens: list[dict[str, Any]] = []
+    tokenizer = _tokenizer(open_pair(base, base).base.directory, required=text is not None)
+    wanted = tokens_of(text, tokenizer) if text else None
+    for run, path in runs.items():
+        checkpoints = find_checkpoints(path)
+        for index, checkpoint in enumerate(checkpoints):
+            pair = open_pair(base, checkpoint.directory, ignore)
+            for parameter in _token_matrices(pair):
+                ids, cosine = _shift(pair, parameter, wanted)
+                row = {"run": run, "parameter": parameter, "checkpoint": index, "step": checkpoint.step}
+                shifts.append(row | _summary(cosine))
+                if index == len(checkpoints) - 1:
+                    tokens += _picture(run, pair, parameter, ids, cosine, tokenizer)
+    write_table(shifts, _SHIFT_SCHEMA, out / "embeddings.parquet")
+    write_table(tokens, _TOKEN_SCHEMA, out / "embedding_tokens.parquet")
+
+
+def _token_matrices(pair: Pair) -> list[str]:
+    """The embedding, and the output head if it has weights of its own; not embeddings of positions."""
+    largest = max((rows for name, (rows, _) in pair.matrices.items() if locate(name).kind == "embedding"), default=0)
+    return [
+        name
+        for name, (rows, _) in pair.matrices.items()
+        if locate(name).kind in ("embedding", "lm_head") and rows >= largest
+    ]
+
+
+def _shift(pair: Pair, parameter: str, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Token ids and their cosines, a chunk of rows in memory at a time."""
+    num_rows = pair.matrices[parameter][0]
+    ids = torch.arange(num_rows) if ids is None else ids[ids < num_rows]
+    cosines = [
+        embedding_shift(base, trained, chunk - start).cosine
+        for start, base, trained, chunk in _chunks(pair, parameter, ids)
+    ]
+    return ids, torch.cat(cosines)
+
+
+def _chunks(pair: Pair, parameter: str, ids: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """First row, base rows, trained rows in float64, and the ids that lie in them."""
+    for start in range(0, pair.matrices[parameter][0], _CHUNK_ROWS):
+        chunk = ids[(ids >= start) & (ids < start + _CHUNK_ROWS)]
+        if len(chunk):
+            window = slice(start, start + _CHUNK_ROWS)
+            base = pair.base.read(parameter, window).double()
+            yield start, base, base + pair.delta(parameter, window), chunk
+
+
+def _summary(cosine: Tensor) -> dict[str, Any]:
+    defined = cosine[~cosine.isnan()]
+    numbers = dict.fromkeys(("mean", "p05", "median", "p95"))
+    if len(defined):
+        ordered = defined.sort().values  # torch.quantile takes no more than 16 million values
+        at = {"p05": 0.05, "median": 0.5, "p95": 0.95}
+        numbers |= {name: float(ordered[round(share * (len(ordered) - 1))]) for name, share in at.items()}
+        numbers["mean"] = float(defined.mean())
+    return {"num_tokens": len(cosine), "num_undefined": len(cosine) - len(defined), **numbers}
+
+
+def _picture(run: str, pair: Pair, parameter: str, ids: Tensor, cosine: Tensor, tokenizer: Any) -> list[dict[str, Any]]:
+    """Up to 300 tokens, evenly spread over the ids, in the plane of their principal components."""
+    chosen = torch.linspace(0, len(ids) - 1, min(len(ids), _NUM_PICTURED)).round().long()
+    picked = ids[chosen]
+    rows = [
+        (base[chunk - start], trained[chunk - start])
+        for start, base, trained, chunk in _chunks(pair, parameter, picked)
+    ]
+    base, trained = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    before, after = embedding_picture(base, trained, torch.arange(len(picked)))
+    return [
+        {
+            "run": run,
+            "parameter": parameter,
+            "token_id": token,
+            "token": tokenizer.decode([token]) if tokenizer else "",
+            "cosine": None if math.isnan(value) else value,
+            **dict(zip(("base_x", "base_y", "trained_x", "trained_y"), place, strict=True)),
+        }
+        for token, value, place in zip(
+            picked.tolist(), cosine[chosen].tolist(), torch.cat([before, after], dim=1).tolist(), strict=True
+        )
+    ]
+
+
+def _tokenizer(directory: Path, *, required: bool) -> Any:
+    """The base's tokenizer; None if it has none and none is needed."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        if not required:
+            return None
+        raise DataError(f"{directory} has no tokenizer that loads ({error}); --text needs one.") from error
