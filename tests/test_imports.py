@@ -18,14 +18,18 @@ ALLOWED = {
     "objectives": set(),
     "checkpoints": {"parameters"},
     "updates": {"parameters", "checkpoints"},
+    "interventions": {"parameters", "checkpoints", "updates"},
+    "evaluation": {"parameters", "checkpoints", "updates", "interventions", "world"},
     "report": set(),
     "world": set(),
     "study": set(),
     "extrapolation": {"parameters", "trl_hooks"},
-    "training": {"extrapolation", "objectives", "trl_hooks", "world"},
+    "training": {"evaluation", "extrapolation", "objectives", "parameters", "trl_hooks", "updates", "world"},
+    "analysis": {"updates", "report"},
     "demo": {"training", "study", "report", "world"},
-    "cli": {"demo", "training", "world"},
-    "__init__": {"extrapolation"},
+    "world_runs": {"demo", "training", "world"},
+    "cli": {"world_runs", "analysis", "demo", "evaluation", "interventions", "training", "world"},
+    "__init__": {"extrapolation", "training"},
     "__main__": {"cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -66,7 +70,7 @@ def test_light_modules_do_not_load_torch(module: str) -> None:
 def test_the_public_names() -> None:
     import effopd
 
-    assert sorted(effopd.__all__) == ["EffOPDCallback", "ExtrapolationConfig", "__version__"]
+    assert sorted(effopd.__all__) == ["EffOPDCallback", "ExtrapolationConfig", "UpdateMonitorCallback", "__version__"]
     for name in effopd.__all__:
         assert getattr(effopd, name)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

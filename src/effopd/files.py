@@ -21,6 +21,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        DataError: The file cannot be read, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}. Copy or download it again.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a {type(value).__name__}; expected a JSON object. Copy or download it again.")
+    return value
+
+
 def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
     """Write a whole JSON Lines file."""
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -119,3 +121,7 @@ def test_trajectory_of_noise_and_of_rest():
     assert trajectory(torch.ones(1, 5)).coordinates.tolist() == [[0, 0]]
     with pytest.raises(DataError, match="checkpoints"):
         trajectory(torch.ones(5))
+
+
+def test_the_cosine_of_nan_is_nan():
+    assert math.isnan(displacement_cosine([(torch.tensor([math.nan]), torch.ones(1))]))

@@ -12,11 +12,11 @@ from effopd.checkpoints.source import (
     ADAPTER_WEIGHTS,
     INDEX,
     WEIGHTS,
-    read_json,
     resolve,
     weights_kind,
 )
 from effopd.errors import DataError
+from effopd.files import read_json
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _STATE = "trainer_state.json"

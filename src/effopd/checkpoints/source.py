@@ -1,9 +1,8 @@
 """Directories of models and adapters: found here or on the hub, and looked into before anything is read."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from huggingface_hub import snapshot_download
 
@@ -94,21 +93,6 @@ def weights_kind(directory: Path) -> Literal["model", "adapter"]:
         f" {ADAPTER_WEIGHTS}; found {found}. Pass a directory written by `save_pretrained`; one that an interrupted"
         " save left behind has to be removed."
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        DataError: The file cannot be read, or holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}. Copy or download it again.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} holds a {type(value).__name__}; expected a JSON object. Copy or download it again.")
-    return value
 
 
 def listing(items: list[str], limit: int = 10) -> str:

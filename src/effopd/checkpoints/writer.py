@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from effopd.checkpoints.model import ModelReader, open_model
-from effopd.checkpoints.source import INDEX, MODEL_FILES, WEIGHTS, listing, read_json
+from effopd.checkpoints.source import INDEX, MODEL_FILES, WEIGHTS, listing
 from effopd.errors import DataError
-from effopd.files import write_json
+from effopd.files import read_json, write_json
 
 
 def write_model(

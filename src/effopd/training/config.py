@@ -89,6 +89,10 @@ class RunArguments:
     target_accuracy: float | None = field(
         default=None, metadata={"help": "Stop when an evaluation reaches this accuracy."}
     )
+    monitor_every: int | None = field(
+        default=None, metadata={"help": "Measure the weight update every so many steps, into updates.jsonl."}
+    )
+    monitor_matrices: int | None = field(default=None, metadata={"help": "How many weight matrices to sample for it."})
 
     def __post_init__(self) -> None:
         """Read `extrapolation` and check what can be checked without loading anything.
@@ -116,6 +120,11 @@ class RunArguments:
             raise ConfigurationError("evaluation_dataset_name is set, but no reward to score its answers by; set one.")
         if self.target_accuracy is not None and not self.evaluation_dataset_name:
             raise ConfigurationError("target_accuracy needs evaluation_dataset_name to measure the accuracy on.")
+        if self.monitor_matrices is not None and self.monitor_every is None:
+            raise ConfigurationError(f"monitor_matrices={self.monitor_matrices} has no effect; set monitor_every too.")
+        for name in ("monitor_every", "monitor_matrices"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigurationError(f"{name}={value} is not possible; it is at least 1. Leave it out for none.")
 
     def extrapolation_config(self) -> ExtrapolationConfig | None:
         """The settings of EffOPD, or None for vanilla OPD."""

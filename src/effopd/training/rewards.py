@@ -1,4 +1,4 @@
-r"""Rewards: by name, and for mathematics by comparing the final answer.
+r"""Rewards: by name, for mathematics by comparing the final answer, for programs by their tests.
 
 [reward] = resolve_rewards("math")
 reward([r"so it is \boxed{0.5}"], [r"\frac{1}{2}"])      # [1.0]
@@ -6,53 +6,39 @@ reward([r"so it is \boxed{0.5}"], [r"\frac{1}{2}"])      # [1.0]
 
 import difflib
 import importlib
-import re
-import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
-from math_verify import parse, verify
-from math_verify.errors import TimeoutException
-
 from effopd.errors import ConfigurationError
+from effopd.evaluation import Completion, grade_code, grade_math
 
 RewardFunction = Callable[..., list[float]]
-Completion = str | Sequence[dict[str, Any]]
-"""A text, or a conversational completion: messages, of which the last one's `content` is judged."""
 
 _TIMEOUT_SECONDS = 5
-_MAX_ANSWER_LENGTH = 500
-_TAIL_LENGTH = 2000
-_BOXED = "\\boxed{"
-_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}")
-_WORDS = re.compile(r"[a-z][a-z ]+")
 
 
 def resolve_rewards(spec: str | Sequence[str]) -> list[RewardFunction]:
     """Find reward functions by name.
 
     Args:
-        spec: One or several of `world` (the embedded task), `math` (`math_reward`) and `package.module:function`, which
-            takes TRL's arguments: `completions`, the dataset's columns, `prompts` and more as keywords.
+        spec: One or several of `world` (the embedded task), `math` (`math_reward`), `code` (`code_reward`) and
+            `package.module:function`, which takes TRL's arguments: `completions`, the dataset's columns, `prompts` and
+            more as keywords.
 
     Raises:
         ConfigurationError: There is no such function. Exceptions raised by the module's own code are not caught.
     """
     names = [spec] if isinstance(spec, str) else list(spec)
     if not names:
-        raise ConfigurationError("reward: got none, expected 'world', 'math' or 'package.module:function'.")
+        raise ConfigurationError("reward: got none, expected 'world', 'math', 'code' or 'package.module:function'.")
     return [_resolve(name) for name in names]
 
 
-def math_reward(completions: Sequence[Completion], answer: Sequence[str], **kwargs: Any) -> list[float]:
+def math_reward(completions: Sequence[Completion], answer: Sequence[Any], **kwargs: Any) -> list[float]:
     r"""Reward 1.0 where the final answer equals the expected one mathematically, else 0.0; a reward for TRL.
 
-    The final answer is what the last `\boxed{}` holds, or without one the last expression in the text; none if the box
-    is never closed. It is compared as text first, then by math-verify. Expected answers that are words (`Yes`) or that
-    math-verify cannot read are compared only as text, ignoring case. An answer of more than 500 characters equals
-    nothing but itself. In the main thread one comparison takes a few seconds at most; in other threads, where
-    math-verify's timeouts do not work, a power tower such as `9^{9^{9^9}}` takes unlimited time.
+    See `effopd.evaluation.grade_math` for what the final answer is and how it is compared. Comparisons run in worker
+    processes, in parallel; one that hangs is killed, after a few seconds, and its completion gets 0.0.
 
     Args:
         completions: N texts, or N conversational completions.
@@ -62,76 +48,43 @@ def math_reward(completions: Sequence[Completion], answer: Sequence[str], **kwar
     Returns:
         N rewards.
     """
-    timeout = _TIMEOUT_SECONDS if threading.current_thread() is threading.main_thread() else None
-    return [
-        float(_is_right(_text(completion), str(expected), timeout))
-        for completion, expected in zip(completions, answer, strict=True)
-    ]
+    return [float(verdict.passed) for verdict in grade_math(completions, answer, timeout_s=_TIMEOUT_SECONDS)]
 
 
-def _is_right(text: str, expected: str, timeout: int | None) -> bool:
-    given = _last_boxed(text)
-    expected_plain = _plain(_last_boxed(expected) or expected)
-    if given is not None and _plain(given) == expected_plain:
-        return True
-    gold = [] if _WORDS.fullmatch(expected_plain) else _parse_expected(expected, timeout)
-    if not gold:
-        return given is None and _plain(text) == expected_plain
-    if len(given or "") > _MAX_ANSWER_LENGTH:
-        return False
-    source = text[-_TAIL_LENGTH:] if given is None else f"{_BOXED}{given}}}"
-    try:
-        return bool(verify(gold, _parse(source, timeout), timeout_seconds=timeout))
-    except (Exception, TimeoutException):  # whatever a model wrote, it is at worst wrong
-        return False
+def code_reward(completions: Sequence[Completion], tests: Sequence[Any], **kwargs: Any) -> list[float]:
+    """Reward 1.0 where a program passes its tests, else 0.0; a reward for TRL.
 
+    Programs run in sandboxes, in parallel: see `effopd.evaluation.grade_code`.
 
-@lru_cache(maxsize=1024)
-def _parse_expected(expected: str, timeout: int | None) -> list[Any]:
-    has_delimiters = any(mark in expected for mark in ("$", _BOXED, r"\(", r"\["))
-    return _parse(expected if has_delimiters else f"${expected}$", timeout)
+    Args:
+        completions: N texts, or N conversational completions.
+        tests: The N problems' tests, the dataset's column of that name: mappings, or JSON of them.
+        **kwargs: Whatever else TRL passes; ignored.
 
+    Returns:
+        N rewards.
 
-def _parse(text: str, timeout: int | None) -> list[Any]:
-    try:
-        parsed: list[Any] = parse(text, parsing_timeout=timeout)
-    except (Exception, TimeoutException):
-        return []
-    return parsed
-
-
-def _last_boxed(text: str) -> str | None:
-    r"""What the last `\boxed{...}` holds; empty if it is never closed, None if there is none."""
-    start = text.rfind(_BOXED)
-    if start < 0:
-        return None
-    start += len(_BOXED)
-    depth = 1
-    for position in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return text[start:position]
-    return ""
-
-
-def _plain(answer: str) -> str:
-    return _TEXT_COMMAND.sub(r"\1", answer).strip(" \t\n$.").casefold()
-
-
-def _text(completion: Completion) -> str:
-    return completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
+    Raises:
+        DataError: Tests are not of the right form.
+        UnsupportedError: There is no working sandbox.
+    """
+    return [float(verdict.passed) for verdict in grade_code(completions, tests)]
 
 
 def _resolve(name: str) -> RewardFunction:
     if name == "math":
         return math_reward
+    if name == "code":
+        return code_reward
     if name == "world":
         from effopd.world import world_reward
 
         return world_reward
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
-        raise ConfigurationError(f"reward: got {name!r}, expected 'world', 'math' or 'package.module:function'.")
+        raise ConfigurationError(
+            f"reward: got {name!r}, expected 'world', 'math', 'code' or 'package.module:function'."
+        )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

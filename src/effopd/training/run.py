@@ -1,7 +1,7 @@
 """A run: from configuration to trainer to run directory, continuing where an interrupted one stopped.
 
 A run directory holds `config.yaml` (resolved), `versions.json`, `metrics.jsonl`, `extrapolations.jsonl`,
-`checkpoint-N/`, the TensorBoard log, and, once finished, the final model and `run.json`.
+`updates.jsonl` if asked for, `checkpoint-N/`, the TensorBoard log, and, once finished, the final model and `run.json`.
 """
 
 import errno
@@ -26,6 +26,7 @@ from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.data import load_prompts
 from effopd.training.metrics import COMPLETE, METRICS, MetricsCallback
 from effopd.training.models import align_vocab_size, check_vocabularies, find_model, load_model, load_tokenizer
+from effopd.training.monitor import NUM_MATRICES, UpdateMonitorCallback
 from effopd.training.rewards import resolve_rewards
 from effopd.training.trainer import OPDTrainer
 
@@ -108,6 +109,9 @@ def build_trainer(arguments: RunArguments, config: OPDConfig) -> tuple[OPDTraine
     if settings := arguments.extrapolation_config():
         effopd = EffOPDCallback(trainer, rewards, preset=settings)
         trainer.add_callback(effopd)
+    if arguments.monitor_every is not None:
+        num_matrices = arguments.monitor_matrices or NUM_MATRICES
+        trainer.add_callback(UpdateMonitorCallback(trainer, arguments.monitor_every, num_matrices))
     metrics = MetricsCallback(trainer, effopd)
     trainer.add_callback(metrics)
     if arguments.target_accuracy is not None:

@@ -23,6 +23,7 @@ Everything here is a function of tensors and numbers; nothing reads files.
 from effopd.updates.blocks import UpdateBlocks
 from effopd.updates.embedding import EmbeddingShift, embedding_picture, embedding_shift
 from effopd.updates.gram import GramEigen, gram_eigen
+from effopd.updates.measure import compare
 from effopd.updates.norms import ModuleMovement, layer_norms, module_movements, nearly_unmoved
 from effopd.updates.projection import pca, tsne
 from effopd.updates.spectrum import Spectrum, spectrum
@@ -44,6 +45,7 @@ __all__ = [
     "Spectrum",
     "Trajectory",
     "UpdateBlocks",
+    "compare",
     "displacement_cosine",
     "embedding_picture",
     "embedding_shift",

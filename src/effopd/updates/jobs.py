@@ -6,7 +6,6 @@ its vectors: a second start of the same analysis does only what has no line.
 
 import contextlib
 import hashlib
-import json
 import os
 import signal
 import sys
@@ -27,7 +26,7 @@ from safetensors.torch import save_file
 from effopd.checkpoints import Checkpoint, Pair, find_checkpoints, open_pair
 from effopd.checkpoints.model import weight_files
 from effopd.errors import CheckpointError, ConfigurationError
-from effopd.files import append_json_line, read_json_lines, write_json
+from effopd.files import append_json_line, read_json, read_json_lines, write_json
 from effopd.updates.gram import Precision
 from effopd.updates.measure import Source, displacement, measure, parameters
 
@@ -219,7 +218,7 @@ def _continue(out: Path, plan: dict[str, Any]) -> dict[tuple[str, int, str], dic
         if out.exists() and any(out.iterdir()):
             raise CheckpointError(f"{out} is not empty and holds no analysis. Choose another --out, or an empty one.")
     else:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_json(path)
         now = {run["name"]: run["checkpoints"] for run in plan["runs"]}
         before = {run["name"]: run["checkpoints"] for run in earlier["runs"]}
         same = all(earlier[key] == plan[key] for key in ("base", "settings"))

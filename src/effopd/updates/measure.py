@@ -157,7 +157,7 @@ def displacement(sources: Sequence[Source | None], name: str, size: tuple[int, i
             dot += float((latest * earlier).sum())
             earlier_square += float(earlier.square().sum())
     norms = math.sqrt(latest_square) * math.sqrt(earlier_square)
-    return math.sqrt(latest_square), max(-1.0, min(1.0, dot / norms)) if norms else None
+    return math.sqrt(latest_square), min(max(dot / norms, -1.0), 1.0) if norms else None
 
 
 def _windows(source: Source | None, name: str, size: tuple[int, int]) -> Iterator[tuple[slice, ...]]:

@@ -141,7 +141,8 @@ def displacement_cosine(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
         second_square += float(b @ b)
     if first_square == 0 or second_square == 0:
         return None
-    return max(-1.0, min(1.0, dot / (math.sqrt(first_square) * math.sqrt(second_square))))
+    cosine = dot / (math.sqrt(first_square) * math.sqrt(second_square))
+    return min(max(cosine, -1.0), 1.0)  # in this order, NaN stays NaN
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,97 @@
+"""`effopd world runs`: OPD, EffOPD and GRPO from the shipped base, with their checkpoints, to be analysed."""
+
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from effopd.demo import world_run
+from effopd.errors import ConfigurationError
+from effopd.files import read_json, write_json
+from effopd.training.progress import RunDisplay, RunProgress, quiet_libraries
+from effopd.training.run import train
+from effopd.world import TaskConfig, TeacherConfig, base_dir, make_dataset
+from effopd.world.teacher import train_teacher
+
+FINISHED = "finished.json"
+
+
+class Plan(NamedTuple):
+    """Steps of each kind of run, and steps between its checkpoints."""
+
+    opd: tuple[int, int] = (128, 8)
+    effopd: tuple[int, int] = (32, 2)
+    grpo: tuple[int, int] = (100, 10)
+
+
+LEARNING_RATE = 1e-4
+
+
+def world_runs(out: Path, *, seeds: int = 3, plan: Plan | None = None) -> dict[str, Path]:
+    """Train with every method and seed; finished runs are used again.
+
+    OPD and EffOPD learn from the shipped teacher; GRPO, from the verifiable reward, as that teacher did. With seed 0 it
+    is the teacher's own run.
+
+    Args:
+        out: Gets a directory for each run, with `checkpoint-N` folders (without optimizer state) and the final model.
+        seeds: Runs with seeds 0 to `seeds - 1`.
+        plan: Steps.
+
+    Returns:
+        Run directories by name: `opd-0`, `effopd-0`, `grpo-0`, `opd-1`, ...
+    """
+    plan = plan or Plan()
+    runs: dict[str, Path] = {}
+    console = Console(highlight=False)
+    for seed in range(seeds):
+        for method, (steps, save_steps) in plan._asdict().items():
+            name = f"{method}-{seed}"
+            runs[name] = out / name
+            if method == "grpo":
+                _train_grpo(out / name, seed, replace(TeacherConfig(), num_steps=steps, save_steps=save_steps))
+            else:
+                _train_opd(out / name, "none" if method == "opd" else "paper", seed, steps, save_steps)
+            for state in out.glob(f"{name}/checkpoint-*/optimizer.pt"):
+                state.unlink()  # two thirds of the bytes
+            console.print(f"{name}: {len(list(runs[name].glob('checkpoint-*')))} checkpoints in {runs[name]}")
+    return runs
+
+
+def _train_opd(directory: Path, acceleration: str, seed: int, steps: int, save_steps: int) -> None:
+    arguments, config = world_run(
+        directory,
+        acceleration=acceleration,
+        learning_rate=LEARNING_RATE,
+        seed=seed,
+        max_steps=steps,
+        save_steps=save_steps,
+    )
+    arguments.target_accuracy = None
+    config.save_total_limit = None
+    config.eval_strategy, config.eval_steps = "steps", save_steps
+    with quiet_libraries(), RunDisplay() as display:
+        train(arguments, config, lambda trainer, metrics: [RunProgress(display, directory.name, trainer, metrics)])
+
+
+def _train_grpo(directory: Path, seed: int, config: TeacherConfig) -> None:
+    settings = asdict(config) | {"seed": seed}
+    if (directory / FINISHED).exists():
+        found = read_json(directory / FINISHED)["settings"]
+        if found != settings:
+            raise ConfigurationError(f"{directory} holds a run with {found}, not {settings}. Choose another --out.")
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    model = AutoModelForCausalLM.from_pretrained(base_dir(), dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base_dir())
+    task = TaskConfig()
+    dataset = make_dataset("train", config.num_steps * config.prompts_per_step, seed, task)
+    arguments = (config, seed, task.max_completion_length, directory, True)
+    rewards = train_teacher(model, tokenizer, dataset, *arguments, save_checkpoints=True)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    write_json(directory / FINISHED, {"settings": settings, "rewards": rewards})
