@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import math
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--base", required=True, metavar="MODEL", help="directory or hub name")
     analyze.add_argument(
         "--run",
+        dest="runs",
         required=True,
         action="append",
         type=_named_run,
@@ -165,14 +167,15 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _analyze(options: argparse.Namespace, rest: list[str]) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: the workers are the parallelism
     from effopd.analysis import analyze
 
-    names = [name for name, _ in options.run]
+    names = [name for name, _ in options.runs]
     if len(set(names)) < len(names):
         raise ConfigurationError(f"Got the run names {', '.join(names)}; expected each once. Join paths with commas.")
     analyze(
         options.base,
-        dict(options.run),
+        dict(options.runs),
         options.out,
         ignore=options.ignore,
         text=options.text,

@@ -11,6 +11,7 @@ from torch import Tensor
 from effopd.errors import DataError
 
 _MAX_PERPLEXITY = 30.0
+_MAX_EXACT = 200  # points up to which the exact gradient is the faster one
 
 
 def largest_entry_signs(columns_DK: Tensor) -> Tensor:
@@ -59,6 +60,7 @@ def tsne(points_ND: Tensor, *, seed: int = 0) -> Tensor:
         DataError: Not a matrix, fewer than two points or dimensions, or not finite.
     """
     from sklearn.manifold import TSNE  # takes a second to import
+    from threadpoolctl import threadpool_limits
 
     centred_ND = _centred(points_ND)
     num_points, num_dimensions = centred_ND.shape
@@ -67,8 +69,10 @@ def tsne(points_ND: Tensor, *, seed: int = 0) -> Tensor:
     if not centred_ND.any():
         return torch.zeros(num_points, 2, dtype=torch.float64)
     perplexity = max(1.0, min(_MAX_PERPLEXITY, (num_points - 1) / 3))
-    model = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
-    return torch.from_numpy(model.fit_transform(centred_ND.cpu().numpy())).double()
+    method = "exact" if num_points <= _MAX_EXACT else "barnes_hut"
+    model = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed, method=method)
+    with threadpool_limits(1):  # threads that wait for one another take longer, where cores are shared
+        return torch.from_numpy(model.fit_transform(centred_ND.cpu().numpy())).double()
 
 
 def project(points_ND: Tensor, method: Literal["pca", "tsne"] = "pca", *, seed: int = 0) -> Tensor:

@@ -1,0 +1,225 @@
+"""What an intervention costs: truncating updates against the obvious way, and staying in memory against the disk.
+
+    python benchmarks/interventions.py            # one layer of Qwen2.5-1.5B, and a model of four of its layers, CPU
+    python benchmarks/interventions.py --quick    # a smoke test in seconds
+
+Both parts time the ways in turn, over and over, in one process, so that a drifting machine drifts for all of them.
+
+    top 10 % of every matrix of a layer
+        ours        keep_top(dW, ...): eigenvectors of the short side's Gram matrix, float64
+        obvious     torch.linalg.svd(dW, full_matrices=False) and U_k diag(S_k) V_k, float32
+
+    from the trained model in memory to an intervened one, and back
+        live        LiveModel.intervened: enter the block and leave it
+        disk        intervene to a directory, and from_pretrained of it
+        reload      from_pretrained alone, of a model that was written before; its pages are only mapped, not read
+"""
+
+import argparse
+import gc
+import json
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from effopd.files import write_json, write_text
+from effopd.interventions import Intervention, LiveModel, Scale, TopComponents, Window, decompose, intervene, keep_top
+from effopd.interventions.truncate import top_count
+
+# hidden size, MLP size, query heads, key-value heads, vocabulary
+SHAPES = {"tiny": (128, 512, 4, 2, 1000), "qwen2.5-1.5b": (1536, 8960, 12, 2, 151_936)}
+PERCENT = 10.0
+INTERVENTIONS: dict[str, Intervention] = {
+    "scale 0.5": Scale(0.5),
+    "window of one layer's MLP": Window("mlp", 1, 0),
+    "top 10 %": TopComponents(PERCENT),
+}
+
+
+def layer_updates(shapes: str) -> dict[str, torch.Tensor]:
+    """Updates of a layer's matrices: differences of bf16 numbers, of low rank and noise."""
+    hidden, mlp, heads, kv_heads, _ = SHAPES[shapes]
+    kv = hidden // heads * kv_heads
+    sizes = {"q": (hidden, hidden), "k": (kv, hidden), "v": (kv, hidden), "o": (hidden, hidden)}
+    sizes |= {"gate": (mlp, hidden), "up": (mlp, hidden), "down": (hidden, mlp)}
+    updates = {}
+    for name, (rows, columns) in sizes.items():
+        base = (0.02 * torch.randn(rows, columns)).bfloat16()
+        change = 1e-5 * torch.randn(rows, 16) @ torch.randn(16, columns) + 1e-5 * torch.randn(rows, columns)
+        updates[name] = (base.float() + 10 * change).bfloat16().double() - base.double()
+    return updates
+
+
+def ours(update: torch.Tensor) -> torch.Tensor:
+    decomposition = decompose(update)
+    return keep_top(update, top_count(PERCENT, decomposition.rank), decomposition)
+
+
+def obvious(update: torch.Tensor) -> torch.Tensor:
+    left, sigma, right = torch.linalg.svd(update.float(), full_matrices=False)
+    count = top_count(PERCENT, len(sigma))
+    return left[:, :count] @ torch.diag(sigma[:count]) @ right[:count]
+
+
+def truncation(shapes: str, repeats: int) -> dict[str, Any]:
+    updates = layer_updates(shapes)
+    ways = {"ours": ours, "obvious": obvious}
+    seconds = {name: {way: [] for way in ways} for name in updates}
+    difference = 0.0
+    for _ in range(repeats):
+        for name, update in updates.items():
+            results = {}
+            for way, function in ways.items():
+                started = time.perf_counter()
+                results[way] = function(update)
+                seconds[name][way].append(time.perf_counter() - started)
+            gap = torch.linalg.vector_norm(results["ours"] - results["obvious"])
+            difference = max(difference, float(gap / torch.linalg.vector_norm(results["ours"])))
+    rows = {
+        name: {"shape": list(updates[name].shape), **{way: statistics.median(values) for way, values in ways_.items()}}
+        for name, ways_ in seconds.items()
+    }
+    totals = {way: sum(row[way] for row in rows.values()) for way in ways}
+    return {
+        "matrices": rows,
+        "seconds": totals,
+        "obvious_to_ours": totals["obvious"] / totals["ours"],
+        "largest_relative_difference": difference,
+    }
+
+
+def write_models(shapes: str, layers: int, directory: Path) -> tuple[Path, Path]:
+    """A random base, and the same with small noise, in bf16."""
+    hidden, mlp, heads, kv_heads, vocabulary = SHAPES[shapes]
+    config = Qwen2Config(
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        num_hidden_layers=layers,
+        vocab_size=vocabulary,
+        tie_word_embeddings=True,
+    )
+    model = Qwen2ForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(directory / "base")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 1e-3 * torch.randn_like(parameter)
+    model.save_pretrained(directory / "trained")
+    return directory / "base", directory / "trained"
+
+
+def memory_against_disk(shapes: str, layers: int, repeats: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        base, trained = write_models(shapes, layers, Path(folder))
+        model = AutoModelForCausalLM.from_pretrained(trained, dtype="auto")
+        live = LiveModel(model, base)
+        with live.intervened(TopComponents(PERCENT)):  # a sweep's first one decomposes
+            pass
+        results = {
+            name: three_ways(live, base, trained, intervention, Path(folder) / "out", repeats)
+            for name, intervention in INTERVENTIONS.items()
+        }
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"layers": layers, "parameters": parameters, "interventions": results}
+
+
+def three_ways(
+    live: LiveModel, base: Path, trained: Path, intervention: Intervention, out: Path, repeats: int
+) -> dict[str, Any]:
+    seconds: dict[str, list[float]] = {"live": [], "disk": [], "reload": []}
+    for _ in range(repeats):
+        timed(seconds["live"], lambda: enter_and_leave(live, intervention))
+        timed(seconds["disk"], lambda: write_and_load(base, trained, intervention, out))
+        timed(seconds["reload"], lambda: AutoModelForCausalLM.from_pretrained(out, dtype="auto"))
+        shutil.rmtree(out)
+        gc.collect()
+    medians = {way: statistics.median(values) for way, values in seconds.items()}
+    return {"seconds": medians, **{f"{way}_to_live": medians[way] / medians["live"] for way in ("disk", "reload")}}
+
+
+def timed(seconds: list[float], way: Callable[[], object]) -> None:
+    started = time.perf_counter()
+    way()
+    seconds.append(time.perf_counter() - started)
+
+
+def enter_and_leave(live: LiveModel, intervention: Intervention) -> None:
+    with live.intervened(intervention):
+        pass
+
+
+def write_and_load(base: Path, trained: Path, intervention: Intervention, out: Path) -> None:
+    intervene(base, trained, [intervention], out)
+    AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    truncated, moved = record["truncation"], record["memory_against_disk"]
+    lines = [
+        f"Top {PERCENT:g} % of each matrix of one layer of {record['shapes']}, {record['machine']['threads']} "
+        f"thread(s): obvious / ours = {truncated['obvious_to_ours']:.1f} over the layer; the results differ by at most "
+        f"{truncated['largest_relative_difference']:.1g} of their norm (ours in float64, the obvious way in float32).",
+        "",
+        "| matrix | shape | ours s | obvious s | obvious / ours |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in truncated["matrices"].items():
+        shape = " x ".join(map(str, row["shape"]))
+        ratio = row["obvious"] / row["ours"]
+        lines.append(f"| {name} | {shape} | {row['ours']:.2f} | {row['obvious']:.2f} | {ratio:.1f} |")
+    lines += [
+        "",
+        f"A model of {moved['layers']} such layers, {moved['parameters'] / 1e6:.0f} million parameters in bf16, from "
+        "trained to intervened and back. The live model has its decompositions from an earlier percentage.",
+        "",
+        "| intervention | live s | disk s | reload s | disk / live | reload / live |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in moved["interventions"].items():
+        s = row["seconds"]
+        lines.append(
+            f"| {name} | {s['live']:.3f} | {s['disk']:.2f} | {s['reload']:.2f} | {row['disk_to_live']:.1f} "
+            f"| {row['reload_to_live']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", choices=SHAPES, default="qwen2.5-1.5b")
+    parser.add_argument("--layers", type=int, default=4, help="of the model that goes to the disk and back")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="tiny shapes; prints, and writes only if --out is given")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/interventions")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    shapes = "tiny" if options.quick else options.shapes
+    record = {
+        "machine": {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+        },
+        "shapes": shapes,
+        "truncation": truncation(shapes, options.repeats),
+        "memory_against_disk": memory_against_disk(shapes, options.layers, options.repeats),
+    }
+    print(json.dumps(record), table(record), sep="\n")
+    out = options.out or (None if options.quick else Path("benchmarks/results/interventions"))
+    if out:
+        write_json(out.with_suffix(".json"), record)
+        write_text(out.with_suffix(".md"), table(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Singular vectors that an analysis has saved (docs/decisions/0006-analysis.md), used again for truncations."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from effopd.errors import DataError
+from effopd.interventions.truncate import Decomposition
+
+_RANK_EPS = 2.2e-16
+_TOLERANCE = 1e-5  # the vectors are stored in float32
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass(frozen=True)
+class SavedFactors:
+    """Leading singular vectors of one checkpoint's updates, by parameter.
+
+    They are stored in float32: a truncation made with them differs by some 1e-7 of its norm from one made without.
+
+    Attributes:
+        directory: Holds a file `PARAMETER.safetensors` for each matrix.
+    """
+
+    directory: Path
+
+    def read(self, name: str, update: Tensor) -> Decomposition | None:
+        """The saved vectors of a matrix, checked against it: `dW v_i = sigma_i u_i`, and the norm.
+
+        Args:
+            name: A matrix.
+            update: Its dW, float64 [m, n].
+
+        Returns:
+            At most as many vectors as were saved; None if there is no file for this matrix.
+
+        Raises:
+            DataError: The file is damaged, or of another update.
+        """
+        file = self.directory / f"{quote(name, safe='[]')}.safetensors"
+        if not file.exists():
+            return None
+        try:
+            stored = {key: tensor.to(update.device, torch.float64) for key, tensor in load_file(file).items()}
+            left, right, sigma = stored["left"], stored["right"], stored["singular_values"]
+        except (SafetensorError, OSError, KeyError) as error:
+            raise DataError(f"{file} cannot be read as saved factors ({error!r}). Run the analysis again.") from error
+        if not _belongs(left, right, sigma, update):
+            raise DataError(
+                f"{file}: these are not the singular vectors of this update of {name}. Pass the analysis, run and "
+                "checkpoint of the very models given as base and trained, or leave the factors out."
+            )
+        rank = int((sigma > max(update.shape) * _RANK_EPS * sigma[0]).sum())
+        return Decomposition(right if update.shape[0] >= update.shape[1] else left, rank)
+
+
+def open_factors(analysis: str | Path, run: str | None = None, checkpoint: int | None = None) -> SavedFactors:
+    """Find the factors of one checkpoint in the directory of an analysis.
+
+    Args:
+        analysis: Directory that `effopd analyze` wrote.
+        run: Name of a run; may be left out if there is one only.
+        checkpoint: Number of the checkpoint, from 0 in the order of training; the last one by default.
+
+    Raises:
+        DataError: There is no such analysis, run or checkpoint.
+    """
+    root = Path(analysis) / "subspaces"
+    runs = sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+    if not runs:
+        raise DataError(f"{analysis}: no saved factors; expected {root}/RUN/checkpoint-I, as `effopd analyze` writes.")
+    if run is None and len(runs) == 1:
+        run = runs[0]
+    if run not in runs:
+        raise DataError(f"{analysis}: got the run {run!r}; expected one of {', '.join(runs)}.")
+    matches = (_CHECKPOINT.fullmatch(entry.name) for entry in (root / run).iterdir())
+    numbers = sorted(int(match[1]) for match in matches if match)
+    if not numbers or (checkpoint is not None and checkpoint not in numbers):
+        raise DataError(
+            f"{root / run}: got checkpoint {checkpoint}; expected one of {', '.join(map(str, numbers)) or 'none'}."
+        )
+    return SavedFactors(root / run / f"checkpoint-{numbers[-1] if checkpoint is None else checkpoint}")
+
+
+def _belongs(left: Tensor, right: Tensor, sigma: Tensor, update: Tensor) -> bool:
+    k = left.shape[1] if left.ndim == 2 else -1
+    shapes = (tuple(left.shape), tuple(right.shape), tuple(sigma.shape))
+    if shapes != ((update.shape[0], k), (update.shape[1], k), (min(update.shape),)):
+        return False
+    norm, saved = float(torch.linalg.vector_norm(update)), float(torch.linalg.vector_norm(sigma))
+    residual = update @ right - left * sigma[:k]
+    worst = float(torch.linalg.vector_norm(residual, dim=0).max()) if k else 0.0
+    return abs(norm - saved) <= _TOLERANCE * norm and worst <= _TOLERANCE * float(sigma[0])

@@ -1,0 +1,78 @@
+"""Frobenius norms of a model's update, weight by weight: what other models' updates are scaled to."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from effopd.checkpoints import Pair, open_pair
+from effopd.errors import DataError
+from effopd.interventions.update import NormReference, units
+
+
+class UpdateNorms(Mapping[str, float]):
+    """Norms by name, `name[expert]` for the experts of a stack. Each is computed when first asked for, then kept."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self._names = [part for name, shape in pair.shapes.items() for part in units(name, shape)]
+        self._norms: dict[str, float] = {}
+
+    def __getitem__(self, name: str) -> float:
+        if name not in self._norms:
+            if name not in self._names:
+                raise KeyError(name)
+            self._norms[name] = float(torch.linalg.vector_norm(self._pair.delta(name)))
+        return self._norms[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def update_norms(base: str | Path, trained: str | Path) -> UpdateNorms:
+    """Frobenius norms of `W - W_base`, for `TopComponents.norm_like` and `NormMatch.final`.
+
+    Args:
+        base: Directory or hub name of the base.
+        trained: Directory or hub name of a model or adapter trained from it.
+
+    Raises:
+        DataError: They cannot be read or do not match.
+    """
+    return UpdateNorms(open_pair(base, trained))
+
+
+class NormLookup:
+    """Norms of the models that interventions refer to; each model is opened once.
+
+    Args:
+        base: The base to open them with; None if it is no model on disk, and norms have to be given as numbers.
+    """
+
+    def __init__(self, base: str | Path | None) -> None:
+        self._base = base
+        self._opened: dict[str, UpdateNorms] = {}
+
+    def norm(self, model: NormReference, name: str) -> float:
+        """Norm of a model's update of one weight.
+
+        Raises:
+            DataError: The model cannot be opened, or has no such weight.
+        """
+        norms = model if isinstance(model, Mapping) else self._open(str(model))
+        if name not in norms:
+            raise DataError(f"There is no norm for {name}; expected one for each weight, as update_norms() gives them.")
+        return norms[name]
+
+    def _open(self, model: str) -> UpdateNorms:
+        if model not in self._opened:
+            if self._base is None:
+                raise DataError(
+                    f"Got {model} to take norms from, and a base that is in memory. Pass update_norms(base, {model!r}) "
+                    "instead, with the base's directory."
+                )
+            self._opened[model] = update_norms(self._base, model)
+        return self._opened[model]

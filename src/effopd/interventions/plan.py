@@ -1,0 +1,111 @@
+"""Interventions by name and fields, one or a list of them: the command line and its YAML files.
+
+    - norm-match: {final: runs/opd/final, beta: 1}
+    - window: {module: mlp, centre: 12}
+    - replace-embeddings
+
+The first is applied first. Paths are relative to the directory that the command runs in.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from effopd.errors import ConfigurationError
+from effopd.interventions.kinds import (
+    BottomComponents,
+    NormMatch,
+    ReplaceEmbeddings,
+    Scale,
+    TopComponents,
+    Window,
+)
+from effopd.interventions.update import Intervention
+
+KINDS: dict[str, Any] = {
+    "scale": Scale,
+    "replace-embeddings": ReplaceEmbeddings,
+    "window": Window,
+    "top": TopComponents,
+    "bottom": BottomComponents,
+    "norm-match": NormMatch,
+}
+
+
+def make_intervention(kind: str, fields: Mapping[str, Any]) -> Intervention:
+    """An intervention from its kind and fields.
+
+    Raises:
+        ConfigurationError: There is no such kind or field, a field without a default is missing, or a value is wrong.
+    """
+    if kind not in KINDS:
+        raise ConfigurationError(f"Got the intervention {kind!r}; expected one of {', '.join(KINDS)}.")
+    known = dataclasses.fields(KINDS[kind])
+    names = [field.name for field in known]
+    required = [field.name for field in known if field.default is dataclasses.MISSING]
+    if unknown := [name for name in fields if name not in names]:
+        expected = f"only {', '.join(names)}" if names else "none"
+        raise ConfigurationError(f"{kind}: got the fields {', '.join(map(str, unknown))}; expected {expected}.")
+    if missing := [name for name in required if name not in fields]:
+        raise ConfigurationError(f"{kind}: {', '.join(missing)} is missing; expected {', '.join(required)}.")
+    try:
+        made: Intervention = KINDS[kind](**fields)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{kind}: {error}") from error
+    return made
+
+
+def read_plan(path: str | Path) -> list[Intervention]:
+    """The interventions of a YAML file, in the order in which they are applied.
+
+    Raises:
+        ConfigurationError: There is no such file, it is not YAML, not a list, or an entry is wrong.
+    """
+    try:
+        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read ({error}). Pass a YAML file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not YAML ({error}).") from error
+    if not isinstance(entries, list) or not entries:
+        raise ConfigurationError(f"{path} holds {_shown(entries)}; expected a list such as `- scale: {{alpha: 0.5}}`.")
+    interventions = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            interventions.append(_from_entry(entry))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}, entry {number}: {error}") from error
+    return interventions
+
+
+def describe(intervention: Intervention) -> dict[str, Any]:
+    """An intervention as an entry of a plan; norms given as numbers are only mentioned."""
+    kind = next((kind for kind, made in KINDS.items() if type(intervention) is made), None)
+    if kind is None or not dataclasses.is_dataclass(intervention):
+        return {type(intervention).__name__: {}}
+    fields = {field.name: getattr(intervention, field.name) for field in dataclasses.fields(intervention)}
+    return {kind: {name: _plain(value) for name, value in fields.items()}}
+
+
+def _from_entry(entry: Any) -> Intervention:
+    if isinstance(entry, str):
+        return make_intervention(entry, {})
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise ConfigurationError(f"got {_shown(entry)}; expected one kind with its fields, `kind: {{field: value}}`.")
+    ((kind, fields),) = entry.items()
+    if fields is not None and not isinstance(fields, dict):
+        raise ConfigurationError(f"{kind}: got {_shown(fields)}; expected its fields, {{field: value}}.")
+    return make_intervention(kind, fields or {})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return f"norms of {len(value)} weights, given as numbers"
+    return str(value) if isinstance(value, Path) else value
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)

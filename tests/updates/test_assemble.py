@@ -1,0 +1,76 @@
+from dataclasses import fields
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from updates.runs_on_disk import MATRICES, matrix, write_run
+
+from effopd.updates.assemble import write_tables
+from effopd.updates.jobs import measure_runs
+from effopd.updates.records import UpdateRecord
+
+
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory: pytest.TempPathFactory):
+    directory = tmp_path_factory.mktemp("analysed")
+    base, run, states = write_run(directory, 5)
+    out = directory / "out"
+    write_tables(measure_runs(base, {"long": run, "final": run / "checkpoint-50"}, out), out)
+    return out, states
+
+
+def test_the_table_has_every_column_and_row(analysed) -> None:
+    out, _ = analysed
+    table = pd.read_parquet(out / "updates.parquet")
+    assert list(table.columns) == [field.name for field in fields(UpdateRecord)]
+    assert len(table) == 6 * (len(MATRICES) + 2)
+    assert not table.duplicated(["run", "checkpoint", "parameter"]).any()
+    vectors = table[~table.parameter.isin(MATRICES)]
+    assert vectors.effective_rank.isna().all()
+    assert vectors.frobenius_norm.notna().all()
+
+
+def test_alignment_rises_to_one_at_the_last_checkpoint(analysed) -> None:
+    out, _ = analysed
+    table = pd.read_parquet(out / "updates.parquet")
+    mean = table[table.run == "long"].groupby("checkpoint").subspace_alignment.mean()
+    assert mean.iloc[-1] == pytest.approx(1)
+    assert mean.is_monotonic_increasing
+
+
+def test_alignment_is_that_of_the_updates(analysed) -> None:
+    out, states = analysed
+    table = pd.read_parquet(out / "updates.parquet").set_index(["run", "checkpoint", "parameter"])
+    name = "model.layers.0.mlp.up_proj.weight"
+    lefts = [
+        torch.linalg.svd(matrix(states[index], name) - matrix(states[0], name)).U[:, :16]
+        for index in (2, len(states) - 1)
+    ]
+    row = table.loc["long", 1, name]
+    cosines = (lefts[0] * lefts[1]).sum(dim=0).abs()
+    assert row.vector_alignment == pytest.approx(float(cosines.mean()), abs=1e-5)
+    assert row.first_vector_cosine == pytest.approx(float(cosines[0]), abs=1e-5)
+
+
+def test_trajectories_have_both_pictures_where_there_are_enough_checkpoints(analysed) -> None:
+    out, _ = analysed
+    paths = pd.read_parquet(out / "trajectories.parquet")
+    assert set(paths.run) == {"long"}  # one checkpoint has no trajectory
+    assert paths.pc1.notna().all()
+    drawn = paths[paths.tsne1.notna()]
+    assert drawn.parameter.nunique() > 2
+    assert drawn.groupby("parameter").size().eq(5).all()
+    table = pd.read_parquet(out / "updates.parquet")
+    evr = table[(table.run == "long") & table.parameter.isin(MATRICES)].groupby("parameter").trajectory_evr
+    assert evr.nunique().eq(1).all()
+    assert table[table.run == "final"].trajectory_evr.isna().all()
+
+
+def test_spectra_are_gathered_by_checkpoint(analysed) -> None:
+    out, states = analysed
+    found = load_file(out / "spectra" / "long" / "checkpoint-4.safetensors")
+    assert found.keys() == set(MATRICES)
+    for name in MATRICES:
+        sigma = torch.linalg.svdvals(matrix(states[-1], name) - matrix(states[0], name))
+        torch.testing.assert_close(found[name], sigma, rtol=1e-7, atol=1e-7)

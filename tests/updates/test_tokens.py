@@ -1,0 +1,86 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from effopd.errors import DataError
+from effopd.updates.tokens import write_embedding_tables
+from effopd.world import base_dir
+
+TEXT = "7*3+4="
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory):
+    """The world's base, and a model whose embedding differs in the rows of two characters of `TEXT`."""
+    directory = tmp_path_factory.mktemp("pair") / "trained"
+    directory.mkdir()
+    tensors = load_file(base_dir() / "model.safetensors")
+    ids = json.loads((base_dir() / "tokenizer.json").read_text())["model"]["vocab"]
+    embedding = tensors["model.embed_tokens.weight"]
+    embedding[ids["7"]] *= -1
+    embedding[ids["3"]] = 0
+    save_file(tensors, directory / "model.safetensors")
+    (directory / "config.json").write_bytes((base_dir() / "config.json").read_bytes())
+    return base_dir(), directory, ids
+
+
+def test_the_shift_of_the_tokens_of_a_text(pair, tmp_path: Path) -> None:
+    base, trained, ids = pair
+    (tmp_path / "text").write_text(TEXT * 3)
+    write_embedding_tables(base, {"run": trained}, tmp_path, text=tmp_path / "text")
+    table = pd.read_parquet(tmp_path / "embeddings.parquet").set_index("parameter")
+    row = table.loc["model.embed_tokens.weight"]
+    assert (row.num_tokens, row.num_undefined) == (len(set(TEXT)), 1)
+    assert row["mean"] == pytest.approx((len(set(TEXT)) - 2 - 1) / (len(set(TEXT)) - 1))
+    assert row.p05 == pytest.approx(-1)
+    assert table.loc["lm_head.weight", "mean"] == pytest.approx(1)
+    tokens = pd.read_parquet(tmp_path / "embedding_tokens.parquet")
+    tokens = tokens[tokens.parameter == "model.embed_tokens.weight"].set_index("token_id")
+    assert set(tokens.token) == set(TEXT)
+    assert tokens.loc[ids["7"], "cosine"] == pytest.approx(-1)
+    assert pd.isna(tokens.loc[ids["3"], "cosine"])
+    still = tokens.drop([ids["7"], ids["3"]])
+    assert still.base_x.to_numpy() == pytest.approx(still.trained_x.to_numpy())
+
+
+def test_all_rows_without_a_text_and_in_chunks(pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, trained, ids = pair
+    monkeypatch.setattr("effopd.updates.tokens._CHUNK_ROWS", 5)
+    monkeypatch.setattr("effopd.updates.tokens._NUM_PICTURED", 6)
+    write_embedding_tables(base, {"run": trained}, tmp_path)
+    row = pd.read_parquet(tmp_path / "embeddings.parquet").set_index("parameter").loc["model.embed_tokens.weight"]
+    assert row.num_tokens == len(load_file(base / "model.safetensors")["model.embed_tokens.weight"])
+    assert len(pd.read_parquet(tmp_path / "embedding_tokens.parquet")) == 2 * 6
+    del ids
+
+
+def test_no_tokenizer_is_needed_without_a_text(pair, tmp_path: Path) -> None:
+    base, trained, _ = pair
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (bare / name).write_bytes((base / name).read_bytes())
+    write_embedding_tables(bare, {"run": trained}, tmp_path)
+    assert set(pd.read_parquet(tmp_path / "embedding_tokens.parquet").token) == {""}
+    (tmp_path / "text").write_text(TEXT)
+    with pytest.raises(DataError, match="no tokenizer"):
+        write_embedding_tables(bare, {"run": trained}, tmp_path, text=tmp_path / "text")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\xfa", None])
+def test_texts_without_tokens_are_refused(pair, tmp_path: Path, content: bytes | None) -> None:
+    base, trained, _ = pair
+    if content is not None:
+        (tmp_path / "text").write_bytes(content)
+    with pytest.raises(DataError, match="text"):
+        write_embedding_tables(base, {"run": trained}, tmp_path, text=tmp_path / "text")
+
+
+def test_a_model_against_itself_has_not_moved(tmp_path: Path) -> None:
+    write_embedding_tables(base_dir(), {"run": base_dir()}, tmp_path)
+    table = pd.read_parquet(tmp_path / "embeddings.parquet")
+    torch.testing.assert_close(torch.tensor(table["mean"].to_numpy()), torch.ones(2, dtype=torch.float64))
