@@ -1,0 +1,293 @@
+"""The tests' side of unit tests: runs them in a process where no object and no code of the candidate ever is.
+
+The names that tests use without defining them are the candidate's. Its functions and classes are stand-ins here, which
+ask the candidate's process and get copies of plain data back, so that every comparison is made here between values
+that cannot have been tampered with. A stand-in of an object can be called, indexed, iterated over and asked for
+attributes, length and text; comparing it, or its truth, is refused: the candidate would decide it.
+"""
+
+import builtins
+import contextlib
+import importlib
+import inspect
+import json
+import linecache
+import os
+import sys
+import traceback
+import types
+import unittest
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from effopd.evaluation.inside.values import Channel, ExchangeError, decode, encode
+
+_RAISABLE = {
+    name: value
+    for name, value in vars(builtins).items()
+    if isinstance(value, type)
+    and issubclass(value, Exception)
+    and not issubclass(value, StopIteration | StopAsyncIteration)  # these would end a loop of the tests early
+    and name not in ("ExceptionGroup", "UnicodeDecodeError", "UnicodeEncodeError", "UnicodeTranslateError")
+}  # the last ones cannot be made of a text alone: their base classes are used
+
+
+class _Abort(BaseException):
+    """The tests cannot go on. Not an Exception, so that no `except Exception` in them takes it for the candidate's."""
+
+
+def run_tests(path: str, descriptors: dict[str, int]) -> None:
+    """Run the tests against the candidate on the other end; prints `{"kind": ..., "detail": ...}` and nothing else.
+
+    The file holds JSON: `tests`, their source; `names`, what they take from the candidate; and `modules`, what they
+    use without importing it: name -> `module` or `module:attribute`.
+    """
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123
+        task = json.load(file)
+    verdict_descriptor = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    candidate = _Candidate(Channel(descriptors["answers"], descriptors["requests"]))
+    kind, detail = _judge(task["tests"], task["names"], task["modules"], candidate)
+    if candidate.failure is not None:
+        kind, detail = candidate.failure
+    elif kind == "passed" and not candidate.uses:
+        kind, detail = "unsupported", "the tests did not use anything of the program"
+    os.write(verdict_descriptor, json.dumps({"kind": kind, "detail": detail[:500]}).encode())
+
+
+def _judge(tests: str, names: list[str], modules: dict[str, str], candidate: "_Candidate") -> tuple[str, str]:
+    linecache.cache["<tests>"] = (len(tests), None, tests.splitlines(keepends=True), "<tests>")
+    module: Any = types.ModuleType("tests")
+    try:
+        candidate.load()
+        for name in names:
+            candidate.provide(name, module.__dict__)
+        for name, source in modules.items():
+            parent, _, attribute = source.partition(":")
+            imported = importlib.import_module(parent)
+            setattr(module, name, getattr(imported, attribute) if attribute else imported)
+        solution = types.ModuleType("solution")
+        solution.__getattr__ = candidate.attribute  # type: ignore[method-assign]
+        sys.modules["solution"], sys.modules["tests"] = solution, module
+        exec(compile(tests, "<tests>", "exec"), module.__dict__)
+        _run_test_functions(module)
+        _run_test_cases(module)
+    except _Abort as error:
+        return "unsupported", str(error)
+    except SystemExit as error:
+        return ("passed", "") if error.code in (None, 0) else ("wrong answer", f"the tests exit with {error.code!r}")
+    except AssertionError as error:
+        return "wrong answer", _failed_line(error)
+    except BaseException as error:
+        return "runtime error", f"{type(error).__name__}: {error}, at {_failed_line(error)}"
+    return "passed", ""
+
+
+def _run_test_functions(module: types.ModuleType) -> None:
+    """Call what pytest would: functions named `test...` that need no argument."""
+    for name, function in list(vars(module).items()):
+        if name.startswith("test") and isinstance(function, types.FunctionType):
+            parameters = inspect.signature(function).parameters.values()
+            if all(parameter.default is not parameter.empty for parameter in parameters):
+                function()
+
+
+def _run_test_cases(module: types.ModuleType) -> None:
+    suite = unittest.defaultTestLoader.loadTestsFromModule(module)
+    result = unittest.TestResult()
+    suite.run(result)
+    if result.failures or result.errors or result.unexpectedSuccesses:
+        problems = [*result.failures, *result.errors]
+        text = problems[0][1].strip().splitlines()[-1] if problems else "a test passed that should not"
+        raise AssertionError(text)
+
+
+def _failed_line(error: BaseException) -> str:
+    lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<tests>"]
+    return str(lines[-1]) if lines and lines[-1] else str(error)
+
+
+class _Candidate:
+    """The candidate as seen from here.
+
+    Attributes:
+        failure: Kind and detail of what makes passing impossible, whatever the tests make of it.
+        uses: How many of its functions have been called, and how much of its data read.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._stand_ins: dict[int, _StandIn] = {}
+        self._exceptions: dict[str, type[Exception]] = {}
+        self.failure: tuple[str, str] | None = None
+        self.uses = 0
+
+    def load(self) -> None:
+        """Wait until the program is loaded."""
+        answer = self._receive()
+        if "raised" in answer:
+            names = answer["raised"]
+            self._abort("runtime error", f"{names[0]}: {answer.get('text', '')}")
+
+    def provide(self, name: str, namespace: dict[str, Any]) -> None:
+        """Put a stand-in or a copy of what the program calls so into a namespace; nothing if it has no such name."""
+        with contextlib.suppress(AttributeError):
+            namespace[name] = self.attribute(name)
+
+    def attribute(self, name: str) -> Any:
+        """A name of the program's."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.ask("attribute", 0, name)
+
+    def ask(self, operation: str, target: int, /, *arguments: Any, **keywords: Any) -> Any:
+        """Have an operation done with one of its objects; raises what that raises."""
+        if self.failure is not None:
+            raise _Abort(self.failure[1])
+        try:
+            encoded = [encode(argument, self._refer) for argument in arguments]
+            named = {name: encode(argument, self._refer) for name, argument in keywords.items()}
+            self._channel.send([operation, target, encoded, named])
+        except (OSError, ExchangeError) as error:
+            self._abort("unsupported" if isinstance(error, ExchangeError) else "runtime error", str(error))
+        self.uses += operation != "attribute"
+        answer = self._receive()
+        if "raised" in answer:
+            self._raise(answer["raised"], answer.get("text", ""), ends_loop=operation == "next")
+        if "exception" in answer and _are_names(answer["exception"]):
+            return self._exception_class(answer["exception"])
+        value = self._decode(answer.get("value"))
+        self.uses += operation == "attribute" and not isinstance(value, _StandIn)
+        if "arguments" in answer and operation == "call":
+            self._write_back(arguments, encoded, answer["arguments"])
+        return value
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            answer = self._channel.receive()
+        except (EOFError, OSError):
+            self._abort("runtime error", "the program ended before its tests did")
+        except ExchangeError as error:
+            self._abort("runtime error", str(error))
+        if not isinstance(answer, dict) or not _are_names(answer.get("raised", ["-"])):
+            self._abort("runtime error", "an answer that is not in the form of one")
+        if "unsupported" in answer:
+            self._abort("unsupported", str(answer["unsupported"]))
+        return answer
+
+    def _decode(self, value: Any) -> Any:
+        try:
+            return decode(value, self._stand_in)
+        except (ExchangeError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
+            self._abort("runtime error", f"a value that cannot be read: {error}")
+
+    def _write_back(self, arguments: tuple[Any, ...], before: list[Any], after: Any) -> None:
+        """Change lists, dictionaries and sets as the candidate did in place; only after calls that returned None."""
+        if not isinstance(after, list) or len(after) != len(before):
+            self._abort("runtime error", "an answer that is not in the form of one")
+        for argument, old, new in zip(arguments, before, after, strict=True):
+            if new == old or type(argument) not in (list, dict, set):
+                continue
+            value = self._decode(new)
+            if type(value) is not type(argument):
+                self._abort("runtime error", "an argument that changed its type")
+            argument.clear()
+            (argument.extend if isinstance(argument, list) else argument.update)(value)
+
+    def _raise(self, names: list[str], text: Any, *, ends_loop: bool) -> NoReturn:
+        if ends_loop and names[0] == "StopIteration":
+            raise StopIteration
+        raise self._exception_class(names)(str(text))
+
+    def _exception_class(self, names: list[str]) -> type[Exception]:
+        """The class here for one of the candidate's: a built-in one, or one derived here from its built-in base."""
+        known = next((name for name in names if name in _RAISABLE), "RuntimeError")
+        if names[0] == known:
+            return _RAISABLE[known]
+        if names[0] not in self._exceptions:
+            bases = tuple(self._exceptions[name] for name in names[1:] if name in self._exceptions)[:1]
+            self._exceptions[names[0]] = types.new_class(names[0], bases or (_RAISABLE[known],))
+        return self._exceptions[names[0]]
+
+    def _refer(self, value: Any) -> int:
+        if isinstance(value, _StandIn):
+            return value._number
+        raise ExchangeError(
+            f"a {type(value).__name__} of the tests is no plain data, and cannot be given to the program"
+        )
+
+    def _stand_in(self, number: int) -> "_StandIn":
+        return self._stand_ins.setdefault(number, _StandIn(self, number))
+
+    def _abort(self, kind: str, detail: str) -> NoReturn:
+        self.failure = self.failure or (kind, detail)
+        raise _Abort(detail)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+class _StandIn:
+    """Stands for an object in the candidate's process."""
+
+    __slots__ = ("_candidate", "_number")
+    _candidate: _Candidate
+    _number: int
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, candidate: _Candidate, number: int) -> None:
+        object.__setattr__(self, "_candidate", candidate)
+        object.__setattr__(self, "_number", number)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        return self._candidate.ask("call", self._number, *arguments, **keywords)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._candidate.ask("attribute", self._number, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._candidate.ask("set_attribute", self._number, name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._candidate.ask("item", self._number, key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._candidate.ask("set_item", self._number, key, value)
+
+    def __len__(self) -> int:
+        return int(self._candidate.ask("length", self._number))
+
+    def __str__(self) -> str:
+        return str(self._plain("text"))
+
+    def __repr__(self) -> str:
+        return str(self._plain("representation"))
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = self._candidate.ask("iterate", self._number)
+        return iterator if isinstance(iterator, _StandIn) else iter(iterator)
+
+    def __next__(self) -> Any:
+        return self._candidate.ask("next", self._number)
+
+    def __eq__(self, other: object) -> bool:
+        self._refuse()
+
+    def __bool__(self) -> bool:
+        self._refuse()
+
+    def __contains__(self, item: Any) -> bool:
+        self._refuse()
+
+    def _plain(self, operation: str) -> Any:
+        text = self._candidate.ask(operation, self._number)
+        if not isinstance(text, str):
+            self._refuse()
+        return text
+
+    def _refuse(self) -> NoReturn:
+        self._candidate._abort(
+            "unsupported", "an object of the program is compared or used as a truth value: only plain data can be"
+        )

@@ -1,0 +1,44 @@
+"""Comparing answers as mathematics, by math-verify. Only worker processes do this: it can take any time and memory."""
+
+from functools import lru_cache
+from typing import Any
+
+from math_verify import parse, verify
+from math_verify.errors import TimeoutException
+
+from effopd.evaluation.math_text import BOXED, last_boxed
+
+_TAIL_LENGTH = 2000
+
+
+def equal_values(text: str, expected: str, timeout_s: int) -> bool:
+    r"""Whether a completion's final answer equals the expected one mathematically.
+
+    Args:
+        text: The completion. Its answer is in the last `\boxed{}`, or else is the last expression near its end.
+        expected: The answer, with or without `$...$` or `\boxed{}`.
+        timeout_s: Seconds for each step of reading and comparing, at least 1. Needs the main thread.
+    """
+    gold = _parse_expected(expected, timeout_s)
+    if not gold:
+        return False
+    given = last_boxed(text)
+    source = text[-_TAIL_LENGTH:] if given is None else f"{BOXED}{given}}}"
+    try:
+        return bool(verify(gold, _parse(source, timeout_s), timeout_seconds=timeout_s))
+    except (Exception, TimeoutException):  # whatever a model wrote, it is at worst wrong
+        return False
+
+
+@lru_cache(maxsize=1024)
+def _parse_expected(expected: str, timeout_s: int) -> list[Any]:
+    has_delimiters = any(mark in expected for mark in ("$", BOXED, r"\(", r"\["))
+    return _parse(expected if has_delimiters else f"${expected}$", timeout_s)
+
+
+def _parse(text: str, timeout_s: int) -> list[Any]:
+    try:
+        parsed: list[Any] = parse(text, parsing_timeout=timeout_s)
+    except (Exception, TimeoutException):
+        return []
+    return parsed
