@@ -7,16 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-# Okabe and Ito's palette: told apart with every kind of colour blindness, and in grey by lightness and marker.
-COLOURS = ("#5c6670", "#0072b2", "#e69f00", "#009e73")
-MARKERS = ("o", "s", "^", "D")
+from effopd.report.drawing import COLOURS, MARKERS
+from effopd.report.drawing import save as _save
+
 VANILLA, EFFOPD = COLOURS[0], COLOURS[1]
 PANELS = (("step", "optimizer steps"), ("rollouts", "rollouts, validation included"), ("seconds_total", "seconds"))
 
@@ -182,19 +180,3 @@ def _tidy(axis: Axis, label: Callable[[float, Any], str]) -> None:
 
 def _short(value: float, _: Any = None) -> str:
     return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
-
-
-def _save(figure: Figure, path: Path) -> list[Path]:
-    """Write SVG and PNG, each under a temporary name first."""
-    FigureCanvasAgg(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix in (".svg", ".png"):
-        final = path.with_suffix(suffix)
-        temporary = final.with_name(f".{final.name}.tmp")
-        metadata = {"Date": None} if suffix == ".svg" else None  # the same figure is the same file
-        with rc_context({"svg.hashsalt": "effopd"}):
-            figure.savefig(temporary, format=suffix[1:], dpi=150, facecolor="white", metadata=metadata)
-        temporary.replace(final)
-        paths.append(final)
-    return paths

@@ -1,0 +1,53 @@
+"""From the records of an analysis to its tables, figures and report.
+
+>>> write_report(Path("analysis"))  # doctest: +SKIP
+[PosixPath('analysis/tables.md'), PosixPath('analysis/figures/update_norm.svg'), ...]
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from effopd.files import write_text
+from effopd.report.figures import FIGURES, draw_figures
+from effopd.report.html import make_html
+from effopd.report.records import read_records
+from effopd.report.series import read_spectra
+from effopd.report.tables import make_tables, tables_markdown
+
+
+def write_report(out: Path) -> list[Path]:
+    """Write `tables.md`, `figures/*.svg` and `.png`, and `report.html` beside the records that `effopd analyze` saved.
+
+    Everything is made in a temporary directory first and then moved, so that a failure leaves an earlier report as it
+    was. Figures of an earlier report for which there are no records any more are removed; other files stay. The same
+    records make the same files, byte for byte.
+
+    Args:
+        out: The directory of the analysis (docs/decisions/0006-analysis.md).
+
+    Returns:
+        The files written, `report.html` last.
+
+    Raises:
+        DataError: The directory holds no analysis, or a file of it cannot be read or lacks a column.
+    """
+    records = read_records(out)
+    spectra = read_spectra(records)
+    tables = make_tables(records)
+    work = Path(tempfile.mkdtemp(prefix=".report-", suffix=".tmp", dir=out))
+    try:
+        write_text(work / "tables.md", tables_markdown(tables))
+        figures = draw_figures(records, spectra, work / "figures")
+        write_text(work / "report.html", make_html(records, tables, spectra))
+        written = [out / path.relative_to(work) for path in (work / "tables.md", *figures, work / "report.html")]
+        (out / "figures").mkdir(exist_ok=True)
+        for path in written:
+            (work / path.relative_to(out)).replace(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    for name in FIGURES:
+        for stale in (out / "figures" / f"{name}.svg", out / "figures" / f"{name}.png"):
+            if stale not in written:
+                stale.unlink(missing_ok=True)
+    return written

@@ -1,0 +1,293 @@
+"""The tables of an analysis, each with a sentence that says what is averaged over what."""
+
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from effopd.report.records import Records, last_checkpoints
+
+SPECTRAL = (
+    ("spectral_to_frobenius", "spectral / Frobenius, %", 100.0),
+    ("effective_rank", "effective rank", 1.0),
+    ("top1pct_norm_ratio", "top-1 % ratio, %", 100.0),
+    ("rank", "rank", 1.0),
+    ("frobenius_norm", "Frobenius norm", 1.0),
+)
+NONE = "\u2013"
+SPREAD = "mean ± sample standard deviation over matrices (not an error of the mean)"
+# Keys of analysis.json under which a list says what was left out.
+_LEFT_OUT = ("ignored", "skipped", "unknown", "unmatched", "missing", "notes", "warnings")
+
+
+class Table(NamedTuple):
+    """A table ready to be written.
+
+    Attributes:
+        key: Short name.
+        title: Heading.
+        note: What is averaged over what.
+        header: Column heads; the first `text_columns` of them hold text, the others numbers.
+        rows: Cells, formatted.
+        text_columns: How many.
+    """
+
+    key: str
+    title: str
+    note: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+
+    def markdown(self) -> str:
+        """As GitHub's Markdown; text from checkpoints is escaped."""
+        lines = [f"## {self.title}", "", self.note]
+        if self.rows:
+            rule = [":--"] * self.text_columns + ["--:"] * (len(self.header) - self.text_columns)
+            cells = [[_markdown(cell) for cell in row] for row in self.rows]
+            lines += ["", *("| " + " | ".join(row) + " |" for row in ([*self.header], rule, *cells))]
+        return "\n".join(lines) + "\n"
+
+    def html(self) -> str:
+        """As an HTML table that scrolls in its own box."""
+        if not self.rows:
+            return f"<p>{html.escape(self.note)}</p>"
+        kinds = ["text"] * self.text_columns + ["number"] * (len(self.header) - self.text_columns)
+        head = "".join(
+            f'<th scope="col" class="{kind}">{html.escape(cell)}</th>'
+            for kind, cell in zip(kinds, self.header, strict=True)
+        )
+        body = "".join(
+            "<tr>"
+            + "".join(f'<td class="{kind}">{html.escape(cell)}</td>' for kind, cell in zip(kinds, row, strict=True))
+            + "</tr>\n"
+            for row in self.rows
+        )
+        label = html.escape(self.title, quote=True)
+        return (
+            f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table>\n'
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n<p>{html.escape(self.note)}</p>"
+        )
+
+
+def make_tables(records: Records) -> dict[str, Table]:
+    """All tables, by key, in the order in which they are written."""
+    tables = (
+        _spectral_table(records),
+        _spectral_by_kind(records),
+        _norm_table(records),
+        _alignment_table(records),
+        _module_table(records),
+        _embedding_table(records),
+        _unknown_table(records),
+    )
+    return {table.key: table for table in tables}
+
+
+def tables_markdown(tables: Mapping[str, Table]) -> str:
+    """One Markdown file of them all."""
+    return "# Tables of the analysis\n\n" + "\n".join(table.markdown() for table in tables.values())
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number to so many significant digits, a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e6:
+        decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+        return f"{value:,.{min(decimals, 6)}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def _spread(values: pd.Series, scale: float = 1.0) -> str:
+    values = values.dropna() * scale
+    if values.empty:
+        return NONE
+    return number(values.mean()) + (f" ± {number(values.std(ddof=1), 3)}" if len(values) > 1 else "")
+
+
+def _spectral_cells(rows: pd.DataFrame) -> tuple[str, ...]:
+    zeros = int((rows["frobenius_norm"] == 0).sum())
+    return (_step(rows), str(len(rows)), str(zeros), *(_spread(rows[key], scale) for key, _, scale in SPECTRAL))
+
+
+_SPECTRAL_HEADER = ("step", "matrices", "unmoved", *(label for _, label, _ in SPECTRAL))
+_ZEROS = "Unmoved matrices, exactly as in the base, count with 0 in ranks and norms and are left out of the two ratios."
+
+
+def _spectral_table(records: Records) -> Table:
+    rows = last_checkpoints(records.matrices)
+    cells = tuple((run, *_spectral_cells(group)) for run, group in rows.groupby("run", sort=False))
+    note = f"Last checkpoint of each run, {SPREAD} of attention and MLP, all layers, each counted once. {_ZEROS}"
+    return Table(
+        "spectral", "Concentration of the update (the paper's Table 1)", note, ("run", *_SPECTRAL_HEADER), cells
+    )
+
+
+def _spectral_by_kind(records: Records) -> Table:
+    rows = last_checkpoints(records.matrices)
+    cells = tuple(
+        (run, kind, *_spectral_cells(group[group["kind"] == kind]))
+        for run, group in rows.groupby("run", sort=False)
+        for kind in ("attention", "mlp")
+        if (group["kind"] == kind).any()
+    )
+    note = f"Last checkpoint of each run, {SPREAD} of one kind, all layers, each counted once. {_ZEROS}"
+    title = "Concentration, attention and MLP apart"
+    return Table("spectral_by_kind", title, note, ("run", "kind", *_SPECTRAL_HEADER), cells, 2)
+
+
+def _norm_table(records: Records) -> Table:
+    cells = []
+    for (run, checkpoint), rows in records.updates.groupby(["run", "checkpoint"], sort=False):
+        update, base = _norm(rows["frobenius_norm"]), _norm(rows["base_norm"])
+        moved = _norm(rows["displacement_norm"].dropna()) if rows["displacement_norm"].notna().any() else None
+        cosine = _spread(rows["displacement_cosine"])
+        values = (number(update), number(_ratio(update, base)), number(moved), cosine)
+        cells.append((run, str(checkpoint), _step(rows), str(len(rows)), *values))
+    note = (
+        "Frobenius norms of all parameters taken together (root of the sum of squares). The displacement is that from "
+        "the checkpoint before; its cosine with the displacement before it is mean ± sample standard deviation over "
+        "parameters."
+    )
+    last = ("‖ΔW‖", "‖ΔW‖ / ‖W base‖", "displacement", "cosine of displacements")
+    header = ("run", "checkpoint", "step", "parameters", *last)
+    return Table("norms", "Norm of the update over training", note, header, tuple(cells))
+
+
+def _alignment_table(records: Records) -> Table:
+    title = "Alignment with the run's last checkpoint"
+    columns = ("vector_alignment", "first_vector_cosine", "subspace_alignment", "chance_alignment")
+    header = ("run", "checkpoint", "step", "matrices", "vectors 1..20", "first vector", "subspace", "chance (subspace)")
+    if records.num_checkpoints < 2:
+        return Table("alignment", title, "Every run has a single checkpoint: there is nothing to align.", header, ())
+    cells = []
+    for (run, checkpoint), rows in records.matrices.groupby(["run", "checkpoint"], sort=False):
+        known = rows[list(columns)].dropna(how="all", subset=list(columns[:3]))
+        values = (*(_spread(known[key]) for key in columns[:3]), number(known[columns[3]].mean()))
+        cells.append((run, str(checkpoint), _step(rows), str(len(known)), *values))
+    note = (
+        f"Of each checkpoint, {SPREAD} of attention and MLP that moved. Vectors: mean of |cos u_k| over k; subspace: "
+        "root mean square cosine of the principal angles between the top left subspaces; chance: what the subspace "
+        "column would be for random subspaces. The last checkpoint is compared with itself."
+    )
+    return Table("alignment", title, note, header, tuple(cells))
+
+
+def _module_table(records: Records) -> Table:
+    rows = last_checkpoints(records.updates).copy()
+    rows["square"], rows["base_square"] = rows["frobenius_norm"] ** 2, rows["base_norm"] ** 2
+    rows["entries"] = rows["rows"] * rows["cols"]
+    rows["changed"] = rows["changed_fraction"] * rows["entries"]
+    cells = []
+    for run, of_run in rows.groupby("run", sort=False):
+        keys = ["square", "base_square", "entries", "changed"]
+        sums = of_run.groupby(["group", "kind"], sort=False)[keys].sum(min_count=1)
+        sums["parameters"] = of_run.groupby(["group", "kind"], sort=False).size()
+        sums["relative"] = (sums["square"] / sums["base_square"].where(sums["base_square"] > 0)) ** 0.5
+        total = sums["square"].sum()
+        for (module, kind), of in sums.sort_values("relative", kind="stable").iterrows():
+            share = number(_ratio(100 * of["square"], total), 3)
+            changed = number(_ratio(100 * of["changed"], of["entries"]), 3)
+            cells.append((run, module, kind, str(int(of["parameters"])), share, number(of["relative"], 3), changed))
+    note = (
+        "Last checkpoint of each run, least moved first. Modules of one path are taken together over layers (and "
+        "experts, written *): share of the squared norm of the whole update; ‖ΔW‖ / ‖W base‖, each norm over all of "
+        "them; share of their entries that changed."
+    )
+    header = ("run", "module", "kind", "parameters", "share of ‖ΔW‖², %", "‖ΔW‖ / ‖W base‖", "entries changed, %")
+    return Table("modules", "What moved and what hardly moved", note, header, tuple(cells), 3)
+
+
+def _embedding_table(records: Records) -> Table:
+    header = ("run", "parameter", "step", "tokens", "without direction", "mean cosine", "p05", "median", "p95")
+    title = "Embedding shift"
+    if records.embeddings.empty:
+        return Table("embeddings", title, "The analysis holds no embedding shift.", header, ())
+    rows = last_checkpoints(records.embeddings)
+    cells = tuple(
+        (
+            *(row.run, row.parameter, _count(row.step), _count(row.num_tokens), _count(row.num_undefined)),
+            *(number(value) for value in (row.mean, row.p05, row.median, row.p95)),
+        )
+        for row in rows.itertuples(index=False)
+    )
+    note = (
+        "Last checkpoint of each run: cosine between a token's embedding in the base and after training, mean and "
+        "quantiles over the tokens that were analysed, each counted once; tokens with a row of zeros have no direction "
+        "and are left out."
+    )
+    return Table("embeddings", title, note, header, cells, 2)
+
+
+def _unknown_table(records: Records) -> Table:
+    rows = last_checkpoints(records.updates)
+    other = sorted(set(rows.loc[rows["kind"] == "other", "parameter"]))
+    matrix = rows["kind"].isin(["attention", "mlp"]) & (rows["cols"] > 1)
+    bare = sorted(set(rows.loc[matrix & rows["effective_rank"].isna(), "parameter"]))
+    unmoved = sorted(set(rows.loc[matrix & (rows["frobenius_norm"] == 0), "parameter"]))
+    stepless = list(dict.fromkeys(records.updates.loc[records.updates["step"].isna(), "run"]))
+    counts = records.updates.groupby(["run", "checkpoint"]).size()
+    uneven = [str(run) for run, of in counts.groupby("run") if of.nunique() > 1]
+    found = [
+        ("Parameters of unknown kind: in norms, in no spectral table", other),
+        ("Attention and MLP matrices without spectral metrics", bare),
+        ("Matrices exactly as in the base", unmoved),
+        ("Runs with checkpoints of unknown step", stepless),
+        ("Runs whose checkpoints differ in the number of parameters", uneven),
+        ("Files that the analysis did not write", list(records.absent)),
+    ]
+    known = [set(names) for _, names in found]
+    found += [(what, names) for what, names in _left_out(records.analysis) if set(names) not in known]
+    cells = tuple((what, str(len(names)), _listed(names)) for what, names in found if names)
+    note = (
+        "Counted in the last checkpoint of each run; a name that occurs in several runs counts once."
+        if cells
+        else ("Nothing was left out, and nothing is unknown.")
+    )
+    return Table("unknown", "Ignored or not known", note, ("what", "how many", "which"), cells, 3)
+
+
+def _left_out(value: Any, path: str = "") -> list[tuple[str, list[str]]]:
+    """Non-empty lists of analysis.json whose key says that something was left out."""
+    found = []
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        where = f"{path}.{key}".lstrip(".")
+        if key in _LEFT_OUT and inner:
+            items = inner if isinstance(inner, list) else [inner]
+            found.append((f"analysis.json, {where}", [x if isinstance(x, str) else json.dumps(x) for x in items]))
+        else:
+            found += _left_out(inner, where)
+    return found
+
+
+def _listed(names: Sequence[str], shown: int = 8) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def _norm(values: pd.Series) -> float:
+    return math.sqrt(float((values**2).sum()))
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _step(rows: pd.DataFrame) -> str:
+    return _count(rows["step"].iloc[0])
+
+
+def _count(value: float) -> str:
+    return NONE if value != value else f"{int(value):,}"
+
+
+def _markdown(text: str) -> str:
+    escaped = html.escape(text, quote=False)
+    for character in "\\`*_[]|~":
+        escaped = escaped.replace(character, "\\" + character)
+    return " ".join(escaped.split())
