@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from tiny_models import write_tiny_llama, write_tiny_qwen3
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from effopd.errors import CheckpointError, ConfigurationError
+from effopd.errors import CheckpointError, ConfigurationError, DataError
 from effopd.training import OPDConfig, RunArguments, build_trainer, train
 from effopd.training.parse import parse_config
-from effopd.training.run import newest_checkpoint
+from effopd.training.rewards import code_reward
+from effopd.training.run import load_datasets, newest_checkpoint
 
 WORLD = {"model_name_or_path": "world:base", "dataset_name": "world:train", "reward": ["world"]}
 
@@ -201,6 +202,21 @@ def test_vocabularies_that_differ_are_named(tmp_path: Path) -> None:
 def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         RunArguments(**WORLD | changes)
+
+
+def test_code_is_rewarded_by_tests_in_place_of_answers(tmp_path: Path) -> None:
+    problem = {"prompt": "7*3+4-9*2+5=", "tests": {"unit": "assert square(3) == 9"}}
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps(problem) + "\n")
+    arguments, _ = world(tmp_path, {"dataset_name": str(path), "reward": ["code"], "num_train_examples": None})
+    dataset, _ = load_datasets(arguments)
+    assert code_reward(["def square(x): return x * x", "def square(x): return 9 * x"], dataset["tests"][:] * 2) == [
+        1,
+        0,
+    ]
+    path.write_text(json.dumps({"prompt": problem["prompt"]}) + "\n")
+    with pytest.raises(DataError, match="a column 'tests'; there are prompt"):
+        load_datasets(arguments)
 
 
 def test_a_run_without_a_teacher_is_refused(tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ class RunArguments:
     )
     reward: list[str] = field(
         default_factory=list,
-        metadata={"help": "'world', 'math' or 'package.module:function' (TRL's reward signature); several are summed."},
+        metadata={
+            "help": "'world', 'math', 'code' or 'package.module:function' (TRL's reward signature); several are summed."
+        },
     )
     evaluation_dataset_name: str | None = field(
         default=None, metadata={"help": "Prompts to measure accuracy on, outside the counted cost."}

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from effopd.errors import ConfigurationError
+from effopd.errors import ConfigurationError, DataError
 from effopd.extrapolation.callback import EffOPDCallback
 from effopd.files import read_json_lines, write_json, write_text
 from effopd.training.config import OPDConfig, RunArguments
@@ -211,7 +211,7 @@ def _model_path(name: str) -> str:
 def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:
     """The training prompts, and those to evaluate on or None."""
     common: dict[str, Any] = {
-        "require_answer": bool(arguments.reward),
+        "require_answer": any(reward != "code" for reward in arguments.reward or ()),
         "system_prompt": arguments.system_prompt,
         "prompt_template": arguments.prompt_template,
         "answer_after": arguments.answer_after,
@@ -225,6 +225,7 @@ def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:
         limit=arguments.num_train_examples,
         **common,
     )
+    _check_tests(dataset, arguments.dataset_name, arguments)
     if not arguments.evaluation_dataset_name:
         return dataset, None
     same = arguments.evaluation_dataset_name == arguments.dataset_name
@@ -237,4 +238,13 @@ def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:
         limit=arguments.num_evaluation_examples,
         **common,
     )
+    _check_tests(evaluation, arguments.evaluation_dataset_name, arguments)
     return dataset, evaluation
+
+
+def _check_tests(dataset: Any, name: str, arguments: RunArguments) -> None:
+    if "code" in (arguments.reward or ()) and "tests" not in dataset.column_names:
+        raise DataError(
+            f"{name}: the reward 'code' needs a column 'tests'; there are {', '.join(dataset.column_names)}. "
+            "See docs/evaluation.md for what tests look like."
+        )
