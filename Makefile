@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-slow check format clean
+.PHONY: setup demo system test test-slow check format clean
 
 # torch goes first and alone: installed as a dependency, pip would be free to pick another build of it.
 $(VENV)/installed: pyproject.toml
@@ -19,10 +19,14 @@ setup: $(VENV)/installed
 demo: setup
 	$(BIN)/effopd demo
 
-test: setup
+# Chromium shows the report to a test; bubblewrap is the sandbox of model-written programs.
+system:
+	scripts/debian-packages chromium:chromium bwrap:bubblewrap
+
+test: setup system
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 
-test-slow: setup
+test-slow: setup system
 	$(BIN)/python -m pytest -m slow
 
 check: setup

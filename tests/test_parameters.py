@@ -23,6 +23,11 @@ from effopd.parameters import Location, clean_name, locate, select
         ("model.decoder.layers.4.fc1.weight", Location(4, "fc1", "mlp")),
         ("output.weight", Location(None, "output", "lm_head")),
         ("bert.encoder.layer.1.attention.output.dense.weight", Location(1, "attention.output.dense", "attention")),
+        ("model.language_model.layers.3.self_attn.q_proj.weight", Location(3, "self_attn.q_proj", "attention")),
+        ("language_model.model.layers.3.mlp.up_proj.weight", Location(3, "mlp.up_proj", "mlp")),
+        ("model.visual.blocks.3.attn.qkv.weight", Location(3, "visual.attn.qkv", "attention")),
+        ("vision_tower.encoder.layers.3.mlp.fc1.weight", Location(3, "vision_tower.mlp.fc1", "mlp")),
+        ("model.visual.merger.mlp.0.weight", Location(None, "model.visual.merger.mlp.0", "mlp")),
         ("model.rotary.inverse_frequency", Location(None, "model.rotary.inverse_frequency", "other")),
     ],
 )

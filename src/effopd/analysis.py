@@ -79,7 +79,8 @@ def analyze(
         write_report(out)
         progress.update(task, description="done")
     report = out / "report.html"
-    console.print(f"Wrote {report}, {out / 'tables.md'}, {out / 'updates.parquet'} and {out / 'figures'}.")
+    for label, place in (("Report", report), ("Tables", out / "tables.md"), ("Records", out / "updates.parquet")):
+        console.print(f"{label + ':':9}{place}", soft_wrap=True)
     return report
 
 

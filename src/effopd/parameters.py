@@ -21,6 +21,8 @@ OTHER: ModuleKind = "other"
 # Prefixes that wrappers (DDP, torch.compile, activation checkpointing, FSDP1) put into a parameter's name.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.(.+)$")
+# Stacks of layers beside the language model's, numbered from 0 too.
+_TOWER = re.compile(r"(?:^|\.)((?:visual|vision|image|audio|speech)\w*)\.")
 _ROLE = re.compile(r"\.(?:weight|bias|weight_scale|weight_scale_inv)$")
 
 # Read from the most specific to the least: q_norm inside self_attn is a norm, not attention.
@@ -43,7 +45,8 @@ class Location(NamedTuple):
 
     Attributes:
         layer: Index of the transformer layer, from 0; None outside the stack of layers.
-        module: Path of the module inside its layer (`self_attn.q_proj`), or of the whole model outside it.
+        module: Path of the module inside its layer (`self_attn.q_proj`), or of the whole model outside it. In a stack
+            of layers of its own, such as a vision tower, with the name of that before it (`visual.attn.qkv`).
         kind: The module's role; `other` when the name is not known, so that callers can report it.
     """
 
@@ -62,7 +65,8 @@ def locate(name: str) -> Location:
     module = _ROLE.sub("", clean_name(name))
     layer: int | None = None
     if match := _LAYER.search(module):
-        layer, module = int(match[1]), match[2]
+        tower = _TOWER.search(module[: match.start(1)])
+        layer, module = int(match[1]), f"{tower[1]}.{match[2]}" if tower else match[2]
     return Location(layer, module, next((kind for kind, pattern in _KINDS if pattern.search(module)), OTHER))
 
 

@@ -26,6 +26,7 @@ from effopd.updates.gram import GramEigen, gram_eigen
 from effopd.updates.measure import compare
 from effopd.updates.norms import ModuleMovement, layer_norms, module_movements, nearly_unmoved
 from effopd.updates.projection import pca, tsne
+from effopd.updates.records import UpdateRecord
 from effopd.updates.spectrum import Spectrum, spectrum
 from effopd.updates.subspace import (
     SingularVectors,
@@ -45,6 +46,7 @@ __all__ = [
     "Spectrum",
     "Trajectory",
     "UpdateBlocks",
+    "UpdateRecord",
     "compare",
     "displacement_cosine",
     "embedding_picture",

@@ -262,6 +262,8 @@ def one_thread_each(workers: int) -> Iterator[ProcessPoolExecutor]:
     os.environ.update(dict.fromkeys(names, "1"))  # read by the libraries when a worker loads them
     executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
     try:
+        with _interrupts_ignored():  # which the processes inherit: Ctrl-C is the parent's
+            executor.submit(os.getpid)
         yield executor
     finally:
         executor.shutdown(wait=sys.exc_info()[0] is None, cancel_futures=True)
@@ -269,9 +271,20 @@ def one_thread_each(workers: int) -> Iterator[ProcessPoolExecutor]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers, and only it is interrupted
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start_worker() -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -1,0 +1,123 @@
+"""`effopd analyze` as a user meets it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from updates.runs_on_disk import random_tensors, write, write_run
+
+from effopd.cli import main
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> tuple[Path, Path]:
+    base, run, _ = write_run(tmp_path / "models", 2)
+    return base, run
+
+
+def test_from_checkpoints_to_a_report(
+    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, run = models
+    out = tmp_path / "out"
+    pair = f"{run / 'checkpoint-10'},{run / 'checkpoint-20'}"
+    command = ["analyze", "--base", str(base), "--run", f"whole={run}", "--run", f"list={pair}", "--out", str(out)]
+    assert main(command) == 0
+    table = pd.read_parquet(out / "updates.parquet")
+    assert set(table.run) == {"whole", "list"}
+    numbers = table.drop(columns="run")
+    whole, listed = (numbers[table.run == name].reset_index(drop=True) for name in ("whole", "list"))
+    pd.testing.assert_frame_equal(whole, listed)
+    for name in ("report.html", "tables.md", "trajectories.parquet", "embeddings.parquet", "figures/spectra.svg"):
+        assert (out / name).stat().st_size > 0
+    capsys.readouterr()
+    report = (out / "report.html").read_bytes()
+    assert main(command) == 0
+    assert "40 of 40 matrices were measured before" in capsys.readouterr().out
+    assert (out / "report.html").read_bytes() == report
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--run", "nothing"], "is not NAME=DIR"),
+        (["--run", "=x"], "is not NAME=DIR"),
+        (["--run", "a=x,"], "is not NAME=DIR"),
+        (["--run", "a=x", "--workers", "0"], "not at least 1"),
+        (["--run", "a=x", "--precision", "bfloat16"], "invalid choice"),
+        ([], "--run"),
+    ],
+)
+def test_wrong_usage(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["analyze", "--base", "b", "--out", "o", *options])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_wrong_models_are_named_and_nothing_is_written(
+    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, run = models
+    empty, pickled, small = tmp_path / "empty", tmp_path / "pickled", tmp_path / "small"
+    empty.mkdir()
+    pickled.mkdir()
+    torch.save({}, pickled / "pytorch_model.bin")
+    (pickled / "config.json").write_text("{}")
+    write(small, {name: tensor for name, tensor in random_tensors(0).items() if "layers.1" not in name})
+    cases = [
+        (["--run", f"a={empty}"], str(empty)),
+        (["--run", f"a={tmp_path / 'absent'}"], "absent"),
+        (["--run", f"a={pickled}"], "safetensors"),
+        (["--run", f"a={small}"], "model.layers.1.mlp.experts.down_proj"),
+        (["--run", f"a={run}", "--run", f"a={run}"], "expected each once"),
+        (["--run", f"a={run}", "--ignore", "("], "not a regular expression"),
+        (["--run", f"a={run}", "--text", str(tmp_path / "no.txt")], "no tokenizer"),
+    ]
+    for options, message in cases:
+        out = tmp_path / "out"
+        assert main(["analyze", "--base", str(base), "--out", str(out), *options]) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert "Traceback" not in error
+        assert not (out / "updates.parquet").exists() or "tokenizer" in message
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+    base, run, _ = write_run(tmp_path / "models", 40)
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "effopd.cli",
+        "analyze",
+        "--base",
+        str(base),
+        "--run",
+        f"a={run}",
+        "--out",
+        str(out),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--workers", "2"], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    while not (out / "progress.jsonl").exists() and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert "same command continues" in error
+    measured = len((out / "progress.jsonl").read_text().splitlines())
+    assert 0 < measured < 400
+    assert not (out / "updates.parquet").exists()
+    finished = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert f"{measured} of 400 matrices were measured before" in finished.stdout
+    assert len(pd.read_parquet(out / "updates.parquet")) == 400
