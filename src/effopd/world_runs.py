@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,17 +49,17 @@ def world_runs(out: Path, *, seeds: int = 3, plan: Plan | None = None) -> dict[s
     plan = plan or Plan()
     runs: dict[str, Path] = {}
     console = Console(highlight=False)
-    for seed in range(seeds):
-        for method, (steps, save_steps) in plan._asdict().items():
-            name = f"{method}-{seed}"
-            runs[name] = out / name
+    for seed, (method, (steps, save_steps)) in product(range(seeds), plan._asdict().items()):
+        name = f"{method}-{seed}"
+        runs[name] = out / name
+        with quiet_libraries():
             if method == "grpo":
                 _train_grpo(out / name, seed, replace(TeacherConfig(), num_steps=steps, save_steps=save_steps))
             else:
                 _train_opd(out / name, "none" if method == "opd" else "paper", seed, steps, save_steps)
-            for state in out.glob(f"{name}/checkpoint-*/optimizer.pt"):
-                state.unlink()  # two thirds of the bytes
-            console.print(f"{name}: {len(list(runs[name].glob('checkpoint-*')))} checkpoints in {runs[name]}")
+        for state in out.glob(f"{name}/checkpoint-*/optimizer.pt"):
+            state.unlink()  # two thirds of the bytes
+        console.print(f"{name}: {len(list(runs[name].glob('checkpoint-*')))} checkpoints in {runs[name]}")
     return runs
 
 
@@ -74,7 +75,7 @@ def _train_opd(directory: Path, acceleration: str, seed: int, steps: int, save_s
     arguments.target_accuracy = None
     config.save_total_limit = None
     config.eval_strategy, config.eval_steps = "steps", save_steps
-    with quiet_libraries(), RunDisplay() as display:
+    with RunDisplay() as display:
         train(arguments, config, lambda trainer, metrics: [RunProgress(display, directory.name, trainer, metrics)])
 
 

@@ -130,6 +130,14 @@ def test_no_run_and_no_worker_are_refused(tmp_path: Path) -> None:
         measure_runs(base, {"run": run}, tmp_path / "out", workers=0)
 
 
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_devices_that_are_not_there_are_refused(tmp_path: Path, device: str) -> None:
+    base, run, _ = write_run(tmp_path, 1)
+    with pytest.raises(ConfigurationError, match=device):
+        measure_runs(base, {"run": run}, tmp_path / "out", device=device)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_diverged_checkpoint_is_named(tmp_path: Path) -> None:
     base = write(tmp_path / "base", random_tensors(0))
     tensors = random_tensors(1)

@@ -17,7 +17,13 @@ How early the direction was settled, from an earlier checkpoint's update of the 
     vector_alignment(early.left, final.left).mean()       # the paper's number, 1 when nothing turned
     subspace_alignment(early.left, final.left)            # the same for the subspace as a whole
 
-Everything here is a function of tensors and numbers; nothing reads files.
+All of that for two models, as directories or state dicts, in one call:
+
+    for record in compare(base, trained):
+        print(record.parameter, record.effective_rank)
+
+What is exported here computes from tensors and numbers; only `compare` reads models. `UpdateBlocks` stands for a matrix
+too large to hold.
 """
 
 from effopd.updates.blocks import UpdateBlocks

@@ -142,11 +142,12 @@ def measure_runs(
 
     Raises:
         CheckpointError: `out` holds another analysis.
-        ConfigurationError: A run's name cannot name a directory, or `workers` is less than one.
+        ConfigurationError: A run's name cannot name a directory, `workers` is less than one, or there is no such device.
         DataError: A model cannot be read, or does not match the base.
     """
     if workers < 1:
         raise ConfigurationError(f"Got {workers} workers; expected at least 1.")
+    _check_device(device)
     plan, jobs = _plan(base, runs, out, ignore, precision, device)
     done = _continue(out, plan)
     left = sorted((job for job in jobs if job.key not in done), key=lambda job: -job.cost)
@@ -157,6 +158,17 @@ def measure_runs(
             append_json_line(out / PROGRESS, record)
             on_job(job.cost)
     return [done[job.key] for job in jobs]
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(
+            f"Got device {device!r}, which does not work: {reason} Expected cpu or cuda."
+        ) from error
+    torch.backends.cuda.matmul.allow_tf32 = False  # ten bits would not do for the float32 product
 
 
 def _plan(
