@@ -6,16 +6,11 @@ its vectors: a second start of the same analysis does only what has no line.
 
 import contextlib
 import hashlib
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +24,7 @@ from effopd.errors import CheckpointError, ConfigurationError
 from effopd.files import append_json_line, read_json, read_json_lines, write_json
 from effopd.updates.gram import Precision
 from effopd.updates.measure import Source, displacement, measure, parameters
+from effopd.updates.pool import one_thread_each
 
 PLAN, PROGRESS, SUBSPACES = "analysis.json", "progress.jsonl", "subspaces"
 
@@ -142,7 +138,8 @@ def measure_runs(
 
     Raises:
         CheckpointError: `out` holds another analysis.
-        ConfigurationError: A run's name cannot name a directory, `workers` is less than one, or there is no such device.
+        ConfigurationError: A run's name cannot name a directory, `workers` is less than one, or there is no
+            such device.
         DataError: A model cannot be read, or does not match the base.
     """
     if workers < 1:
@@ -264,47 +261,6 @@ def _working(workers: int) -> Iterator[Callable[[Sequence[Job]], Iterable[tuple[
                 "A worker process was killed, most likely for want of memory: each takes up to 1 GB. "
                 "The same command continues; give it fewer --workers."
             ) from error
-
-
-@contextlib.contextmanager
-def one_thread_each(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes of one thread each: several multi-threaded ones would stall one another."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))  # read by the libraries when a worker loads them
-    executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
-    try:
-        with _interrupts_ignored():  # which the processes inherit: Ctrl-C is the parent's
-            executor.submit(os.getpid)
-        yield executor
-    finally:
-        executor.shutdown(wait=sys.exc_info()[0] is None, cancel_futures=True)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-@contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers, and only it is interrupted
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
