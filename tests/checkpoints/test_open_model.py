@@ -11,7 +11,8 @@ from tiny_pairs import copy, load_tensors, write_raw
 from transformers import AutoModelForCausalLM
 
 from effopd.checkpoints import open_model, source
-from effopd.errors import DataError, UnsupportedError
+from effopd.errors import ConfigurationError, DataError, UnsupportedError
+from effopd.world import base_dir
 
 INDEX = "model.safetensors.index.json"
 
@@ -152,3 +153,9 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         DataError, match=r"(?s)someone/model: .*no route to host.*hf download someone/model --local-dir"
     ):
         open_model("someone/model")
+
+
+def test_the_models_of_the_embedded_world_have_names() -> None:
+    assert open_model("world:base").directory == base_dir()
+    with pytest.raises(ConfigurationError, match="world:teacher"):
+        open_model("world:student")

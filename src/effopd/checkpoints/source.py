@@ -33,9 +33,15 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 def resolve(name_or_path: str | Path) -> Path:
     """Directory of a model: one that exists, or the newest snapshot of a hub name, downloaded where it is not cached.
 
+    `world:base` and `world:teacher` are the models of the embedded world.
+
     Raises:
         DataError: There is no such directory, and it cannot be downloaded.
     """
+    if str(name_or_path).startswith("world:"):
+        from effopd.world import model_path
+
+        return Path(model_path(str(name_or_path)))
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path

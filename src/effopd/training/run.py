@@ -29,6 +29,7 @@ from effopd.training.models import align_vocab_size, check_vocabularies, find_mo
 from effopd.training.monitor import NUM_MATRICES, UpdateMonitorCallback
 from effopd.training.rewards import resolve_rewards
 from effopd.training.trainer import OPDTrainer
+from effopd.world import model_path
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def build_trainer(arguments: RunArguments, config: OPDConfig) -> tuple[OPDTraine
         raise ConfigurationError("teacher_model_name_or_path is not set: distillation needs a teacher.")
     rewards = resolve_rewards(arguments.reward) if arguments.reward else None
     student_name, teacher_name = (
-        _model_path(name) for name in (arguments.model_name_or_path, config.teacher_model_name_or_path)
+        model_path(name) for name in (arguments.model_name_or_path, config.teacher_model_name_or_path)
     )
     model_kwargs: dict[str, Any] = dict(config.model_init_kwargs or {})
     teacher_kwargs: dict[str, Any] = dict(config.teacher_model_init_kwargs or {})
@@ -194,18 +195,6 @@ def _check_same_run(directory: Path, resolved: dict[str, Any]) -> None:
             f"{directory} holds a run with other settings ({'; '.join(changed[:5])}"
             f"{f'; and {len(changed) - 5} more' if len(changed) > 5 else ''}). Choose another output_dir, or remove it."
         )
-
-
-def _model_path(name: str) -> str:
-    """A model name, where `world:base` and `world:teacher` are those of the embedded world."""
-    if name.startswith("world:"):
-        from effopd import world
-
-        places = {"world:base": world.base_dir, "world:teacher": world.teacher_dir}
-        if name not in places:
-            raise ConfigurationError(f"{name!r} is no model of the embedded world; use one of {list(places)}.")
-        return str(places[name]())
-    return name
 
 
 def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:

@@ -20,7 +20,7 @@ It is small enough for a laptop's CPU, and the effects that this package studies
 `build_world` builds the same with another seed, or a harder one.
 """
 
-from effopd.world.assets import base_dir, card, teacher_dir
+from effopd.world.assets import base_dir, card, model_path, teacher_dir
 from effopd.world.build import build_world
 from effopd.world.evaluate import measure_accuracy
 from effopd.world.model import ModelSize
@@ -40,6 +40,7 @@ __all__ = [
     "card",
     "make_dataset",
     "measure_accuracy",
+    "model_path",
     "teacher_dir",
     "world_reward",
 ]

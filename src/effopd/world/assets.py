@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from effopd.errors import DataError
+from effopd.errors import ConfigurationError, DataError
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -21,6 +21,20 @@ def base_dir() -> Path:
 def teacher_dir() -> Path:
     """Directory of the shipped teacher (see `base_dir`)."""
     return _asset("teacher")
+
+
+def model_path(name: str) -> str:
+    """A model's directory or hub name, where `world:base` and `world:teacher` are the shipped ones.
+
+    Raises:
+        ConfigurationError: Another name that begins with `world:`.
+    """
+    if not name.startswith("world:"):
+        return name
+    places = {"world:base": base_dir, "world:teacher": teacher_dir}
+    if name not in places:
+        raise ConfigurationError(f"{name!r} is no model of the embedded world; use one of {list(places)}.")
+    return str(places[name]())
 
 
 def card() -> dict[str, Any]:
