@@ -1,0 +1,146 @@
+"""The paper's measurements on the embedded world's own runs: OPD, EffOPD and GRPO, over seeds.
+
+    effopd world runs --out runs/world                                   # six minutes a seed on one idle core
+    python benchmarks/world_analysis.py --runs runs/world --out runs/world-analysis
+
+Writes results/world_analysis.{json,md}, and the figures of seed 0 to docs/figures/world_analysis.
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from effopd.analysis import analyze
+from effopd.files import write_json, write_text
+from effopd.world import make_dataset, measure_accuracy
+
+METHODS = {"opd": "OPD", "effopd": "EffOPD", "grpo": "GRPO"}
+FIGURES = Path(__file__).parents[1] / "docs" / "figures" / "world_analysis"
+EVALUATION_PROBLEMS = 2048
+COLUMNS = {
+    "accuracy": "accuracy",
+    "update_norm": "norm of the update",
+    "spectral_to_frobenius": "spectral / Frobenius",
+    "effective_rank": "effective rank",
+    "top1pct_norm_ratio": "top-1 % ratio",
+    "embedding_cosine": "embedding cosine",
+    "trajectory_evr": "EVR_{0:2} of u_1",
+}
+
+
+def last_checkpoint(updates: pd.DataFrame, embeddings: pd.DataFrame, run: str) -> dict[str, float]:
+    """Numbers of a run's last checkpoint; means over attention and MLP matrices."""
+    rows = updates[(updates.run == run) & (updates.checkpoint == updates[updates.run == run].checkpoint.max())]
+    matrices = rows[rows.kind.isin(["attention", "mlp"])]
+    shift = embeddings[(embeddings.run == run) & embeddings.parameter.str.contains("embed_tokens")]
+    result = {
+        name: float(matrices[name].mean())
+        for name in ("spectral_to_frobenius", "effective_rank", "top1pct_norm_ratio", "trajectory_evr")
+    }
+    result["update_norm"] = float(np.sqrt((rows.frobenius_norm**2).sum()))
+    result["embedding_cosine"] = float(shift[shift.checkpoint == shift.checkpoint.max()]["mean"].iloc[0])
+    return result
+
+
+def lock_in(updates: pd.DataFrame, run: str) -> list[dict[str, float]]:
+    """Alignment with the last checkpoint over training; means over attention and MLP matrices."""
+    matrices = updates[(updates.run == run) & updates.kind.isin(["attention", "mlp"])]
+    columns = ["vector_alignment", "first_vector_cosine", "subspace_alignment", "chance_alignment", "frobenius_norm"]
+    means = matrices.groupby("step")[columns].mean().reset_index()
+    means["training"] = means.step / means.step.max()
+    return [{str(key): float(value) for key, value in row.items()} for row in means.to_dict("records")]
+
+
+def accuracy_of(directory: Path) -> float:
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
+    return float(measure_accuracy(model, tokenizer, make_dataset("evaluation", EVALUATION_PROBLEMS))["accuracy"])
+
+
+def interval(values: list[float]) -> list[float]:
+    """Mean and its 95 % interval by Student's t."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return [mean, float("nan"), float("nan")]
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return [mean, mean - half, mean + half]
+
+
+def show(values: list[float], digits: int) -> str:
+    mean, low, high = (f"{value:.{digits}f}" for value in values)
+    return f"{mean} [{low}, {high}]"
+
+
+def markdown(results: dict[str, Any], seeds: int) -> str:
+    lines = [
+        f"# OPD, EffOPD and GRPO on the embedded world, {seeds} seeds",
+        "",
+        "| | " + " | ".join(METHODS.values()) + " |",
+        "|---|" + "---|" * len(METHODS),
+    ]
+    for key, label in COLUMNS.items():
+        digits = {"effective_rank": 1, "embedding_cosine": 5, "update_norm": 2}.get(key, 3)
+        lines.append(f"| {label} | " + " | ".join(show(results[m]["last"][key], digits) for m in METHODS) + " |")
+    lines += [
+        "",
+        "Last checkpoint: means over attention and MLP matrices (28), then over seeds, with 95 % intervals of the mean "
+        f"over seeds by Student's t. Accuracy on {EVALUATION_PROBLEMS:,} problems, one sample each.",
+        "",
+        "Alignment with the run's own last checkpoint (mean over matrices and seeds):",
+        "",
+        "| | training | vectors 1..20 | first vector | subspace (rms) | chance | norm of the last |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method, label in METHODS.items():
+        rows = pd.DataFrame(row for run in results[method]["lock_in"] for row in run)
+        means = rows.groupby("training").mean().reset_index()
+        for share in (0.1, 0.25, 0.5, 0.75):
+            row = means.iloc[(means.training - share).abs().argmin()]
+            lines.append(
+                f"| {label} | {row.training:.0%} (step {row.step:.0f}) | {row.vector_alignment:.2f} "
+                f"| {row.first_vector_cosine:.2f} | {row.subspace_alignment:.2f} | {row.chance_alignment:.2f} "
+                f"| {row.frobenius_norm / means.frobenius_norm.iloc[-1]:.0%} |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="what `effopd world runs` wrote")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    runs = {path.name: path for path in sorted(options.runs.iterdir()) if (path / "run.json").exists()}
+    seeds = sorted({name.split("-")[1] for name in runs})
+    analyze("world:base", runs, options.out / "all", workers=options.workers)
+    analyze("world:base", {METHODS[m]: runs[f"{m}-0"] for m in METHODS}, options.out / "seed0", workers=options.workers)
+    updates, embeddings = (pd.read_parquet(options.out / "all" / f"{n}.parquet") for n in ("updates", "embeddings"))
+    results: dict[str, Any] = {}
+    for method in METHODS:
+        names = [f"{method}-{seed}" for seed in seeds]
+        last = [last_checkpoint(updates, embeddings, n) | {"accuracy": accuracy_of(runs[n])} for n in names]
+        results[method] = {
+            "last": {key: interval([run[key] for run in last]) for key in COLUMNS},
+            "by_seed": last,
+            "lock_in": [lock_in(updates, name) for name in names],
+        }
+    write_json(Path(__file__).parent / "results" / "world_analysis.json", results)
+    text = markdown(results, len(seeds))
+    write_text(Path(__file__).parent / "results" / "world_analysis.md", text)
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for figure in (options.out / "seed0" / "figures").iterdir():
+        shutil.copy(figure, FIGURES)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
