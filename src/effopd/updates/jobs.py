@@ -18,6 +18,7 @@ from urllib.parse import quote
 import torch
 from safetensors.torch import save_file
 
+from effopd import __version__
 from effopd.checkpoints import Checkpoint, Pair, find_checkpoints, open_pair
 from effopd.checkpoints.model import weight_files
 from effopd.errors import CheckpointError, ConfigurationError
@@ -204,6 +205,7 @@ def _plan(
         "settings": {"ignore": list(ignore), "precision": precision},
         "ignored": list(skipped),
         "unknown": list(unknown),
+        "versions": {"effopd": __version__, "torch": torch.__version__},
     }
     return plan, jobs
 
