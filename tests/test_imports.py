@@ -32,7 +32,17 @@ ALLOWED = {
     "evaluate_model": {"evaluation", "training", "world"},
     "demo": {"training", "study", "report", "world"},
     "world_runs": {"demo", "training", "world"},
-    "cli": {"world_runs", "analysis", "demo", "evaluate_command", "evaluation", "interventions", "sweeps", "training", "world"},
+    "cli": {
+        "world_runs",
+        "analysis",
+        "demo",
+        "evaluate_command",
+        "evaluation",
+        "interventions",
+        "sweeps",
+        "training",
+        "world",
+    },
     "__init__": {"extrapolation", "training"},
     "__main__": {"cli"},
 }
@@ -65,7 +75,9 @@ def test_imports_go_one_way(path: Path) -> None:
         assert not imports(path) & {".torch", ".transformers", ".trl"}
 
 
-@pytest.mark.parametrize("module", ["effopd", "effopd.cli", "effopd.parameters", "effopd.report", "effopd.study"])
+@pytest.mark.parametrize(
+    "module", ["effopd", "effopd.cli", "effopd.evaluation", "effopd.parameters", "effopd.report", "effopd.study"]
+)
 def test_light_modules_do_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

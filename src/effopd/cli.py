@@ -2,8 +2,8 @@
 
 import argparse
 import errno
-import os
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from effopd import __version__
 from effopd.errors import ConfigurationError, EffOPDError
+from effopd.evaluate_command import add_evaluate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     runs.set_defaults(run=_world_runs)
 
     _add_intervene(commands)
+    _add_sweep(commands)
+    add_evaluate(commands)
     _add_grade(commands)
     return parser
 
@@ -135,6 +138,24 @@ def _add_intervene(commands: Any) -> None:
     parsers["norm-match"].add_argument("--beta", type=float, metavar="X", help="default: 1, the final norm")
     parsers["compose"].add_argument("plan", metavar="PLAN.yaml", help="a list such as `- scale: {alpha: 0.5}`")
     intervene.set_defaults(run=_intervene)
+
+
+def _add_sweep(commands: Any) -> None:
+    sweep = commands.add_parser(
+        "sweep",
+        help="runs x interventions x values x tasks x seeds, with figures",
+        epilog="An interrupted sweep is continued by the same command. See docs/sweeps.md.",
+    )
+    sweep.add_argument(
+        "spec", metavar="SPEC.yaml", help="a file, or the name of a specification that ships with effopd"
+    )
+    sweep.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results and figures go")
+    sweep.add_argument("--root", metavar="DIR", help="where the runs' relative paths start; default: the file's `root`")
+    sweep.add_argument("--quick", action="store_true", help="fewer problems, checkpoints, values and sampling seeds")
+    sweep.add_argument("--workers", type=_positive, metavar="N", help="default: one per processor or share of a GPU")
+    sweep.add_argument("--gpus-per-worker", type=float, default=0.0, metavar="G", help="0.5: two share one; default: 0")
+    sweep.add_argument("--address", metavar="ADDR", help="of a Ray cluster; default: Ray is started on this machine")
+    sweep.set_defaults(run=_sweep)
 
 
 def _add_grade(commands: Any) -> None:
@@ -234,6 +255,29 @@ def _intervene(options: argparse.Namespace, rest: list[str]) -> None:
             progress=lambda name, total: progress.update(task, description=name, total=total, advance=1),
         )
     print(f"{options.out}: norm of the update {record['update_norm']['total']:.6g}")
+
+
+def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
+    from dataclasses import replace
+
+    from effopd.sweeps import read_spec, sweep
+
+    spec = read_spec(options.spec)
+    if options.root:
+        spec = replace(spec, root=options.root)
+    result = sweep(
+        spec.quick() if options.quick else spec,
+        options.out,
+        workers=options.workers,
+        address=options.address,
+        gpus_per_worker=options.gpus_per_worker,
+    )
+    print(f"{result.directory}: {result.num_cells} cells, {len(result.written)} figures and tables")
+    if result.failed:
+        raise EffOPDError(
+            f"{len(result.failed)} of {result.num_cells} cells failed, and are not in the figures; the first: "
+            f"{result.failed[0]}. All of them: {result.directory / 'failed.jsonl'}. The same command tries them again."
+        )
 
 
 def _grade(options: argparse.Namespace, rest: list[str]) -> None:

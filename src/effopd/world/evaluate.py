@@ -3,10 +3,10 @@
 import math
 from typing import Any
 
-import torch
 from datasets import Dataset
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from effopd.sampling import evaluation_mode, sample_tokens, seeded
 from effopd.world.reward import answering_style, world_reward
 from effopd.world.task import count_operations
 
@@ -21,29 +21,21 @@ def sample_completions(
 ) -> list[str]:
     """Sample one completion per prompt at temperature 1 from the whole vocabulary.
 
-    Torch's global generators are seeded while it samples, and left as they were found.
+    Torch's global generators are left as they were found.
     """
-    generation = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     completions: list[str] = []
-    was_training = model.training
-    model.eval()
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    with evaluation_mode(model), seeded(seed, model.device):
         for start in range(0, len(prompts), batch_size):
             inputs = tokenizer(prompts[start : start + batch_size], padding=True, return_tensors="pt")
-            inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
-            sequences = model.generate(**inputs, generation_config=generation)
-            new_tokens = sequences[:, inputs["input_ids"].shape[1] :]
+            new_tokens = sample_tokens(
+                model,
+                inputs["input_ids"],
+                inputs["attention_mask"],
+                max_new_tokens=max_new_tokens,
+                eos_token_ids=[tokenizer.eos_token_id],
+                pad_token_id=tokenizer.pad_token_id,
+            )
             completions += tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
-    model.train(was_training)
     return completions
 
 

@@ -1,0 +1,139 @@
+r"""Public benchmarks: where each is on the hub, and how one of its rows becomes a prompt and an answer.
+
+To add one, add a line to `BENCHMARKS`. A local file in the benchmark's own format goes the same way as the hub's.
+"""
+
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from effopd.evaluation.grade_code import grade_code
+from effopd.evaluation.grade_math import grade_math
+from effopd.evaluation.graders import grade_choice, grade_functions
+from effopd.evaluation.rows import Row
+from effopd.evaluation.verdict import Verdict
+
+Grader = Callable[[Sequence[str], Sequence[Any]], list[Verdict]]
+Convert = Callable[[Row, random.Random], tuple[str, Any] | str]
+"""From a row to prompt and answer; or to the reason for leaving the row out."""
+
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+_LETTER = "Please reason step by step, and put the letter of your choice within \\boxed{}."
+_PROGRAM = "Write a Python program that reads from standard input and prints to standard output. End with the complete"
+_SCIENTIFIC = re.compile(r"([-+]?\d+(?:\.\d*)?)[eE]([-+]?\d+)")
+_FENCE = "```python\n...\n```"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A public benchmark.
+
+    Attributes:
+        hub: Dataset on the hub; None where `datasets` cannot load it, so that a file is needed.
+        config: Its configuration.
+        split: Its split.
+        convert: From a row to prompt and answer.
+        grader: What judges completions.
+        max_new_tokens: Limit on the tokens of a completion, unless another is asked for.
+    """
+
+    hub: str | None
+    config: str | None
+    split: str
+    convert: Convert
+    grader: Grader
+    max_new_tokens: int
+
+
+def _mathematics(problem: str, answer: str, after: str | None = None) -> Convert:
+    """A problem whose answer is a column, or what follows the last occurrence of a mark in it."""
+
+    def convert(row: Row, rng: random.Random) -> tuple[str, Any]:
+        text = str(row[answer])
+        text = text.rpartition(after)[2].strip() if after else text
+        if number := _SCIENTIFIC.fullmatch(text):  # Minerva's; as LaTeX, 4.5e33 would have Euler's number in it
+            text = rf"{number[1]} \times 10^{{{number[2]}}}"
+        return f"{row[problem]}\n\n{BOXED}", text
+
+    return convert
+
+
+def _gpqa(row: Row, rng: random.Random) -> tuple[str, Any]:
+    right = row["Correct Answer"].strip()
+    choices = [right, *(row[f"Incorrect Answer {number}"].strip() for number in (1, 2, 3))]
+    order = rng.sample(range(4), 4)
+    listed = "\n".join(f"{letter}) {choices[index]}" for letter, index in zip("ABCD", order, strict=True))
+    return f"{row['Question'].strip()}\n\n{listed}\n\n{_LETTER}", "ABCD"[order.index(0)]
+
+
+def _humaneval(row: Row, rng: random.Random) -> tuple[str, Any]:
+    prompt = (
+        f"Complete this Python function. End with the complete code:\n\n{_FENCE}\n\n```python\n{row['prompt']}```\n"
+    )
+    tests = {"unit": f"{row['test']}\n\ncheck({row['entry_point']})\n"}
+    return prompt, {"prefix": row["prompt"], "tests": tests}
+
+
+def _mbpp(row: Row, rng: random.Random) -> tuple[str, Any]:
+    listed = "\n".join(row["test_list"])
+    unit = "\n".join([*(row.get("test_imports") or ()), row.get("test_setup_code") or "", listed])
+    text = row["prompt"] if "prompt" in row else row["text"]
+    return f"{text}\n\nIt has to pass these tests:\n\n{listed}\n\nEnd with the complete code:\n\n{_FENCE}", {
+        "unit": unit
+    }
+
+
+def _codeforces(row: Row, rng: random.Random) -> tuple[str, Any] | str:
+    if row.get("generated_checker"):
+        return "it has several right outputs, which need its checker"
+    if row.get("interaction_format") or row.get("input_mode") == "file":
+        return "it is interactive, or reads a file"
+    if not row["official_tests"]:
+        return "it has no tests"
+    parts = [row["title"], row["description"], row["input_format"], row["output_format"], row.get("note")]
+    shown = [f"Input:\n{each['input']}\nOutput:\n{each['output']}" for each in row.get("examples") or ()]
+    prompt = "\n\n".join([*(part for part in parts if part), *shown, f"{_PROGRAM} code:\n\n{_FENCE}"])
+    stdin = [{"input": each["input"], "output": each["output"]} for each in row["official_tests"]]
+    limits = {"time_limit_s": row.get("time_limit"), "memory_limit_mb": int(row.get("memory_limit") or 0) or None}
+    return prompt, {"stdin": stdin, **limits}
+
+
+def _taco(row: Row, rng: random.Random) -> tuple[str, Any] | str:
+    tests = row["input_output"]
+    tests = json.loads(tests) if isinstance(tests, str) else tests
+    if tests.get("fn_name"):
+        return "it calls a function"
+    stdin = [
+        {"input": _joined(given), "output": _joined(expected)}
+        for given, expected in zip(tests["inputs"], tests["outputs"], strict=True)
+    ]
+    if not stdin:
+        return "it has no tests"
+    return f"{row['question']}\n\n{_PROGRAM} code:\n\n{_FENCE}", {"stdin": stdin}
+
+
+def _joined(lines: Any) -> str:
+    return lines if isinstance(lines, str) else "\n".join(map(str, lines))
+
+
+_PROBLEM_ANSWER = _mathematics("problem", "answer")
+_QUESTION_ANSWER = _mathematics("question", "answer")
+
+BENCHMARKS = {
+    "math500": Benchmark("HuggingFaceH4/MATH-500", None, "test", _PROBLEM_ANSWER, grade_math, 4096),
+    "aime24": Benchmark("HuggingFaceH4/aime_2024", None, "train", _PROBLEM_ANSWER, grade_math, 16_384),
+    "aime25": Benchmark("math-ai/aime25", None, "test", _PROBLEM_ANSWER, grade_math, 16_384),
+    "aime26": Benchmark("MathArena/aime_2026", None, "train", _PROBLEM_ANSWER, grade_math, 16_384),
+    "minerva": Benchmark("math-ai/minervamath", None, "test", _QUESTION_ANSWER, grade_math, 4096),
+    "gsm8k": Benchmark(
+        "openai/gsm8k", "main", "test", _mathematics("question", "answer", after="####"), grade_math, 2048
+    ),
+    "gpqa": Benchmark("Idavidrein/gpqa", "gpqa_diamond", "train", _gpqa, grade_choice, 8192),
+    "humaneval": Benchmark("openai/openai_humaneval", None, "test", _humaneval, grade_functions, 2048),
+    "mbpp": Benchmark("google-research-datasets/mbpp", "sanitized", "test", _mbpp, grade_code, 2048),
+    "codeforces": Benchmark("open-r1/codeforces", "verifiable", "test", _codeforces, grade_code, 16_384),
+    "taco": Benchmark(None, None, "test", _taco, grade_code, 8192),
+}

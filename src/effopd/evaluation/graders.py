@@ -1,0 +1,72 @@
+"""Graders of tasks that are neither plain mathematics nor plain code. Like those, they take completions and answers."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from effopd.evaluation.extract import extract_code
+from effopd.evaluation.grade_code import grade_code
+from effopd.evaluation.math_text import last_boxed
+from effopd.evaluation.verdict import Verdict
+from effopd.world import answering_style, world_reward
+
+_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
+_ANSWER_IS = re.compile(r"\banswer(?:\s+is)?\s*:?\s*\**\(?([A-Z])\b", re.IGNORECASE)
+
+
+def grade_world(completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+    """Grade completions of the embedded world by its reward; badly formed ones are told apart from wrong ones."""
+    verdicts = []
+    for completion, reward in zip(completions, world_reward(completions, answers), strict=True):
+        malformed = answering_style(completion) == "malformed"
+        kind = "passed" if reward else "malformed" if malformed else "wrong answer"
+        verdicts.append(Verdict(reward == 1.0, kind))
+    return verdicts
+
+
+def grade_choice(completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+    r"""Grade multiple choice.
+
+    The choice is the letter in the last `\boxed{}` (`C`, `(C)`, `C. because`, `\text{C}`), or without a box the letter
+    after the last `answer` or `answer is`.
+
+    Args:
+        completions: N texts.
+        answers: The N right letters.
+    """
+    verdicts = []
+    for completion, answer in zip(completions, answers, strict=True):
+        choice = _choice(completion)
+        if choice is None:
+            verdicts.append(Verdict(False, "no answer"))
+        elif choice == answer:
+            verdicts.append(Verdict(True, "passed"))
+        else:
+            verdicts.append(Verdict(False, "wrong answer", f"got {choice}, expected {answer}"))
+    return verdicts
+
+
+def grade_functions(completions: Sequence[str], answers: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+    """Grade completions of a program's beginning, whether they repeat it or go on from it.
+
+    The program that runs is the beginning followed by the completion's code: a function that is defined again replaces
+    its stub, and imports and helpers of the beginning are there.
+
+    Args:
+        completions: N texts.
+        answers: For each, `prefix`, the beginning, and `tests` as `grade_code` takes them.
+    """
+    programs = [
+        f"```python\n{answer['prefix']}\n{code}\n```" if (code := extract_code(completion)) else ""
+        for completion, answer in zip(completions, answers, strict=True)
+    ]
+    return grade_code(programs, [answer["tests"] for answer in answers])
+
+
+def _choice(text: str) -> str | None:
+    boxed = last_boxed(text)
+    if boxed is None:
+        named = _ANSWER_IS.findall(text)
+        return named[-1].upper() if named else None
+    match = re.match(r"[\s($]*([A-Za-z])(?![A-Za-z])", _TEXT_COMMAND.sub(r"\1", boxed))
+    return match[1].upper() if match else None

@@ -1,0 +1,104 @@
+"""Means over problems, with standard errors and bootstrap intervals; and pass@k.
+
+Problems are what is independent: several samples of one problem are averaged first, and whole problems are resampled.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from effopd.errors import ConfigurationError, DataError
+
+CONFIDENCE = 0.95
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over problems.
+
+    Attributes:
+        value: The mean.
+        standard_error: Of the mean, from the spread between problems; NaN for a single problem.
+        interval: Percentile bootstrap interval, 95 % by default. It has no width where all problems have one value.
+    """
+
+    value: float
+    standard_error: float
+    interval: tuple[float, float]
+
+
+def estimate_mean(
+    values: Sequence[float], *, confidence: float = CONFIDENCE, num_resamples: int = _RESAMPLES, seed: int = 0
+) -> Estimate:
+    """Mean of one value per problem.
+
+    Args:
+        values: One value per problem, finite.
+        confidence: Coverage of the interval, in (0, 1).
+        num_resamples: Bootstrap resamples, at least 1.
+        seed: Of the resampling.
+
+    Raises:
+        DataError: There are no values.
+    """
+    if not values:
+        raise DataError("Got no problems to average over; expected at least one.")
+    array = np.asarray(values, dtype=np.float64)
+    # How often each distinct value is drawn is multinomial: the same resampling, but for as many numbers as there are
+    # distinct values, which are few, instead of as many as there are problems.
+    distinct, counts = np.unique(array, return_counts=True)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(array), counts / len(array), size=num_resamples)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn @ distinct / len(array), [tail, 1 - tail])
+    error = float(array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else math.nan
+    return Estimate(float(array.mean()), error, (float(low), float(high)))
+
+
+def estimate_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:
+    """Ratio of two sums over problems, and its standard error by the delta method.
+
+    Args:
+        numerators: One value per problem.
+        denominators: One positive value per problem.
+
+    Returns:
+        `sum(numerators) / sum(denominators)`, and its standard error: NaN for a single problem.
+
+    Raises:
+        DataError: There are no problems, or the denominators sum up to nothing.
+    """
+    top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if not len(top) or bottom.sum() <= 0:
+        raise DataError(f"Got {len(top)} problems with a total of {bottom.sum():g}; expected something to divide by.")
+    ratio = float(top.sum() / bottom.sum())
+    if len(top) == 1:
+        return ratio, math.nan
+    residuals = top - ratio * bottom
+    return ratio, float(math.sqrt(len(top) / (len(top) - 1) * (residuals**2).sum()) / bottom.sum())
+
+
+def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
+    """Probability that at least one of k samples passes, estimated without bias from n samples of which c pass.
+
+    `1 - C(n - c, k) / C(n, k)` (arXiv 2107.03374), as the product of `1 - k / i` over `i = n - c + 1, ..., n`, in which
+    nothing overflows.
+
+    Args:
+        num_samples: n, at least 1.
+        num_passed: c, in 0..n.
+        k: In 1..n.
+
+    Raises:
+        ConfigurationError: A number is out of its range.
+    """
+    if not (0 <= num_passed <= num_samples and 1 <= k <= num_samples):
+        raise ConfigurationError(
+            f"pass@k: got k = {k} for {num_samples} samples of which {num_passed} pass; expected k in 1..{num_samples}."
+        )
+    if num_samples - num_passed < k:
+        return 1.0
+    return 1.0 - math.prod(1.0 - k / i for i in range(num_samples - num_passed + 1, num_samples + 1))
