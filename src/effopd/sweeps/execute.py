@@ -1,0 +1,249 @@
+"""Cells done by workers: one in this process, or several on Ray.
+
+Both are a generator of finished cells. On Ray each worker is an actor of its own; one that dies, with its process or
+with its node, costs the cell that it was at, which is done again by another.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from effopd.errors import CheckpointError, ConfigurationError, UnsupportedError
+from effopd.sweeps.cells import MAX_LOSSES, Cell, CellQueue, Resident
+from effopd.sweeps.worker import Outcome, Settings, Worker
+
+START_SECONDS = 300.0
+MAX_FAILED_STARTS = 5
+_OBJECT_STORE_BYTES = 100 * 2**20  # results are rows of numbers; Ray's default is 30 % of the memory
+
+
+class Finished(NamedTuple):
+    """A cell that is done, or has failed for good, at the given attempt."""
+
+    cell: Cell
+    outcome: Outcome
+    attempt: int
+
+
+def execute(
+    cells: Iterable[Cell],
+    settings: Settings,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    gpus_per_worker: float = 0.0,
+) -> Generator[Finished, None, None]:
+    """Evaluate cells, in an order that spares loading.
+
+    Args:
+        cells: What to do.
+        settings: What the cells share.
+        workers: How many at a time; by default as many as there is room for, on this machine or in the cluster. One
+            without an address works in this process, without Ray.
+        address: Of a running Ray cluster: `auto`, `HOST:PORT`, or `ray://HOST:PORT`. By default Ray is started on this
+            machine, and stopped at the end.
+        gpus_per_worker: GPUs that each worker gets; a fraction shares one among several.
+
+    Yields:
+        Cells as they are finished.
+
+    Raises:
+        CheckpointError: No worker could be started, or none for five minutes.
+        ConfigurationError: Fewer than one worker, or a negative number of GPUs.
+        UnsupportedError: Ray is needed and not installed.
+    """
+    if (workers is not None and workers < 1) or gpus_per_worker < 0:
+        raise ConfigurationError(
+            f"Got {workers} workers with {gpus_per_worker:g} GPUs each; expected at least 1, and at least 0 GPUs."
+        )
+    queue = CellQueue(cells)
+    if address is None:
+        workers = workers or _room_here(gpus_per_worker)
+    if workers == 1 and address is None:
+        yield from _in_process(queue, Worker(settings))
+    elif len(queue):
+        ray = _import_ray()
+        with _connected(ray, workers, address):
+            size = workers or _room_in(ray.cluster_resources(), gpus_per_worker)
+            yield from _Pool(ray, queue, settings, size, gpus_per_worker).run()
+
+
+def _room_here(gpus_per_worker: float) -> int:
+    if gpus_per_worker:
+        return max(1, int(torch.cuda.device_count() / gpus_per_worker))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _room_in(resources: dict[str, float], gpus_per_worker: float) -> int:
+    rooms = [resources.get("CPU", 0.0)] + ([resources.get("GPU", 0.0) / gpus_per_worker] if gpus_per_worker else [])
+    return max(1, int(min(rooms)))
+
+
+def settled(queue: CellQueue, cell: Cell, outcome: Outcome, attempt: int) -> Iterator[Finished]:
+    """The finished cell, unless it failed and is to be tried again."""
+    if outcome.error is None or not queue.failed(cell):
+        yield Finished(cell, outcome, attempt)
+
+
+def _in_process(queue: CellQueue, worker: Worker) -> Iterator[Finished]:
+    resident: Resident | None = None
+    while (cell := queue.take(resident)) is not None:
+        resident, attempt = cell.resident, queue.attempt(cell)
+        yield from settled(queue, cell, worker.attempt(cell), attempt)
+
+
+def _import_ray() -> Any:
+    # Before the import: no reports to Ray's makers, and actors without GPUs keep the machine's own settings.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise UnsupportedError(
+            "Several workers, or a cluster, need Ray, which is not installed. Install it, `pip install 'effopd[ray]'` "
+            "or `pip install ray`; or take --workers 1, which needs none."
+        ) from error
+    return ray
+
+
+@contextlib.contextmanager
+def _connected(ray: Any, workers: int | None, address: str | None) -> Iterator[None]:
+    """A Ray session: the caller's own if there is one, a cluster's, or one on this machine for so many workers."""
+    if ray.is_initialized():
+        yield
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        local = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        ray.init(**local, **quiet)
+    else:
+        try:
+            _check_reachable(address)
+            ray.init(address=address, **quiet)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"There is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, or leave "
+                "--address out."
+            ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError if nobody listens at `HOST:PORT`: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+class _Actor:
+    """A worker process.
+
+    Attributes:
+        handle: Ray's.
+        cell: What it is at.
+        attempt: Which attempt that is.
+        resident: The checkpoint that it holds, as far as is known.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.cell: Cell | None = None
+        self.attempt = 0
+        self.resident: Resident | None = None
+
+
+class _Pool:
+    """The workers of a sweep, each at a call (a reference in `_calls`) or idle.
+
+    Cells go to workers that have said that they run: one that waits for a place in the cluster holds none.
+    """
+
+    def __init__(self, ray: Any, queue: CellQueue, settings: Settings, size: int, gpus_per_worker: float) -> None:
+        self._ray, self._queue, self._size = ray, queue, size
+        self._settings = replace(settings, one_thread=settings.device == "cpu")
+        environment = {"env_vars": {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}}
+        options = {"num_cpus": 1, "num_gpus": gpus_per_worker, "max_restarts": 0, "runtime_env": environment}
+        self._make = ray.remote(Worker).options(**options).remote
+        self._calls: dict[Any, _Actor] = {}
+        self._idle: list[_Actor] = []
+        self._failed_starts = 0
+        self._last_sign = time.monotonic()
+
+    def run(self) -> Iterator[Finished]:
+        """Until all cells are finished."""
+        try:
+            while self._num_left:
+                self._hand_out()
+                finished, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=1.0)
+                for reference in finished:
+                    yield from self._settle(reference)
+                self._check_progress()
+        finally:
+            for actor in (*self._calls.values(), *self._idle):
+                self._ray.kill(actor.handle)
+
+    @property
+    def _num_left(self) -> int:
+        return len(self._queue) + sum(actor.cell is not None for actor in self._calls.values())
+
+    def _hand_out(self) -> None:
+        """Give idle workers cells, and start as many workers as there is work for."""
+        while self._idle and len(self._queue):
+            actor = self._idle.pop()
+            others = [other.resident for other in (*self._calls.values(), *self._idle)]
+            cell = self._queue.take(actor.resident, others)
+            assert cell is not None
+            actor.cell, actor.attempt, actor.resident = cell, self._queue.attempt(cell), cell.resident
+            self._calls[actor.handle.attempt.remote(cell)] = actor
+        while len(self._calls) + len(self._idle) < min(self._size, self._num_left):
+            actor = _Actor(self._make(self._settings))
+            self._calls[actor.handle.ready.remote()] = actor
+
+    def _settle(self, reference: Any) -> Iterator[Finished]:
+        """Take what a call gave."""
+        actor = self._calls.pop(reference)
+        try:
+            outcome = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            self._ray.kill(actor.handle)  # it may be out of reach rather than dead
+            yield from self._lose(actor, error)
+            return
+        cell, actor.cell = actor.cell, None
+        self._failed_starts = 0
+        self._idle.append(actor)
+        if cell is not None:
+            yield from settled(self._queue, cell, outcome, actor.attempt)
+
+    def _lose(self, actor: _Actor, error: Exception) -> Iterator[Finished]:
+        """Put the cell of a dead worker back."""
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if actor.cell is None:
+            self._failed_starts += 1
+            if self._failed_starts == MAX_FAILED_STARTS:
+                raise CheckpointError(
+                    f"{MAX_FAILED_STARTS} workers in a row died before their first cell; the last: {reason}. Is effopd "
+                    "installed on every node? What was finished is kept; the same command continues."
+                ) from error
+        elif not self._queue.lost(actor.cell):
+            text = f"its worker died {MAX_LOSSES} times, most likely for want of memory; the last time: {reason}"
+            yield Finished(actor.cell, Outcome(None, text), actor.attempt)
+
+    def _check_progress(self) -> None:
+        """Raise if there are cells, but no worker has found a place for long."""
+        if self._idle or any(actor.cell for actor in self._calls.values()):
+            self._last_sign = time.monotonic()
+        elif self._num_left and time.monotonic() - self._last_sign > START_SECONDS:
+            raise CheckpointError(
+                f"No worker has found a place in the Ray cluster for {START_SECONDS:g} seconds: each takes 1 CPU and "
+                "the GPUs of --gpus-per-worker. See `ray status`. What was finished is kept; the same command goes on."
+            )

@@ -1,0 +1,220 @@
+"""What evaluates cells: one checkpoint in memory, interventions applied to it there."""
+
+import math
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+import effopd.evaluation as evaluation
+from effopd.checkpoints import Pair, open_pair
+from effopd.checkpoints.model import open_model, untie
+from effopd.checkpoints.source import weights_kind
+from effopd.errors import UnsupportedError
+from effopd.interventions import LiveModel, UpdateNorms, make_intervention, update_norms
+from effopd.interventions.window import in_window
+from effopd.sweeps.cells import Cell, Resident
+
+_NORMAL = 1.959964  # 97.5 % quantile
+_REFERENCES = ("final", "norm_like")  # fields of interventions that name a model to take norms from
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cells of a sweep share.
+
+    Attributes:
+        base: Directory or hub name of the base.
+        teacher: Directory or hub name of the teacher, if any.
+        limit: Problems per task; None for all.
+        num_samples: Completions per problem.
+        temperature: Of the sampling.
+        batch_size: Completions sampled at a time.
+        device: `cpu` or `cuda`.
+        one_thread: Whether torch is kept to one thread.
+    """
+
+    base: str
+    teacher: str | None = None
+    limit: int | None = None
+    num_samples: int = 1
+    temperature: float = 1.0
+    batch_size: int = 256
+    device: str = "cpu"
+    one_thread: bool = False
+
+
+class Outcome(NamedTuple):
+    """What became of a cell: the columns that were measured, or an error."""
+
+    measured: dict[str, Any] | None
+    error: str | None
+
+
+class Worker:
+    """Evaluates cells one after the other; what the next cell needs too stays in memory.
+
+    Nothing is loaded before the first cell.
+
+    Args:
+        settings: What the cells share.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._resident: Resident | None = None
+        self._loaded: _Loaded | None = None
+        self._base: dict[str, torch.Tensor] = {}
+        self._norms: Callable[[str], UpdateNorms] = cache(lambda model: update_norms(settings.base, model))
+        self._task: Callable[[str], Any] = cache(lambda name: evaluation.load_task(name, limit=settings.limit))
+        self._teacher: Any = None
+        if settings.one_thread:
+            torch.set_num_threads(1)
+
+    def ready(self) -> str:
+        """Where it runs, once it does: `node/process`."""
+        return f"{platform.node()}/{os.getpid()}"
+
+    def attempt(self, cell: Cell) -> Outcome:
+        """Evaluate a cell; an exception becomes the outcome's error, and what is in memory is dropped."""
+        try:
+            return Outcome(self.run(cell), None)
+        except Exception as error:
+            self._loaded, self._resident = None, None
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            return Outcome(None, f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """Evaluate a cell.
+
+        Returns:
+            The measured columns of a row (see `effopd.sweeps.results.SCHEMA`).
+        """
+        start = time.monotonic()
+        loaded = self._load(cell)
+        interventions = [
+            make_intervention(kind, {name: self._referred(name, value) for name, value in fields.items()})
+            for entry in cell.interventions
+            for kind, fields in entry.items()
+        ]
+        settings = self._settings
+        with loaded.live.intervened(*interventions):
+            norm = self._update_norm(loaded.model)
+            result = evaluation.evaluate(
+                loaded.model,
+                loaded.tokenizer,
+                self._task(cell.task),
+                num_samples=settings.num_samples,
+                seed=cell.seed,
+                batch_size=settings.batch_size,
+                temperature=settings.temperature,
+                teacher=self._load_teacher() if cell.kl else None,
+            )
+        low, high = result.interval
+        kl, kl_width = result.kl_per_token, _NORMAL * (result.kl_per_token_standard_error or 0.0)
+        return {
+            "num_problems": len({record.prompt for record in result.records}),
+            "mean": result.mean,
+            "standard_error": result.standard_error,
+            "low": low,
+            "high": high,
+            "kl_per_token": kl,
+            "kl_low": None if kl is None else max(0.0, kl - kl_width),
+            "kl_high": None if kl is None else kl + kl_width,
+            "kl_per_sequence": result.kl_per_sequence,
+            "truncation_rate": result.truncation_rate,
+            "update_norm": norm,
+            "layer_norm": _window_norm(cell, self._norms(str(cell.directory))),
+            "seconds": time.monotonic() - start,
+            "node": self.ready(),
+        }
+
+    def _referred(self, field: str, value: Any) -> Any:
+        """Norms in the place of the model that they are taken from; each model is read once."""
+        return self._norms(str(value)) if field in _REFERENCES and value else value
+
+    def _load(self, cell: Cell) -> "_Loaded":
+        if self._loaded is None or self._resident != cell.resident:
+            self._loaded, self._resident = None, None  # the old one goes before the new one comes
+            self._loaded = self._load_checkpoint(cell)
+            self._resident = cell.resident
+        return self._loaded
+
+    def _load_checkpoint(self, cell: Cell) -> "_Loaded":
+        settings = self._settings
+        pair = open_pair(settings.base, cell.directory)
+        adapter = weights_kind(cell.directory) == "adapter"
+        model = _load_model(settings.base if adapter else cell.directory)
+        parameters = dict(model.named_parameters())
+        if adapter:
+            _merge(pair, parameters)
+        model = model.to(settings.device).eval()
+        own = any(cell.directory.glob("tokenizer*"))
+        tokenizer = AutoTokenizer.from_pretrained(cell.directory if own else settings.base)
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        if self._base.keys() != shapes.keys():
+            reader = untie(open_model(settings.base), shapes)
+            self._base = {name: reader.read(name) for name in shapes if name in reader.tensors}
+        return _Loaded(model, tokenizer, LiveModel(model, self._base))
+
+    def _load_teacher(self) -> Any:
+        if self._teacher is None:
+            assert self._settings.teacher is not None
+            self._teacher = _load_model(self._settings.teacher).to(self._settings.device).eval()
+        return self._teacher
+
+    def _update_norm(self, model: Any) -> float:
+        """Frobenius norm of the model as it now is minus the base, over all parameters."""
+        norms = []
+        for name, parameter in model.named_parameters():
+            base = self._base[name].to(parameter.device, torch.float64)
+            norms.append(float(torch.linalg.vector_norm(parameter.detach().to(torch.float64) - base)))
+        return math.hypot(*norms)
+
+
+class _Loaded(NamedTuple):
+    model: Any
+    tokenizer: Any
+    live: LiveModel
+
+
+def _load_model(directory: str | Path) -> Any:
+    """In the dtype that it is stored in, and without a progress bar: there are too many to be of use."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+@torch.no_grad()
+def _merge(pair: Pair, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    """Give a base in memory the weights of the base with an adapter."""
+    for name in pair.names:
+        if name in parameters:
+            parameters[name].copy_(pair.read(name)[1])
+        elif name in pair.lora or pair.trained.tensors[name] != pair.base.tensors[name]:
+            raise UnsupportedError(
+                f"The adapter changes {name}, which the base ties to another weight. Merge the adapter with PEFT "
+                "(`merge_and_unload`, `save_pretrained`) and name the merged model."
+            )
+
+
+def _window_norm(cell: Cell, norms: UpdateNorms) -> float | None:
+    """Of a window, the norm of the trained update of its module in its central layer alone."""
+    windows = [entry["window"] for entry in cell.interventions if "window" in entry]
+    if not windows:
+        return None
+    module, centre = windows[0]["module"], windows[0]["centre"]
+    return math.hypot(*(norms[name] for name in norms if in_window(name, module, centre, 0)))

@@ -1,0 +1,160 @@
+"""Points, captions, tables and figures of a sweep made up here: what goes in is known."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.container import ErrorbarContainer
+from scipy.stats import t as student_t
+
+from effopd.errors import DataError
+from effopd.report.sweep_figures import draw_sweep
+from effopd.report.sweeps import read_sweep, sweep_captions, sweep_points, sweep_tables, write_sweep_report
+
+SWEEPS: list[dict[str, Any]] = [
+    {"preset": "update_norm", "name": "update_norm"},
+    {"preset": "embedding_replacement", "name": "embedding_replacement"},
+    {"preset": "sliding_window", "name": "sliding_window", "modules": ["mlp", "attention"]},
+    {"preset": "top_bottom", "name": "top_bottom", "norm_like": None, "other": "base"},
+    {"preset": "norm_matching", "name": "norm_matching", "early": 0.1},
+    {"preset": "intervention", "name": "mine", "kind": "scale", "vary": "alpha"},
+]
+CURVES: dict[str, dict[str, tuple[float, ...]]] = {
+    "update_norm": {"scale": (0, 0.5, 1), "checkpoint": (10, 20)},
+    "embedding_replacement": {"base": (0,), "replace-embeddings": (0,), "trained": (0,)},
+    "sliding_window": {"mlp": (0, 1, 2), "attention": (0, 1, 2), "base": (0,), "trained": (0,)},
+    "top_bottom": {"top": (1, 10, 100), "bottom": (1, 10, 100), "base": (0,), "trained": (0,)},
+    "norm_matching": {"checkpoint": (10, 20), "norm-match": (10, 20), "beta": (0, 0.5, 1)},
+    "mine": {"scale": (0.1, 0.2)},
+}
+RUNS = {"OPD": 3, "GRPO $x$": 1}
+
+
+def write_sweep(directory: Path, *, kl: bool = True, tasks: tuple[str, ...] = ("world",)) -> Path:
+    """A sweep of two methods, one with three seeds of training."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for sweep, curves in CURVES.items():
+        for kind, values in curves.items():
+            for value in values:
+                for run, seeds in RUNS.items():
+                    for training_seed in range(seeds):
+                        for task in tasks:
+                            for seed in (0, 1):
+                                place = (sweep, run, kind, value, training_seed, task, seed)
+                                rows.append(a_row(*place, rng.uniform(0.3, 0.9), kl and sweep == "norm_matching"))
+    directory.mkdir(parents=True)
+    pd.DataFrame(rows).to_parquet(directory / "results.parquet")
+    runs = {run: [[] for _ in range(seeds)] for run, seeds in RUNS.items()}
+    (directory / "sweep.json").write_text(json.dumps({"spec": {"sweeps": SWEEPS}, "runs": runs}))
+    return directory
+
+
+def a_row(
+    sweep: str, run: str, kind: str, value: float, training_seed: int, task: str, seed: int, mean: float, kl: bool
+) -> dict[str, Any]:
+    norm = value + 0.1 * training_seed
+    return {
+        **{"cell": "x", "sweep": sweep, "run": run, "training_seed": training_seed, "checkpoint": 0, "step": 10},
+        **{"kind": kind, "value": value, "x": norm if sweep == "update_norm" else value, "task": task, "seed": seed},
+        **{"num_problems": 50, "mean": mean, "standard_error": 0.05, "low": mean - 0.1, "high": mean + 0.1},
+        **{"kl_per_token": 0.2 if kl else np.nan, "kl_low": 0.1 if kl else np.nan, "kl_high": 0.3 if kl else np.nan},
+        **{"kl_per_sequence": 1.0, "truncation_rate": 0.0, "update_norm": norm, "seconds": 1.0, "node": "n/1"},
+        **{"layer_norm": 1.0 if kind in ("mlp", "attention") else np.nan, "attempt": 1},
+    }
+
+
+def chosen(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    return frame[np.logical_and.reduce([frame[name] == value for name, value in values.items()])]
+
+
+def test_a_point_of_one_run_has_the_interval_over_problems(tmp_path: Path) -> None:
+    records = read_sweep(write_sweep(tmp_path / "out"))
+    place = {"sweep": "update_norm", "run": "GRPO $x$", "kind": "scale", "value": 0.5}
+    (point,) = chosen(sweep_points(records), **place).to_dict("records")
+    mean = chosen(records.results, **place)["mean"].mean()  # of two seeds of the sampling
+    assert [point[name] for name in ("accuracy", "accuracy_low", "accuracy_high")] == pytest.approx(
+        [mean, mean - 0.1, mean + 0.1]
+    )
+    assert (point["num_training_seeds"], point["num_seeds"], point["num_problems"]) == (1, 2, 50)
+
+
+def test_a_point_of_several_runs_has_the_wider_of_both_intervals(tmp_path: Path) -> None:
+    records = read_sweep(write_sweep(tmp_path / "out"))
+    place = {"sweep": "update_norm", "run": "OPD", "kind": "scale", "value": 0.5}
+    (point,) = chosen(sweep_points(records), **place).to_dict("records")
+    runs = chosen(records.results, **place).groupby("training_seed")["mean"].mean()
+    width = student_t.ppf(0.975, 2) * runs.std(ddof=1) / np.sqrt(3)
+    assert width > 0.1
+    expected = [runs.mean(), max(0, runs.mean() - width), min(1, runs.mean() + width)]
+    assert [point[name] for name in ("accuracy", "accuracy_low", "accuracy_high")] == pytest.approx(expected)
+    assert (point["x"], point["x_low"], point["x_high"]) == pytest.approx((0.6, 0.5, 0.7))
+    same = chosen(records.results, **place).index
+    records.results.loc[same, ["mean", "low", "high"]] = (0.5, 0.45, 0.6)  # as for the base: runs that are one model
+    (point,) = chosen(sweep_points(records), **place).to_dict("records")
+    assert (point["accuracy_low"], point["accuracy_high"]) == pytest.approx((0.45, 0.6))
+
+
+@pytest.mark.parametrize("kl", [True, False])
+def test_every_point_of_every_figure_has_an_error_bar(tmp_path: Path, kl: bool) -> None:
+    records = read_sweep(write_sweep(tmp_path / "out", kl=kl))
+    points = sweep_points(records)
+    for name, entry in records.sweeps.items():
+        figure = draw_sweep(entry, points[points["sweep"] == name], records.runs)
+        bars = [bar for axes in figure.axes for bar in axes.containers if isinstance(bar, ErrorbarContainer)]
+        lines = [line for axes in figure.axes for line in axes.lines if line.get_marker() not in ("None", "|", "_")]
+        assert bars and all(bar.has_yerr for bar in bars)
+        assert len(bars) == len(lines)
+        assert all(len(bar.lines[2][-1].get_segments()) == len(bar.lines[0].get_xdata()) for bar in bars)
+    assert len(figure.axes) == 1
+    matching = draw_sweep(records.sweeps["norm_matching"], points[points["sweep"] == "norm_matching"], records.runs)
+    assert len(matching.axes) == (4 if kl else 2)
+
+
+def test_captions_say_what_the_error_bars_are(tmp_path: Path) -> None:
+    out = write_sweep(tmp_path / "out", kl=False)
+    records = read_sweep(out)
+    texts = {caption.name: caption.text for caption in sweep_captions(records, sweep_points(records))}
+    assert set(texts) == set(CURVES)
+    for text in texts.values():
+        assert "up to 3 training seeds" in text and "50 problems" in text and "2 seeds of the sampling" in text
+    assert "KL to the teacher was not measured" in texts["norm_matching"]
+    assert "Norms are those of OPD" in texts["top_bottom"]
+    alone = records.results[records.results["run"] != "OPD"]
+    alone.to_parquet(out / "results.parquet")
+    records = read_sweep(out)
+    assert "of one training run" in sweep_captions(records, sweep_points(records))[0].text
+
+
+def test_points_that_lack_seeds_are_told(tmp_path: Path) -> None:
+    out = write_sweep(tmp_path / "out")
+    results = pd.read_parquet(out / "results.parquet")
+    results[(results["training_seed"] < 2) | (results["kind"] != "top")].to_parquet(out / "results.parquet")
+    records = read_sweep(out)
+    points = sweep_points(records)
+    texts = {caption.name: caption.text for caption in sweep_captions(records, points)}
+    assert "3 of the 16 points lack training seeds" in texts["top_bottom"]
+    assert "lack training seeds" not in texts["update_norm"]
+    assert "| 2 of 3 |" in sweep_tables(records, points)["top_bottom"].markdown()
+
+
+def test_the_report_is_written_with_a_figure_for_each_sweep_and_task(tmp_path: Path) -> None:
+    out = write_sweep(tmp_path / "out", tasks=("world", "a/b.jsonl"))
+    written = write_sweep_report(out)
+    figures = {
+        f"{name}-{task}.{suffix}" for name in CURVES for task in ("world", "a_b_jsonl") for suffix in ("svg", "png")
+    }
+    assert {path.name for path in written} == figures | {"sweep.md"}
+    assert all(path.stat().st_size for path in written)
+    text = (out / "sweep.md").read_text()
+    assert text.count("![") == 2 * len(CURVES) and "nats / token" in text
+
+
+def test_records_that_are_not_there_are_named(tmp_path: Path) -> None:
+    out = write_sweep(tmp_path / "out")
+    (out / "results.parquet").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"results\.parquet cannot be read"):
+        read_sweep(out)

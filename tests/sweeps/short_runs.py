@@ -1,0 +1,34 @@
+"""Checkpoints on the way from the embedded world's base towards its teacher, and specifications of sweeps."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from effopd.sweeps import SweepSpec, make_spec
+from effopd.world import base_dir, teacher_dir
+
+
+def write_checkpoint(directory: Path, share: float, seed: int) -> None:
+    """A share of the way from the base to the teacher, with a little noise."""
+    shutil.copytree(base_dir(), directory, ignore=shutil.ignore_patterns("*.safetensors", "training_record.json"))
+    base, teacher = (load_file(each / "model.safetensors") for each in (base_dir(), teacher_dir()))
+    generator = torch.Generator().manual_seed(seed)
+    noise = {name: 1e-3 * torch.randn(tensor.shape, generator=generator) for name, tensor in base.items()}
+    tensors = {name: base[name] + share * (teacher[name] - base[name]) + noise[name] for name in base}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def make(root: Path, **changes: Any) -> SweepSpec:
+    """A specification of two cells per run, with changes; None takes a field out."""
+    content: dict[str, Any] = {
+        "base": "world:base",
+        "root": str(root),
+        "runs": {"OPD": {"seeds": ["opd-0", "opd-1"]}, "GRPO": "grpo-0"},
+        "tasks": ["world"],
+        "limit": 8,
+        "sweeps": [{"preset": "intervention", "name": "halves", "kind": "scale", "vary": "alpha", "values": [0, 0.5]}],
+    }
+    return make_spec({name: value for name, value in (content | changes).items() if value is not None})

@@ -1,0 +1,104 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sweeps.short_runs import make
+
+from effopd.errors import ConfigurationError
+from effopd.sweeps import PRESETS, make_spec, read_spec, shipped_specs
+from effopd.sweeps.checks import thin
+from effopd.sweeps.spec import model_directory
+from effopd.world import base_dir
+
+
+@pytest.mark.parametrize("name", shipped_specs())
+def test_a_shipped_specification_can_be_read_and_has_every_preset_of_the_paper(name: str) -> None:
+    spec = read_spec(name)
+    assert {sweep.preset for sweep in spec.sweeps} == set(PRESETS) - {"intervention"}
+    assert all(len(run.seeds) >= 3 for run in spec.runs.values())
+
+
+def test_runs_are_one_directory_or_several_seeds_or_lists_of_models() -> None:
+    spec = make(Path(), runs={"a": "x", "b": {"seeds": ["x", ["y", "z"]]}})
+    assert spec.runs["a"].seeds == ("x",)
+    assert spec.runs["b"].seeds == ("x", ("y", "z"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"limits": 3}, "got the field 'limits'; expected one of base, runs, .*Did you mean limit"),
+        ({"base": None}, "base is missing"),
+        ({"runs": {"a": ["x", "y"]}}, r"runs: a: got \['x', 'y'\]; expected a directory, or {seeds"),
+        ({"runs": {"a": {"seed": ["x"]}}}, "runs: a: got the field 'seed'; expected one of seeds"),
+        ({"runs": {"a/b": "x"}}, "expected one that can name a directory"),
+        ({"runs": {}}, "runs: got none"),
+        ({"tasks": "world"}, "tasks: got 'world'; expected a list"),
+        ({"seeds": [0, 0]}, "seeds: got 0 twice"),
+        ({"seeds": [-1]}, "seeds: got -1; expected a whole number, at least 0"),
+        ({"limit": 0}, "limit: got 0"),
+        ({"temperature": -1}, "temperature: got -1"),
+        ({"base": 3}, "base: got 3; expected text"),
+        ({"sweeps": []}, "sweeps: got .*at least one"),
+        ({"sweeps": ["update_norms"]}, "expected one of update_norm, embedding_replacement"),
+        ({"sweeps": [{"values": [1]}]}, "expected {preset: NAME}"),
+        ({"sweeps": [{"preset": "update_norm", "alphas": [1]}]}, "update_norm: got the field 'alphas'; .*values"),
+        ({"sweeps": ["update_norm", "update_norm"]}, "sweeps: got 'update_norm' twice"),
+        (
+            {"sweeps": ["update_norm", {"preset": "top_bottom", "name": "update_norm"}]},
+            "sweeps: names: got 'update_norm' twice",
+        ),
+        ({"sweeps": [{"preset": "update_norm", "name": "a/b"}]}, "can name a file"),
+        ({"sweeps": [{"preset": "update_norm", "runs": ["x"]}]}, "runs: got 'x'; expected one of OPD, GRPO"),
+        ({"sweeps": [{"preset": "top_bottom", "values": [0]}]}, "percent: got 0"),
+        ({"sweeps": [{"preset": "top_bottom", "values": [200]}]}, "expected a finite number from 0 to 100"),
+        ({"sweeps": [{"preset": "top_bottom", "other": "x"}]}, "expected one of base, trained"),
+        ({"sweeps": [{"preset": "sliding_window", "modules": ["norm"]}]}, "modules: got 'norm'"),
+        ({"sweeps": [{"preset": "sliding_window", "half_width": -1}]}, "half_width: got -1"),
+        ({"sweeps": [{"preset": "norm_matching", "early": 2}]}, "early: got 2; expected .* from 0 to 1"),
+        ({"sweeps": [{"preset": "intervention"}]}, "kind, vary, values is missing"),
+        (
+            {"sweeps": [{"preset": "intervention", "kind": "scale", "vary": "beta", "values": [1]}]},
+            "got the fields beta; expected only alpha",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make(Path(), **changes)
+
+
+def test_files_are_read_and_their_errors_name_them(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    content = {"base": "b", "runs": {"a": "x"}, "tasks": ["world"], "sweeps": ["update_norm"]}
+    path.write_text(yaml.safe_dump(content))
+    assert read_spec(path) == make_spec(content)
+    path.write_text("base: [")
+    with pytest.raises(ConfigurationError, match=r"spec\.yaml cannot be read as YAML"):
+        read_spec(path)
+    path.write_text("- 1")
+    with pytest.raises(ConfigurationError, match=r"spec\.yaml: got list; expected fields"):
+        read_spec(path)
+    with pytest.raises(ConfigurationError, match=r"nor a shipped specification of that name \(world\)"):
+        read_spec("worlds")
+
+
+def test_quick_keeps_every_run_and_sweep() -> None:
+    spec = read_spec("world")
+    quick = spec.quick()
+    assert (quick.runs, quick.sweeps) == (spec.runs, spec.sweeps)
+    assert quick.limit == 200 and quick.max_values == 5 and len(quick.seeds) == 1
+
+
+def test_thinning_keeps_both_ends() -> None:
+    assert thin((1, 2, 3), None) == thin((1, 2, 3), 3) == (1, 2, 3)
+    assert thin(tuple(range(9)), 3) == (0, 4, 8)
+    assert thin((1, 2, 3), 1) == (3,)
+
+
+def test_the_worlds_models_go_by_name() -> None:
+    assert model_directory("world:base") == str(base_dir())
+    assert model_directory("some/model") == "some/model"
+    with pytest.raises(ConfigurationError, match="expected one of world:base, world:teacher"):
+        model_directory("world:student")

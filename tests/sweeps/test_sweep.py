@@ -1,0 +1,209 @@
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from sweeps.short_runs import make, write_checkpoint
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from effopd import evaluation
+from effopd.checkpoints import open_pair
+from effopd.cli import main
+from effopd.errors import CheckpointError, ConfigurationError, UnsupportedError
+from effopd.interventions import Scale, intervene
+from effopd.sweeps import SweepSpec, plan_cells, sweep
+from effopd.sweeps.results import SCHEMA
+from effopd.world import base_dir
+
+PAPER = ["update_norm", "embedding_replacement", "sliding_window", "top_bottom", "norm_matching"]
+BAD = {"preset": "intervention", "name": "bad", "kind": "window", "vary": "centre", "values": [0, 99]}
+
+
+def rows(out: Path) -> pd.DataFrame:
+    return pd.read_parquet(out / "results.parquet")
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[int]:
+    """Counts evaluations, and interrupts the one after so many."""
+    calls: list[int] = []
+    real = evaluation.evaluate
+
+    def evaluate(*arguments: Any, **options: Any) -> Any:
+        if len(calls) == stop_after:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepSpec, Path]:
+    """All of the paper's sweeps."""
+    spec = make(root, sweeps=PAPER, teacher="world:teacher", max_values=2, max_checkpoints=2, seeds=[0, 1], limit=4)
+    result = sweep(spec, tmp_path_factory.mktemp("sweep") / "out", workers=1)
+    assert result.failed == []
+    return spec, result.directory
+
+
+def test_every_cell_has_its_rows(whole: tuple[SweepSpec, Path]) -> None:
+    spec, out = whole
+    found, cells = rows(out), plan_cells(spec).cells
+    assert list(found.columns) == SCHEMA.names
+    assert len(found) == sum(len(cell.uses) for cell in cells)
+    assert set(found["cell"]) == {cell.key for cell in cells}
+    assert not list((out / "cells").iterdir())
+    complete = found.drop(columns=["kl_per_token", "kl_low", "kl_high", "kl_per_sequence", "layer_norm"])
+    assert complete.notna().all().all()
+    assert (found["low"] <= found["mean"]).all() and (found["mean"] <= found["high"]).all()
+    assert (found["num_problems"] == 4).all() and (found["attempt"] == 1).all()
+
+
+def test_norms_and_divergences_are_those_of_the_model_that_was_evaluated(whole: tuple[SweepSpec, Path]) -> None:
+    found = rows(whole[1])
+    scaled = found[found["kind"] == "scale"]
+    assert (scaled["x"] == scaled["update_norm"]).all()
+    full = scaled[scaled["value"] == 1].set_index(["run", "training_seed", "seed"])["update_norm"]
+    for key, group in scaled.groupby(["run", "training_seed", "seed"]):
+        assert group["update_norm"].to_list() == pytest.approx((group["value"] * full[key]).to_list(), rel=1e-6)
+    matched = found[found["kind"].isin(["norm-match", "beta", "checkpoint"]) & (found["sweep"] == "norm_matching")]
+    assert matched["kl_per_token"].notna().all() and (matched["kl_low"] <= matched["kl_high"]).all()
+    final_norms = found[found["kind"] == "trained"].groupby(["run", "training_seed"])["update_norm"].first()
+    for key, group in found[found["kind"] == "norm-match"].groupby(["run", "training_seed"]):
+        assert group["update_norm"].to_list() == pytest.approx([final_norms[key]] * len(group), rel=1e-5)
+    tops = found[found["kind"] == "top"]
+    assert tops["update_norm"].to_list() == pytest.approx([tops["update_norm"].iloc[0]] * len(tops), rel=1e-5)
+    windows = found[found["kind"].isin(["mlp", "attention"])]
+    assert windows["layer_norm"].gt(0).all() and found["layer_norm"].notna().sum() == len(windows)
+
+
+def test_a_cell_is_what_evaluating_the_written_model_gives(whole: tuple[SweepSpec, Path], root: Path) -> None:
+    spec, _ = whole
+    out = root.parent / "halved"
+    intervene(base_dir(), root / "opd-1" / "checkpoint-20", [Scale(1.5)], out)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    expected = evaluation.evaluate(model, tokenizer, evaluation.load_task("world", limit=4), seed=1)
+    found = rows(whole[1])
+    (row,) = found[
+        (found["kind"] == "scale") & (found["value"] == 1.5) & (found["training_seed"] == 1) & (found["seed"] == 1)
+    ].to_dict("records")
+    assert (row["mean"], row["low"], row["high"]) == (expected.mean, *expected.interval)
+    assert spec.seeds == (0, 1)
+
+
+def test_figures_and_tables_are_written(whole: tuple[SweepSpec, Path]) -> None:
+    _, out = whole
+    names = {f"{name}{suffix}" for name in PAPER for suffix in (".svg", ".png")}
+    assert {path.name for path in (out / "figures").iterdir()} == names
+    text = (out / "sweep.md").read_text()
+    assert "2 of 2" in text and "t-interval" in text
+
+
+def test_a_second_start_does_nothing_more(whole: tuple[SweepSpec, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, out = whole
+    before, calls = rows(out), counted(monkeypatch)
+    result = sweep(spec, out, workers=1)
+    assert calls == [] and result.failed == []
+    pd.testing.assert_frame_equal(rows(out), before)
+
+
+def test_an_interrupted_sweep_is_continued(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, out = make(root), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        counted(patch, stop_after=2)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(spec, out, workers=1)
+    assert len(rows(out)) == 2
+    calls = counted(monkeypatch)
+    sweep(spec, out, workers=1)
+    assert len(calls) == 4 and len(rows(out)) == 6
+
+
+def test_results_that_were_not_gathered_yet_count(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a kill: a row in a file of its own, also where it has been gathered already."""
+    spec, out = make(root), tmp_path / "out"
+    sweep(spec, out, workers=1)
+    before = rows(out)
+    before.head(1).to_parquet(out / "cells" / "one.parquet")
+    before.tail(5).to_parquet(out / "results.parquet")
+    calls = counted(monkeypatch)
+    sweep(spec, out, workers=1)
+    assert calls == []
+    pd.testing.assert_frame_equal(rows(out), before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"limit": 9}, "limit"), ({"seeds": [0, 1]}, "seeds"), ({"runs": {"GRPO": "grpo-0"}}, "runs")],
+)
+def test_another_sweep_in_the_same_directory_is_refused(
+    root: Path, tmp_path: Path, changes: dict[str, Any], what: str
+) -> None:
+    spec, out = make(root), tmp_path / "out"
+    sweep(spec, out, workers=1)
+    with pytest.raises(CheckpointError, match=f"holds another sweep: it differs in {what} "):
+        sweep(make(root, **changes), out, workers=1)
+    with pytest.raises(CheckpointError, match="not empty and holds no sweep"):
+        sweep(spec, root, workers=1)
+
+
+def test_a_checkpoint_that_has_changed_since_is_noticed(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "runs" / "a" / "checkpoint-1", 0.5, 0)
+    spec = make(tmp_path / "runs", runs={"a": "a"})
+    sweep(spec, tmp_path / "out", workers=1)
+    shutil.rmtree(tmp_path / "runs" / "a" / "checkpoint-1")
+    write_checkpoint(tmp_path / "runs" / "a" / "checkpoint-1", 0.6, 0)
+    with pytest.raises(CheckpointError, match="it differs in runs"):
+        sweep(spec, tmp_path / "out", workers=1)
+
+
+def test_a_cell_that_fails_is_reported_and_costs_no_other(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, spec = tmp_path / "out", tmp_path / "spec.yaml"
+    sweep_of = BAD | {"fields": {"module": "mlp"}}
+    content = {"base": "world:base", "runs": {"a": "grpo-0"}, "tasks": ["world"], "limit": 4, "sweeps": [sweep_of]}
+    spec.write_text(yaml.safe_dump(content))
+    arguments = ["sweep", str(spec), "--root", str(root), "--out", str(out), "--workers", "1"]
+    for _ in range(2):  # the second start tries it again
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        assert "1 of 2 cells failed" in error and "centre 99" in error and "failed.jsonl" in error
+        assert '"attempt": 2' in (out / "failed.jsonl").read_text()
+    assert rows(out)["value"].to_list() == [0]
+    assert (out / "figures" / "bad.svg").exists()
+
+
+def test_the_number_of_threads_is_left_alone(root: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    sweep(make(root, runs={"a": "grpo-0"}), tmp_path / "out", workers=1)
+    assert torch.get_num_threads() == threads
+
+
+def test_what_cannot_work_is_refused_at_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="worlds"):
+        sweep(make(root, tasks=["worlds"]), tmp_path / "out", workers=1)
+    with pytest.raises(ConfigurationError, match="Got 1 workers with -1 GPUs"):
+        sweep(make(root), tmp_path / "out", workers=1, gpus_per_worker=-1)
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(UnsupportedError, match=r"pip install 'effopd\[ray\]'.*--workers 1"):
+        sweep(make(root), tmp_path / "out", workers=2)
+
+
+def test_a_lora_adapter_is_a_run_too(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(base_dir())
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    peft.get_peft_model(model, settings).save_pretrained(tmp_path / "adapter")
+    entry = {"preset": "intervention", "kind": "scale", "vary": "alpha", "values": [0, 0.5, 1]}
+    sweep(make(tmp_path, runs={"lora": "adapter"}, sweeps=[entry]), tmp_path / "out", workers=1)
+    pair = open_pair(base_dir(), tmp_path / "adapter")
+    norm = math.hypot(*(float(pair.delta(name).norm()) for name in pair.lora))
+    assert norm > 0
+    assert rows(tmp_path / "out")["update_norm"].to_list() == pytest.approx([0, norm / 2, norm], rel=1e-5)
