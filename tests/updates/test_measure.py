@@ -123,9 +123,10 @@ def test_a_large_matrix_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.Mo
     base = write(tmp_path / "base", random_tensors(0))
     trained = write(tmp_path / "trained", random_tensors(1))
     pair = open_pair(base, trained)
-    monkeypatch.setattr(update_blocks.__globals__["UpdateBlocks"].__init__, "__defaults__", (8 * 16 * 7,))
+    monkeypatch.setattr("effopd.updates.measure.BLOCK_BYTES", 8 * 16 * 7)
     for name in MATRICES:
-        blocks = update_blocks(pair, name, parameters(pair)[name])
+        blocks, base_norm = update_blocks(pair, name, parameters(pair)[name])
         whole = torch.cat(list(blocks)) * blocks.scale
         assert max(len(block) for block in blocks) <= 7
+        assert base_norm == pytest.approx(float(matrix(random_tensors(0), name).norm()), rel=1e-12)
         assert torch.equal(whole if blocks.is_tall else whole.mT, pair.delta(name))

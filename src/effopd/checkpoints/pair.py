@@ -16,7 +16,6 @@ from effopd.parameters import OTHER, locate
 
 _SEPARATE = re.compile(r"\.(?:[qkv]|gate|up)_proj\.|experts\.\d+\.")
 _FUSED = re.compile(r"qkv|gate_up|experts\.[a-z]")
-_BLOCK_BYTES = 64 * 2**20
 _CHUNK = 2**16  # elements
 
 
@@ -92,34 +91,26 @@ class Pair:
         Raises:
             DataError: There is no such tensor, its file has changed, or the difference is not finite.
         """
+        return self.delta_and_base(name, *window)[0]
+
+    def delta_and_base(self, name: str, *window: slice) -> tuple[torch.Tensor, float]:
+        """The update as by `delta`, and the sum of squares of the base's entries there, from one reading."""
         shape = self._shape(name)
         tensor, _ = split_expert(name)
+        base = self.base.read(name, *window)
         if self.trained.tensors[tensor] != self.base.tensors[tensor]:
-            delta = _difference(self.trained.read(name, *window), self.base.read(name, *window))
-            if name in self.lora:
-                delta += self.lora[name].delta(shape, *window)
-        elif name in self.lora:
-            delta = self.lora[name].delta(shape, *window)
+            delta, base_square = _difference(self.trained.read(name, *window), base)
         else:
-            delta = torch.zeros(shape, dtype=torch.float64)[window]
+            delta = torch.zeros(base.shape, dtype=torch.float64)
+            base_square = float(torch.linalg.vector_norm(base, dtype=torch.float64)) ** 2
+        if name in self.lora:
+            delta += self.lora[name].delta(shape, *window)
         if not math.isfinite(delta.sum()):  # without the copy that isfinite() takes
             raise DataError(
                 f"{name}: {self.trained.directory} minus {self.base.directory} is not finite. Did training diverge?"
                 " Use an earlier checkpoint."
             )
-        return delta
-
-    def base_norm(self, name: str) -> float:
-        """Frobenius norm of the base's tensor.
-
-        Raises:
-            DataError: There is no such tensor, or its file has changed.
-        """
-        shape = self._shape(name)
-        rows = max(1, _BLOCK_BYTES // (8 * math.prod(shape[1:]) or 1))
-        windows = [(slice(start, start + rows),) for start in range(0, shape[0], rows)] if shape else [()]
-        parts = (part for window in windows for part in self.base.read(name, *window).flatten().split(_CHUNK))
-        return math.hypot(*(float(torch.linalg.vector_norm(part.double())) for part in parts))
+        return delta, base_square
 
     def unchanged_fraction(self, name: str) -> float:
         """Share of a tensor's elements that are stored equal in both models, in [0, 1]; see `read`."""
@@ -168,13 +159,18 @@ def open_pair(base: str | Path, trained: str | Path, ignore: Sequence[str] = ())
     return Pair(base_model, trained_model, lora, names, sorted(ignored, key=natural_order))
 
 
-def _difference(trained: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
-    """The difference in float64, by parts that stay in the cache: converting is most of the time."""
-    result = torch.empty(trained.shape, dtype=torch.float64)
+def _difference(trained: torch.Tensor, base: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The difference in float64, and the base's sum of squares.
+
+    By parts that stay in the cache: converting takes most of the time.
+    """
+    result, base_square = torch.empty(trained.shape, dtype=torch.float64), 0.0
     parts = (tensor.flatten().split(_CHUNK) for tensor in (trained, base))
-    for one, other, out in zip(*parts, result.flatten().split(_CHUNK), strict=True):
-        torch.sub(one.double(), other.double(), out=out)
-    return result
+    for one, other, out in zip(*parts, result.view(-1).split(_CHUNK), strict=True):
+        exact = other.double()
+        torch.sub(one.double(), exact, out=out)
+        base_square += float(torch.dot(exact, exact))
+    return result, base_square
 
 
 def matrix_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:

@@ -12,17 +12,19 @@ from torch import Tensor
 from effopd.errors import DataError
 
 BLOCK_BYTES = 128 * 2**20
+_CHUNK = 2**16  # elements
+_MAX_EXPONENT = 60  # of two: squares and their sums are far from the ends of float32 then
 
 
 class UpdateBlocks:
-    """dW [m, n] in blocks, turned so that its long side is the first, and scaled by a power of two.
+    """dW [m, n] in blocks, turned so that its long side is the first, and scaled where that is needed.
 
     What fits in one block is read once and kept; otherwise every pass over the blocks reads them anew.
 
     Attributes:
         shape: (m, n).
-        scale: The power of two just above the largest absolute value; 1 if all are zero. Squares of dW / scale neither
-            overflow nor underflow.
+        scale: A power of two by which the blocks are divided, so that squares neither overflow nor underflow: 1, unless
+            the largest absolute value lies outside 2^-60 ... 2^60.
         num_nonzero: How many entries are not zero.
     """
 
@@ -43,11 +45,12 @@ class UpdateBlocks:
         self._kept: Tensor | None = None
         largest, num_nonzero, num_bad = 0.0, 0, 0
         for block in self._fresh_blocks():
-            low, high = (float(value) for value in torch.aminmax(block))
-            if not math.isfinite(low) or not math.isfinite(high):
-                num_bad += int((~torch.isfinite(block)).sum())
-            largest = max(largest, -low, high)
-            num_nonzero += int(torch.count_nonzero(block))
+            for part in block.flatten().split(_CHUNK):  # parts that stay in the cache
+                low, high = (float(value) for value in torch.aminmax(part))
+                if not math.isfinite(low) or not math.isfinite(high):
+                    num_bad += int((~torch.isfinite(part)).sum())
+                largest = max(largest, -low, high)
+                num_nonzero += int(torch.count_nonzero(part))
             if self._rows == max(shape):
                 self._kept = block
         if num_bad:
@@ -56,8 +59,9 @@ class UpdateBlocks:
                 "numbers. Look for the checkpoint at which training diverged."
             )
         self.num_nonzero = num_nonzero
-        self.scale = math.ldexp(1.0, min(math.frexp(largest)[1], 1023)) if largest else 1.0
-        if self._kept is not None:
+        exponent = math.frexp(largest)[1]
+        self.scale = math.ldexp(1.0, min(exponent, 1023)) if largest and abs(exponent) > _MAX_EXPONENT else 1.0
+        if self._kept is not None and self.scale != 1:
             self._kept.div_(self.scale)
 
     @classmethod
@@ -85,16 +89,17 @@ class UpdateBlocks:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Blocks of dW / scale in order, float64 [C, S]. Not to be written to."""
-        if self._kept is not None:
-            yield self._kept
-        else:
-            yield from (block.div_(self.scale) for block in self._fresh_blocks())
+        blocks = self._fresh_blocks() if self._kept is None else [self._kept]
+        for block in blocks:
+            if self._kept is None and self.scale != 1:
+                block.div_(self.scale)
+            yield block if self.is_tall else block.mT
 
     def __matmul__(self, columns_SK: Tensor) -> Tensor:
         """The product of dW / scale, turned as the blocks are, with columns: [L, K]."""
         return torch.cat([block_CS @ columns_SK for block_CS in self])
 
     def _fresh_blocks(self) -> Iterator[Tensor]:
+        """Rows or columns of dW as they lie in it, float64."""
         for start in range(0, max(self.shape), self._rows):
-            block = self._read(start, min(start + self._rows, max(self.shape))).to(torch.float64)
-            yield block if self.is_tall else block.mT
+            yield self._read(start, min(start + self._rows, max(self.shape))).to(torch.float64)

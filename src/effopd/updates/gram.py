@@ -23,7 +23,6 @@ Precision = Literal["float64", "float32"]
 
 _KRYLOV_SHARE = 10  # Lanczos pays for at most r / 10 vectors
 _NUM_PROBES = 8
-_MIRROR_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +32,7 @@ class GramEigen:
     Attributes:
         values: float64 [r], descending, not negative; `scale * sqrt(values)` are the singular values.
         vectors: float64 [r, k], a unit eigenvector per column in the order of `values`; None if not asked for.
+        image: The blocks times `vectors`, float64 [max(m, n), k]; None if k was not given.
         error: Absolute error of each entry of `values`, estimated (see `gram_eigen`).
         frobenius: Frobenius norm of dW / scale, from its entries.
         ritz_value: `||A x||^2` of the matrix A itself, for a unit vector x near the first eigenvector of the product: a
@@ -43,6 +43,7 @@ class GramEigen:
 
     values: Tensor
     vectors: Tensor | None
+    image: Tensor | None
     error: float
     frobenius: float
     ritz_value: float
@@ -82,24 +83,24 @@ def gram_eigen(
     gram, frobenius = _gram(blocks, dtype)
     basis: Tensor | None = None
     if vectors and k is None:
-        values, basis = torch.linalg.eigh(gram)
+        values, basis = torch.linalg.eigh(gram, UPLO="L")
     else:
-        values = torch.linalg.eigvalsh(gram)
+        values = torch.linalg.eigvalsh(gram, UPLO="L")
         if vectors and k is not None and (basis := _lanczos(gram, values, k)) is None:
-            values, basis = torch.linalg.eigh(gram)
+            values, basis = torch.linalg.eigh(gram, UPLO="L")
             basis = basis[:, -k:]
     values = values.flip(0).clamp_(min=0)
     basis = basis if basis is None else basis.flip(1)
     error = 4 * math.sqrt(max(blocks.shape)) * torch.finfo(torch.float64).eps * float(values[0])
     if dtype == "float32":
         error += _measured_error(blocks, gram)
-    first = _power_iteration(gram) if basis is None else basis[:, :1]
-    ritz_value = float((blocks @ first).square().sum())
-    return GramEigen(values, basis, error, frobenius, ritz_value, dtype, blocks)
+    image = blocks @ (_power_iteration(gram) if basis is None else basis if k is not None else basis[:, :1])
+    ritz_value = float(image[:, 0].square().sum())
+    return GramEigen(values, basis, image if k is not None else None, error, frobenius, ritz_value, dtype, blocks)
 
 
 def _gram(blocks: UpdateBlocks, dtype: Precision) -> tuple[Tensor, float]:
-    """The Gram matrix, float64 [r, r], and the Frobenius norm."""
+    """The lower triangle of the Gram matrix, float64 [r, r] (above it anything), and the Frobenius norm."""
     on_cpu: NDArray[np.float64] | None = None
     total: Tensor | None = None
     square_sum = 0.0
@@ -112,7 +113,7 @@ def _gram(blocks: UpdateBlocks, dtype: Precision) -> tuple[Tensor, float]:
             product = (factor.mT @ factor).double()
             total = product if total is None else total.add_(product)
     if on_cpu is not None:
-        total = _mirror(torch.from_numpy(on_cpu))
+        total = torch.from_numpy(on_cpu)
     assert total is not None
     return total, math.sqrt(square_sum)
 
@@ -133,26 +134,18 @@ def _add_syrk(factor: Tensor, total: NDArray[np.float64] | None) -> NDArray[np.f
     return result
 
 
-def _mirror(lower: Tensor) -> Tensor:
-    """Fill the upper triangle from the lower one, in place."""
-    size = len(lower)
-    for start in range(0, size, _MIRROR_ROWS):
-        stop = min(start + _MIRROR_ROWS, size)
-        corner = lower[start:stop, start:stop]
-        corner.copy_(corner.tril() + corner.tril(-1).mT)
-        lower[start:stop, stop:] = lower[stop:, start:stop].mT
-    return lower
-
-
 def _lanczos(gram: Tensor, values: Tensor, k: int) -> Tensor | None:
     """Eigenvectors of the k largest eigenvalues in ascending order; None if they are not those of `values`."""
     if gram.device.type != "cpu" or k * _KRYLOV_SHARE > len(gram):
         return None
-    from scipy.sparse.linalg import ArpackError, eigsh
+    from scipy.linalg.blas import dsymv
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
+    array = gram.numpy()
+    product = LinearOperator(array.shape, lambda x: dsymv(1.0, array, x, lower=1), dtype=np.float64)
     start = np.random.default_rng(0).standard_normal(len(gram))
     try:
-        found, vectors = eigsh(gram.numpy(), k=k, v0=start)
+        found, vectors = eigsh(product, k=k, v0=start)
     except ArpackError:  # no convergence within its limit
         return None
     tolerance = len(gram) * np.finfo(np.float64).eps * float(values[-1])
@@ -166,7 +159,7 @@ def _power_iteration(gram: Tensor) -> Tensor:
     vector = gram.new_zeros(len(gram), 1)
     vector[gram.diagonal().argmax()] = 1.0
     for _ in range(4):
-        vector = gram @ vector
+        vector = _symmetric_product(gram, vector)
         norm = torch.linalg.vector_norm(vector)
         if norm == 0:
             break
@@ -174,12 +167,21 @@ def _power_iteration(gram: Tensor) -> Tensor:
     return vector
 
 
+def _symmetric_product(lower: Tensor, columns: Tensor) -> Tensor:
+    """Product of a symmetric matrix, given by its lower triangle, with columns [r, K]."""
+    if lower.device.type != "cpu":
+        return lower @ columns  # there it is whole
+    from scipy.linalg.blas import dsymm
+
+    return torch.from_numpy(dsymm(1.0, lower.numpy(), columns.numpy(), lower=1))
+
+
 def _measured_error(blocks: UpdateBlocks, gram: Tensor) -> float:
     """Four times the largest `||(gram - A^T A) x||` over random unit vectors x, A the blocks."""
     generator = torch.Generator().manual_seed(0)
     probes = torch.randn(len(gram), _NUM_PROBES, dtype=torch.float64, generator=generator).to(gram)
     probes /= torch.linalg.vector_norm(probes, dim=0)
-    errors = gram @ probes
+    errors = _symmetric_product(gram, probes)
     for block in blocks:
         errors -= block.mT @ (block @ probes)
     return 4 * float(torch.linalg.vector_norm(errors, dim=0).max())

@@ -45,8 +45,8 @@ class Source(Protocol):
     def delta(self, name: str, *window: slice) -> Tensor:
         """The update, in float64."""
 
-    def base_norm(self, name: str) -> float:
-        """Frobenius norm of the base's tensor."""
+    def delta_and_base(self, name: str, *window: slice) -> tuple[Tensor, float]:
+        """The same, and the sum of squares of the base's entries there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +71,18 @@ def parameters(source: Source) -> dict[str, tuple[int, int]]:
     return {name: size for name, size in found.items() if math.prod(size)}
 
 
-def update_blocks(source: Source, name: str, size: tuple[int, int], device: str = "cpu") -> UpdateBlocks:
-    """The update of one parameter, to be read in blocks."""
-    if name not in source.matrices:
-        return UpdateBlocks(size, lambda start, stop: source.delta(name).reshape(size), 8 * math.prod(size))
+def update_blocks(source: Source, name: str, size: tuple[int, int], device: str = "cpu") -> tuple[UpdateBlocks, float]:
+    """The update of one parameter, to be read in blocks, and the Frobenius norm of its base."""
+    base_squares: dict[int, float] = {}
 
     def read(start: int, stop: int) -> Tensor:
         rows = slice(start, stop)
-        return source.delta(name, *((rows,) if size[0] >= size[1] else (slice(None), rows))).to(device)
+        window = (rows,) if size[0] >= size[1] else (slice(None), rows)
+        update, base_squares[start] = source.delta_and_base(name, *(window if name in source.matrices else ()))
+        return update.reshape(size) if name not in source.matrices else update.to(device)
 
-    return UpdateBlocks(size, read)
+    blocks = UpdateBlocks(size, read, BLOCK_BYTES if name in source.matrices else 8 * math.prod(size))
+    return blocks, math.sqrt(sum(base_squares.values()))
 
 
 def measure(
@@ -106,7 +108,7 @@ def measure(
         precision: Of the spectrum; see `effopd.updates.spectrum`.
         device: Where matrices are decomposed.
     """
-    blocks = update_blocks(source, name, size, device)
+    blocks, base_norm = update_blocks(source, name, size, device)
     place = locate(name)
     found: Spectrum | None = None
     vectors: SingularVectors | None = None
@@ -129,7 +131,7 @@ def measure(
         rows=size[0],
         cols=size[1],
         frobenius_norm=norm,
-        base_norm=source.base_norm(name),
+        base_norm=base_norm,
         changed_fraction=blocks.num_nonzero / math.prod(size),
     )
     if found:
@@ -269,9 +271,10 @@ class StateDicts:
         base, trained = (self._tensor(tensors, name)[window].cpu().double() for tensors in (self.base, self.trained))
         return trained - base
 
-    def base_norm(self, name: str) -> float:
-        """Frobenius norm of the base's tensor."""
-        return float(torch.linalg.vector_norm(self._tensor(self.base, name), dtype=torch.float64))
+    def delta_and_base(self, name: str, *window: slice) -> tuple[Tensor, float]:
+        """The same, and the sum of squares of the base's entries there."""
+        base = self._tensor(self.base, name)[window]
+        return self.delta(name, *window), float(torch.linalg.vector_norm(base, dtype=torch.float64)) ** 2
 
     @staticmethod
     def _tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:

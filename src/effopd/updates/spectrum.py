@@ -8,11 +8,11 @@ How the singular values are found, and why the result can be trusted:
    thousands of small values by `log p_i`; and the rank, and with it the `k` of the top-1 % ratio, counts them.
 2. So the errors are carried through each formula (`_from_gram`), and the Gram route is kept only if the metrics
    come out within 5e-7 *and* the rank is certain: the smallest eigenvalue exceeds `2 e`, which proves it full, or else
-   the condition of the triangular factor that QR leaves does, at a quarter of the cost of an SVD.
+   an estimate of the condition of a triangular factor does, at a tenth of the cost of an SVD.
 3. Two checks that do not depend on the eigensolver must hold too: the eigenvalues sum to the squared Frobenius norm of
    the matrix, and a Ritz value of the matrix itself does not exceed the largest.
-4. Otherwise: the float64 SVD, of that triangular factor, at two to four times the cost of the Gram route. It is what
-   low-rank updates get, and very steep spectra.
+4. Otherwise: the float64 SVD, of the triangular factor of a QR decomposition, at two to four times the cost of the Gram
+   route. It is what low-rank updates get, and very steep spectra.
 
 A rank that sits on its threshold is not determined by the matrix to working precision; no route can mend that.
 """
@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy.linalg.lapack import dtpqrt, dtrcon
+from scipy.linalg.lapack import dgecon, dgetrf, dtpqrt, dtrcon
 from torch import Tensor
 
 from effopd.errors import DataError
@@ -102,9 +102,10 @@ def spectrum(
     scale, frobenius = blocks.scale, eigen.frobenius
     found = _from_gram(eigen)
     if found is None or (found.route == "gram" and found.rank < len(eigen.values)):
-        factor = _triangular_factor(blocks)
-        is_full = found is not None and _has_full_rank(factor, max(blocks.shape), float(eigen.values[0]))
-        found = found._replace(rank=len(factor)) if found and is_full else _from_svd(factor, max(blocks.shape))
+        if found and _has_full_rank(blocks, found.sigma[0]):
+            found = found._replace(rank=len(found.sigma))
+        else:
+            found = _from_svd(blocks)
     sigma, rank, route, relative_error = found
     spectral, top = float(sigma[0]), math.ceil(rank / 100)
     return Spectrum(
@@ -147,22 +148,29 @@ def _from_gram(eigen: GramEigen) -> _Values | None:
     return _Values(sigma, int((values > 2 * error).sum()), "gram", relative_error)
 
 
-def _has_full_rank(factor: Tensor, long: int, square_of_first: float) -> bool:
+def _has_full_rank(blocks: UpdateBlocks, spectral: Tensor) -> bool:
     """Whether the smallest singular value certainly exceeds the threshold of the rank.
 
-    It is at least `1 / (sqrt(r) ||R^-1||_1)`. LAPACK's estimate of that norm is rarely a third too small; a tenth is
-    allowed for.
+    It is at least `1 / (sqrt(r) ||A^-1||_1)` for a square A, here dW itself or its triangular factor. LAPACK's estimate
+    of that norm is rarely a third too small; a tenth is allowed for.
     """
-    if factor.device.type != "cpu":
+    if spectral.device.type != "cpu":
         return False
-    reciprocal_condition, _ = dtrcon(factor.numpy())
-    smallest = reciprocal_condition * float(torch.linalg.matrix_norm(factor, 1)) / (10 * math.sqrt(len(factor)))
-    return bool(smallest > long * _RANK_EPS * math.sqrt(square_of_first))
+    long, short = max(blocks.shape), min(blocks.shape)
+    if long == short and len(whole := list(blocks)) == 1:
+        norm = float(torch.linalg.matrix_norm(whole[0], 1))
+        factors, _, _ = dgetrf(whole[0].numpy())
+        reciprocal_condition, _ = dgecon(factors, norm)
+    else:
+        factor = _triangular_factor(blocks)
+        norm = float(torch.linalg.matrix_norm(factor, 1))
+        reciprocal_condition, _ = dtrcon(factor.numpy())
+    return bool(reciprocal_condition * norm / (10 * math.sqrt(short)) > long * _RANK_EPS * float(spectral))
 
 
-def _from_svd(factor: Tensor, long: int) -> _Values:
-    sigma = torch.linalg.svdvals(factor)
-    tolerance = long * _RANK_EPS * float(sigma[0])
+def _from_svd(blocks: UpdateBlocks) -> _Values:
+    sigma = torch.linalg.svdvals(_triangular_factor(blocks))
+    tolerance = max(blocks.shape) * _RANK_EPS * float(sigma[0])
     rank = int((sigma > tolerance).sum())
     return _Values(sigma, rank, "svd", _effective_rank_error(sigma[:rank], torch.full_like(sigma[:rank], tolerance)))
 

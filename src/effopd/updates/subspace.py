@@ -66,7 +66,8 @@ def singular_vectors(update: Tensor | UpdateBlocks, k: int = 20, *, eigen: GramE
         )
     k = min(k, int((eigen.values > eigen.error).sum()))
     basis = eigen.vectors[:, :k]
-    long_vectors, sigma, rotation = torch.linalg.svd(eigen.blocks @ basis, full_matrices=False)
+    image = eigen.blocks @ basis if eigen.image is None else eigen.image[:, :k]
+    long_vectors, sigma, rotation = torch.linalg.svd(image, full_matrices=False)
     short_vectors = basis @ rotation.mT
     left, right = (long_vectors, short_vectors) if eigen.blocks.is_tall else (short_vectors, long_vectors)
     signs = largest_entry_signs(left) if k else sigma
