@@ -20,6 +20,7 @@ def analyze(
     *,
     ignore: Sequence[str] = (),
     text: str | Path | None = None,
+    sweep: str | Path | None = None,
     workers: int = 1,
     device: str = "cpu",
     precision: Literal["float64", "float32"] = "float64",
@@ -36,6 +37,7 @@ def analyze(
         out: Where the records, figures and `report.html` go.
         ignore: Regular expressions of parameter names to leave out.
         text: A UTF-8 text file: the embedding shift is that of its tokens, rather than of the whole vocabulary.
+        sweep: Directory of a finished sweep of these runs (`effopd sweep`), for a section of the report.
         workers: Processes, of one thread each.
         device: `cpu`, or a CUDA device.
         precision: `float32` is faster and states its error in the column `relative_error`.
@@ -76,7 +78,7 @@ def analyze(
         write_tables(records, out)
         write_embedding_tables(base, dict(runs), out, ignore=ignore, text=text)
         progress.update(task, description="drawing")
-        write_report(out)
+        write_report(out, None if sweep is None else Path(sweep))
         progress.update(task, description="done")
     report = out / "report.html"
     for label, place in (("Report", report), ("Tables", out / "tables.md"), ("Records", out / "updates.parquet")):

@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--out", type=Path, required=True, metavar="DIR")
     analyze.add_argument("--ignore", action="append", default=[], metavar="PATTERN", help="parameters to leave out")
     analyze.add_argument("--text", type=Path, metavar="FILE", help="tokens for the embedding shift; default: all")
+    analyze.add_argument("--sweep", type=Path, metavar="DIR", help="a finished sweep, for a section of the report")
     analyze.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes; default: %(default)s")
     analyze.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
     analyze.add_argument(
@@ -200,6 +201,7 @@ def _analyze(options: argparse.Namespace, rest: list[str]) -> None:
         options.out,
         ignore=options.ignore,
         text=options.text,
+        sweep=options.sweep,
         workers=options.workers,
         device=options.device,
         precision=options.precision,

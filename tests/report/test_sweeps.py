@@ -1,5 +1,6 @@
 """Points, captions, tables and figures of a sweep made up here: what goes in is known."""
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fabricated_analysis import Fabricated, fabricate
 from matplotlib.container import ErrorbarContainer
 from scipy.stats import t as student_t
 
 from effopd.errors import DataError
+from effopd.report.analysis import write_report
 from effopd.report.sweep_figures import draw_sweep
+from effopd.report.sweep_section import sweep_section
 from effopd.report.sweeps import read_sweep, sweep_captions, sweep_points, sweep_tables, write_sweep_report
 
 SWEEPS: list[dict[str, Any]] = [
@@ -158,3 +162,26 @@ def test_records_that_are_not_there_are_named(tmp_path: Path) -> None:
     (out / "results.parquet").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"results\.parquet cannot be read"):
         read_sweep(out)
+
+
+def test_the_section_of_the_report_holds_every_figure(tmp_path: Path) -> None:
+    directory = write_sweep(tmp_path / "sweep")
+    write_sweep_report(directory)
+    section = sweep_section(directory)
+    assert section.count('src="data:image/svg+xml;base64,') == len(SWEEPS)
+    assert section.count("<table") == len(SWEEPS)
+    for caption in sweep_captions(read_sweep(directory), sweep_points(read_sweep(directory))):
+        assert html.escape(caption.title) in section
+    (directory / "figures" / "top_bottom.svg").unlink()
+    with pytest.raises(DataError, match=r"top_bottom\.svg is missing"):
+        sweep_section(directory)
+
+
+def test_the_report_has_a_section_about_a_sweep_where_there_is_one(tmp_path: Path) -> None:
+    analysis, sweep = fabricate(tmp_path / "analysis", Fabricated()), write_sweep(tmp_path / "sweep")
+    write_sweep_report(sweep)
+    without = write_report(analysis)[-1].read_text()
+    assert 'href="#sweep"' not in without
+    report = write_report(analysis, sweep)[-1].read_text()
+    assert 'href="#sweep"' in report
+    assert sweep_section(sweep) in report

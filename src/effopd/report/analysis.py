@@ -13,10 +13,11 @@ from effopd.report.figures import FIGURES, draw_figures
 from effopd.report.html import make_html
 from effopd.report.records import read_records
 from effopd.report.series import read_spectra
+from effopd.report.sweep_section import sweep_section
 from effopd.report.tables import make_tables, tables_markdown
 
 
-def write_report(out: Path) -> list[Path]:
+def write_report(out: Path, sweep: Path | None = None) -> list[Path]:
     """Write `tables.md`, `figures/*.svg` and `.png`, and `report.html` beside the records that `effopd analyze` saved.
 
     Everything is made in a temporary directory first and then moved, so that a failure leaves an earlier report as it
@@ -25,6 +26,7 @@ def write_report(out: Path) -> list[Path]:
 
     Args:
         out: The directory of the analysis (docs/decisions/0006-analysis.md).
+        sweep: The directory of a sweep, for a section about it.
 
     Returns:
         The files written, `report.html` last.
@@ -35,11 +37,12 @@ def write_report(out: Path) -> list[Path]:
     records = read_records(out)
     spectra = read_spectra(records)
     tables = make_tables(records)
+    section = sweep_section(sweep) if sweep else ""
     work = Path(tempfile.mkdtemp(prefix=".report-", suffix=".tmp", dir=out))
     try:
         write_text(work / "tables.md", tables_markdown(tables))
         figures = draw_figures(records, spectra, work / "figures")
-        write_text(work / "report.html", make_html(records, tables, spectra))
+        write_text(work / "report.html", make_html(records, tables, spectra, section))
         written = [out / path.relative_to(work) for path in (work / "tables.md", *figures, work / "report.html")]
         (out / "figures").mkdir(exist_ok=True)
         for path in written:

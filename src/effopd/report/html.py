@@ -50,14 +50,22 @@ _SECTIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         "The direction of a token's embedding before and after training.",
         ("quantiles", "histogram", "shift", "folded:embeddings"),
     ),
+    (
+        "sweep",
+        "What parts of the update are worth",
+        "Models with a part of the update, evaluated: `effopd sweep`.",
+        ("sweep",),
+    ),
     ("matrices", "All matrices", "", ("all",)),
     ("unknown", "Ignored or not known", "", ("bare:unknown",)),
     ("provenance", "What was analysed", "", ("provenance",)),
 )
 
 
-def make_html(records: Records, tables: Mapping[str, Table], spectra: Sequence[SampledSpectrum]) -> str:
-    """The report as one HTML document.
+def make_html(
+    records: Records, tables: Mapping[str, Table], spectra: Sequence[SampledSpectrum], sweep: str = ""
+) -> str:
+    """The report as one HTML document, with a section about a sweep if there is one (`sweep_section`).
 
     Every text that comes from checkpoints is escaped, or stands in a JSON block that is no script; a content security
     policy allows the two scripts by their hashes and no request at all.
@@ -66,14 +74,15 @@ def make_html(records: Records, tables: Mapping[str, Table], spectra: Sequence[S
     plotly = get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script")
     payload = make_payload(records, list(spectra))
     captions = make_captions(records, list(spectra))
+    sections = [section for section in _SECTIONS if sweep or section[0] != "sweep"]
     values = {
         "policy": _policy(plotly, script),
         "title": html.escape("Weight updates: " + ", ".join(records.runs)),
         "style": _asset("report.css"),
-        "contents": "\n".join(f'<li><a href="#{key}">{title}</a></li>' for key, title, *_ in _SECTIONS),
+        "contents": "\n".join(f'<li><a href="#{key}">{title}</a></li>' for key, title, *_ in sections),
         "lead": _lead(records),
         "facts": _facts(records),
-        "sections": _sections(records, tables, captions, payload["aggregated"]),
+        "sections": _sections(sections, records, tables, captions, payload["aggregated"], sweep),
         "records": script_json(payload),
         "plotly": plotly,
         "script": script,
@@ -117,11 +126,16 @@ def _facts(records: Records) -> str:
 
 
 def _sections(
-    records: Records, tables: Mapping[str, Table], captions: Mapping[str, Caption], aggregated: int | None
+    plan: Sequence[tuple[str, str, str, tuple[str, ...]]],
+    records: Records,
+    tables: Mapping[str, Table],
+    captions: Mapping[str, Caption],
+    aggregated: int | None,
+    sweep: str,
 ) -> str:
     sections = []
     numbers = {key: number for number, key in enumerate((k for k, c in captions.items() if not c.absent), start=1)}
-    for key, title, introduction, parts in _SECTIONS:
+    for key, title, introduction, parts in plan:
         blocks = [f'<h2 id="{key}-title">{title}</h2>']
         if introduction:
             blocks.append(f'<p class="intro">{introduction}</p>')
@@ -129,6 +143,8 @@ def _sections(
             how, _, name = part.rpartition(":")
             if how:
                 blocks.append(_table(tables[name], how))
+            elif part == "sweep":
+                blocks.append(sweep)
             elif part == "all":
                 blocks.append(_all_matrices(aggregated))
             elif part == "provenance":
