@@ -23,8 +23,9 @@ demo: setup
 system:
 	scripts/debian-packages chromium:chromium bwrap:bubblewrap
 
+# Two processes of one thread each: a test module is one process's.
 test: setup system
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term --cov-fail-under=90
 
 test-slow: setup system
 	$(BIN)/python -m pytest -m slow

@@ -106,7 +106,12 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*command, "--workers", "2"], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        [*command, "--workers", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it is ignored in background jobs
     )
     while not (out / "progress.jsonl").exists() and process.poll() is None:
         time.sleep(0.02)
