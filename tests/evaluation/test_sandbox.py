@@ -57,7 +57,7 @@ print("done")
     ("program", "endings"),
     [
         (FORK_BOMB, {"time", "processes"}),
-        ("x = []\nwhile True: x.append(bytearray(2**20))", {"memory"}),
+        ("x = []\nwhile True: x.append(bytearray(b'1') * 2**24)", {"memory"}),
         (MEMORY_BOMB_IN_FORKS, {"memory"}),
         ("import mmap\nx = []\nwhile True: x.append(mmap.mmap(-1, 2**20)); x[-1].write(b'x' * 2**20)", {"memory"}),
         ("n = 0\nwhile True:\n    open(str(n), 'w').close()\n    n += 1", {"files"}),

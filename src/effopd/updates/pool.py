@@ -21,7 +21,8 @@ def one_thread_each(workers: int) -> Iterator[ProcessPoolExecutor]:
     executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
     try:
         with _interrupts_ignored():  # which the processes inherit: Ctrl-C is the parent's
-            executor.submit(os.getpid)
+            for _ in range(workers):  # each starts one more process, as none is idle yet
+                executor.submit(os.getpid)
         yield executor
     finally:
         executor.shutdown(wait=sys.exc_info()[0] is None, cancel_futures=True)
