@@ -1,9 +1,9 @@
-"""What an intervention costs: truncating updates against the obvious way, and staying in memory against the disk.
+"""What a sweep's cell costs: truncating updates, applying interventions, evaluating; each against the obvious way.
 
     python benchmarks/interventions.py            # one layer of Qwen2.5-1.5B, and a model of four of its layers, CPU
     python benchmarks/interventions.py --quick    # a smoke test in seconds
 
-Both parts time the ways in turn, over and over, in one process, so that a drifting machine drifts for all of them.
+All parts time the ways in turn, over and over, in one process, so that a drifting machine drifts for all of them.
 
     top 10 % of every matrix of a layer
         ours        keep_top(dW, ...): eigenvectors of the short side's Gram matrix, float64
@@ -13,6 +13,10 @@ Both parts time the ways in turn, over and over, in one process, so that a drift
         live        LiveModel.intervened: enter the block and leave it
         disk        intervene to a directory, and from_pretrained of it
         reload      from_pretrained alone, of a model that was written before; its pages are only mapped, not read
+
+    one sampled and graded completion to each problem of the embedded world, from its base and its teacher
+        batched     evaluate: batches of 256, graded, with intervals
+        one_by_one  model.generate on one prompt at a time, and the world's reward
 """
 
 import argparse
@@ -28,11 +32,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+from effopd.evaluation import evaluate, load_task
 from effopd.files import write_json, write_text
 from effopd.interventions import Intervention, LiveModel, Scale, TopComponents, Window, decompose, intervene, keep_top
 from effopd.interventions.truncate import top_count
+from effopd.world import model_path
+from effopd.world.reward import world_reward
 
 # hidden size, MLP size, query heads, key-value heads, vocabulary
 SHAPES = {"tiny": (128, 512, 4, 2, 1000), "qwen2.5-1.5b": (1536, 8960, 12, 2, 151_936)}
@@ -162,9 +169,42 @@ def write_and_load(base: Path, trained: Path, intervention: Intervention, out: P
     AutoModelForCausalLM.from_pretrained(out, dtype="auto")
 
 
+def throughput(problems: int, repeats: int) -> dict[str, Any]:
+    """Completions per second, and the accuracy that either way measures."""
+    task = load_task("world", limit=problems)
+    results = {}
+    for name in ("world:base", "world:teacher"):
+        model = AutoModelForCausalLM.from_pretrained(model_path(name)).eval()
+        tokenizer = AutoTokenizer.from_pretrained(model_path(name))
+        ways: dict[str, Callable[[], float]] = {
+            "batched": lambda: evaluate(model, tokenizer, task).mean,  # noqa: B023 (called in this turn of the loop)
+            "one_by_one": lambda: one_by_one(model, tokenizer, task),  # noqa: B023
+        }
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        accuracy: dict[str, float] = {}
+        for _ in range(repeats):
+            for way, function in ways.items():
+                timed(seconds[way], lambda: accuracy.update({way: function()}))  # noqa: B023
+        rates = {way: problems / statistics.median(values) for way, values in seconds.items()}
+        results[name] = {"completions_per_second": rates, "accuracy": accuracy}
+        results[name]["batched_to_one_by_one"] = rates["batched"] / rates["one_by_one"]
+    return {"problems": problems, "models": results}
+
+
+def one_by_one(model: Any, tokenizer: Any, task: Any) -> float:
+    torch.manual_seed(0)
+    rewards = []
+    for prompt, answer in zip(task.prompts, task.answers, strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt")
+        ids = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=task.max_new_tokens)
+        text = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        rewards += world_reward([text], [answer], prompts=[prompt])
+    return statistics.mean(rewards)
+
+
 def table(record: dict[str, Any]) -> str:
     """The record as Markdown."""
-    truncated, moved = record["truncation"], record["memory_against_disk"]
+    truncated, moved, evaluated = (record[part] for part in ("truncation", "memory_against_disk", "throughput"))
     lines = [
         f"Top {PERCENT:g} % of each matrix of one layer of {record['shapes']}, {record['machine']['threads']} "
         f"thread(s): obvious / ours = {truncated['obvious_to_ours']:.1f} over the layer; the results differ by at most "
@@ -191,6 +231,19 @@ def table(record: dict[str, Any]) -> str:
             f"| {name} | {s['live']:.3f} | {s['disk']:.2f} | {s['reload']:.2f} | {row['disk_to_live']:.1f} "
             f"| {row['reload_to_live']:.1f} |"
         )
+    lines += [
+        "",
+        f"One completion, sampled and graded, to each of {evaluated['problems']} problems of the embedded world.",
+        "",
+        "| model | batched, per s | one by one, per s | batched / one by one | accuracy, batched | one by one |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in evaluated["models"].items():
+        rates, accuracy = row["completions_per_second"], row["accuracy"]
+        lines.append(
+            f"| {name} | {rates['batched']:.0f} | {rates['one_by_one']:.1f} | {row['batched_to_one_by_one']:.0f} "
+            f"| {accuracy['batched']:.3f} | {accuracy['one_by_one']:.3f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -213,6 +266,7 @@ def main() -> None:
         "shapes": shapes,
         "truncation": truncation(shapes, options.repeats),
         "memory_against_disk": memory_against_disk(shapes, options.layers, options.repeats),
+        "throughput": throughput(10 if options.quick else 500, options.repeats),
     }
     print(json.dumps(record), table(record), sep="\n")
     out = options.out or (None if options.quick else Path("benchmarks/results/interventions"))
