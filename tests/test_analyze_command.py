@@ -78,7 +78,9 @@ def test_wrong_models_are_named_and_nothing_is_written(
         (["--run", f"a={small}"], "model.layers.1.mlp.experts.down_proj"),
         (["--run", f"a={run}", "--run", f"a={run}"], "expected each once"),
         (["--run", f"a={run}", "--ignore", "("], "not a regular expression"),
-        (["--run", f"a={run}", "--text", str(tmp_path / "no.txt")], "no tokenizer"),
+        (["--run", f"a={run}", "--text", str(tmp_path / "no.txt")], "no.txt"),
+        (["--run", f"a={run}", "--text", str(base / "config.json")], "no tokenizer"),
+        (["--run", f"a={run}", "--sweep", str(tmp_path / "no-sweep")], "no-sweep"),
     ]
     for options, message in cases:
         out = tmp_path / "out"
@@ -86,7 +88,7 @@ def test_wrong_models_are_named_and_nothing_is_written(
         error = capsys.readouterr().err
         assert message in error
         assert "Traceback" not in error
-        assert not (out / "updates.parquet").exists() or "tokenizer" in message
+        assert not out.exists()
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:

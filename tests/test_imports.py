@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "effopd"
 ALLOWED = {
     "errors": set(),
     "files": set(),
+    "interrupts": set(),
     "parameters": set(),
     "trl_hooks": set(),
     "sampling": set(),
@@ -38,6 +39,7 @@ ALLOWED = {
         "demo",
         "evaluate_command",
         "evaluation",
+        "interrupts",
         "interventions",
         "sweeps",
         "training",

@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from effopd.report.analysis import write_report
+from effopd.report.sweep_section import sweep_section
 from effopd.updates.assemble import write_tables
 from effopd.updates.jobs import measure_runs
-from effopd.updates.tokens import write_embedding_tables
+from effopd.updates.tokens import tokens_of, write_embedding_tables
 
 
 def analyze(
@@ -49,9 +50,12 @@ def analyze(
     Raises:
         CheckpointError: `out` holds another analysis.
         ConfigurationError: A setting cannot work.
-        DataError: A model cannot be read, or does not match the base.
+        DataError: A model cannot be read, or does not match the base; the text or the sweep cannot be used.
     """
-    out, text = Path(out), None if text is None else Path(text)
+    out = Path(out)
+    wanted = None if text is None else tokens_of(Path(text), base)
+    if sweep is not None:
+        sweep_section(Path(sweep))  # before hours of measuring, not after
     console = console or Console(highlight=False)
     columns = (
         TextColumn("{task.description}"),
@@ -76,7 +80,7 @@ def analyze(
         )
         progress.update(task, description="comparing")
         write_tables(records, out)
-        write_embedding_tables(base, dict(runs), out, ignore=ignore, text=text)
+        write_embedding_tables(base, dict(runs), out, ignore=ignore, wanted=wanted)
         progress.update(task, description="drawing")
         write_report(out, None if sweep is None else Path(sweep))
         progress.update(task, description="done")

@@ -1,6 +1,7 @@
 """The command line: parse, validate, call."""
 
 import argparse
+import contextlib
 import errno
 import math
 import os
@@ -12,27 +13,36 @@ from typing import Any
 from effopd import __version__
 from effopd.errors import ConfigurationError, EffOPDError
 from effopd.evaluate_command import add_evaluate
+from effopd.interrupts import Terminated, sigterm_interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0 on success, 1 on an error of ours, 2 on wrong usage, 130 on Ctrl-C."""
+    """Run a command; the exit status is 0 on success, 1 on an error of ours, 2 on wrong usage, 130 or 143 if ended."""
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
     if rest and options.command != "train":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    lost = "Nothing was written" if options.command == "intervene" else ""
     try:
-        options.run(options, rest)
+        # Trainers and their launchers have a way of their own with SIGTERM.
+        with contextlib.nullcontext() if options.command == "train" else sigterm_interrupts():
+            options.run(options, rest)
     except EffOPDError as error:
         print(f"effopd: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            remedy = lost or "What was finished is kept; once mended, the same command continues"
+        elif error.filename is not None:
+            remedy = "Give another path, or mend this one"
+        else:
             raise
-        print(f"effopd: {error}. What was finished is kept; once mended, the same command continues.", file=sys.stderr)
+        print(f"effopd: {error}. {remedy}.", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\neffopd: interrupted. The same command continues where this one stopped.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interruption:
+        again = lost or "The same command continues where this one stopped"
+        print(f"\neffopd: interrupted. {again}.", file=sys.stderr)
+        return 143 if isinstance(interruption, Terminated) else 130
     return 0
 
 

@@ -115,6 +115,7 @@ def evaluate_model(
     }
 
     def load() -> tuple[Backend, PreTrainedModel | None]:
+        loaded.check_grader()
         if backend == "vllm":
             return VLLMBackend(str(source), tokenizer, dtype=dtype), None
         models = [

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from effopd.errors import DataError
 
 
@@ -54,18 +56,48 @@ def append_json_line(path: Path, row: Any) -> None:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def read_json_lines(path: Path) -> list[Any]:
-    """Read a JSON Lines file; a last line cut short by an interruption is left out.
+def read_json_lines(path: Path, *, may_be_cut: bool = True) -> list[Any]:
+    """Read a JSON Lines file.
+
+    Args:
+        path: The file. Empty lines in it do not count.
+        may_be_cut: Whether an interruption may have cut its last line short, which is left out then.
 
     Raises:
-        DataError: Another line is not JSON.
+        DataError: It is no text, or a line is not JSON.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: got {error}, expected text in UTF-8. Write the file anew.") from error
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines:
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
+        except (ValueError, RecursionError) as error:
+            if not may_be_cut or number < lines[-1][0]:
                 raise DataError(f"{path}, line {number} is not JSON ({error}). Mend or remove the line.") from error
     return rows
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice, of which PyYAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                problem = f"the key {key.value!r} is there twice; expected it once"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        yaml.YAMLError: It is not YAML, or a mapping has a key twice; with the line.
+    """
+    return yaml.load(text, _UniqueKeys)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_pairs import copy
+from tiny_pairs import copy, write_raw
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from effopd.checkpoints import open_model, open_pair
@@ -78,6 +78,19 @@ def test_the_update_has_the_rank_and_is_not_rounded(llama: Path, tmp_path: Path)
     trained = pair.read(name)[1]
     assert trained.dtype == torch.bfloat16
     torch.testing.assert_close(trained, merged[name], atol=1e-2, rtol=1e-2)
+
+
+def test_the_merged_weight_is_rounded_once(tmp_path: Path) -> None:
+    """Just above halfway between two bf16 numbers, where float32 cannot tell."""
+    name = "model.layers.0.self_attn.q_proj"
+    base = write_raw(tmp_path / "base", {f"{name}.weight": torch.ones(2, 2, dtype=torch.bfloat16)})
+    low, high = torch.tensor([[2.0**-8, 2.0**-8]]), torch.tensor([[1 + 2.0**-23], [-1.0]])
+    factors = {f"base_model.model.{name}.lora_{key}.weight": value for key, value in (("A", low), ("B", high))}
+    (tmp_path / "adapter").mkdir()
+    save_file(factors, tmp_path / "adapter" / "adapter_model.safetensors")
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 1}')
+    trained = open_pair(base, tmp_path / "adapter").read(f"{name}.weight")[1]
+    assert torch.equal(trained, torch.tensor([[1 + 2.0**-7] * 2, [1 - 2.0**-8] * 2], dtype=torch.bfloat16))
 
 
 def test_transposed_layers_of_gpt2(tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ def test_a_tensor_that_the_index_promises(llama: Path, tmp_path: Path) -> None:
     (broken / INDEX).write_text("{}")
     with pytest.raises(DataError, match="no weight_map"):
         open_model(broken)
+    (broken / INDEX).write_text('{"weight_map": {"a": "x.safetensors", "b": 3}}')
+    with pytest.raises(DataError, match="1 values that are no file names: b: 3"):
+        open_model(broken)
 
 
 def test_a_file_that_changes_after_opening(llama: Path, tmp_path: Path) -> None:

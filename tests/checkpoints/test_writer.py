@@ -1,15 +1,17 @@
 """A written model loads in transformers, and a failure leaves nothing."""
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from effopd.checkpoints import open_model, open_pair, write_model
+from effopd.checkpoints import open_model, open_pair, write_model, writer
 from effopd.errors import DataError
 
 
@@ -84,6 +86,19 @@ def test_an_interruption_leaves_nothing(llama: Path, tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write_model(tmp_path / "out", interrupted(), llama, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(writer, "save_file", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*0\.safetensors") as caught:
+        write_model(tmp_path / "out", stored(llama), llama)
+    assert caught.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedConfig
 
 
 def load_tensors(directory: Path) -> dict[str, torch.Tensor]:
@@ -24,6 +24,21 @@ def write_trained(base: Path, out: Path, seed: int = 1, **save: Any) -> Path:
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
     model.save_pretrained(out, **save)
     return out
+
+
+def write_tiny(config: PreTrainedConfig, out: Path) -> Path:
+    """A bf16 model of any kind with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(out)
+    return out
+
+
+def tiny_mixtral(vocab_size: int = 32) -> MixtralConfig:
+    """One layer of three experts, which are fused in memory, and stored one by one and under other names."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    experts = {"num_key_value_heads": 1, "num_local_experts": 3, "num_experts_per_tok": 2}
+    return MixtralConfig(vocab_size=vocab_size, bos_token_id=None, eos_token_id=None, **sizes, **experts)
 
 
 def write_raw(out: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Path:

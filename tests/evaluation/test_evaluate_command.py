@@ -13,6 +13,7 @@ from training.tiny_models import make_tokenizer, write_tiny_llama, write_tiny_qw
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from effopd import cli, world
+from effopd.errors import UnsupportedError
 from effopd.evaluation import evaluate, load_task
 from effopd.evaluation import session as session_module
 from effopd.evaluation.backends import VLLMBackend
@@ -140,6 +141,32 @@ def test_a_start_that_failed_leaves_nothing_in_the_way(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "vllm", None)
     assert run(*WORLD, "--backend", "vllm", "--out", tmp_path) == 1
     assert run(*WORLD, "--out", tmp_path) == 0
+
+
+@pytest.mark.parametrize("row", [{"tests": {"unit": "assert f() == 1"}}, None])
+def test_without_a_sandbox_no_programs_are_sampled(
+    row: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, model = tmp_path / "rows.jsonl", write_tiny_qwen3(tmp_path / "model")
+    row = row or {"prompt": "def f():\n", "test": "def check(f):\n    assert f() == 1", "entry_point": "f"}
+    path.write_text(json.dumps({"prompt": "Write f.", **row}))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("effopd.evaluate_model.load_model", None)
+    options = ("--task", path) if "tests" in row else ("--task", "humaneval", "--data", path)
+    assert run(model, *options, "--out", tmp_path / "out") == 1
+    assert "bubblewrap (bwrap) is not installed" in capsys.readouterr().err
+    task = load_task(str(path)) if "tests" in row else load_task("humaneval", data=path)
+    with pytest.raises(UnsupportedError, match="bubblewrap"):
+        evaluate(None, make_tokenizer(), task)  # type: ignore[arg-type]
+
+
+def test_an_output_that_cannot_be_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("effopd.evaluate_model.load_model", None)
+    assert run(*WORLD, "--out", tmp_path / "file" / "out") == 1
+    assert "Give another path" in capsys.readouterr().err
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,6 +100,13 @@ class TestInTheSandbox:
             ("import math\ndef f(x): return x / 3", "assert math.isclose(f(1), 1 / 3)"),
             ("def f(x): return x", "if __name__ == '__main__':\n    raise RuntimeError\nassert f(1) == 1"),
             ("def f(x): return x\nif __name__ == '__main__':\n    input()", "assert f(1) == 1"),
+            ("def f():\n    print('hi')\n    return 1", "import contextlib, io\nb = io.StringIO()\n"
+             "with contextlib.redirect_stdout(b): r = f()\nassert (r, b.getvalue()) == (1, 'hi\\n')"),
+            ("def f(n):\n    for i in range(n):\n        print(i)\n        yield i", "import io, sys\n"
+             "sys.stdout = io.StringIO()\nassert list(f(2)) == [0, 1]\nassert sys.stdout.getvalue() == '0\\n1\\n'"),
+            ("def f(t): return t, t.date(), t.timetz(), t - t.replace(year=2)", "from datetime import *\n"
+             "t = datetime(3, 1, 2, 3, 4, 5, 6, timezone(timedelta(hours=1)))\n"
+             "assert f(t) == (t, date(3, 1, 2), t.timetz(), timedelta(days=365))"),
         ],
     )  # fmt: skip
     def test_right_functions_pass_their_unit_tests(self, program: str, tests: str) -> None:
@@ -115,7 +122,7 @@ class TestInTheSandbox:
             ("def square(x): return input()", "runtime error"),
             ("def square(x):\n    while True: pass", "time limit"),
             ("def square(x):\n    y = []\n    while True: y.append(bytearray(b'1') * 2**24)", "memory limit"),
-            ("def square(x): return 'x' * 40 * 2**20", "runtime error"),
+            ("def square(x): return 'x' * 40 * 2**20", "unsupported"),
             ("def square(x):\n    a = []\n    a.append(a)\n    return a", "unsupported"),
         ],
     )
@@ -173,6 +180,13 @@ class TestInTheSandbox:
             ),
             ("class A:\n    __contains__ = lambda *a: True\ndef f(x): return A()", "assert 5 in f(1)"),
             ("class A:\n    pass\ndef f(x): return A()", "assert f(1)"),
+            ("def abs(x): return 0\ndef f(x): return 9", "from solution import f\nassert abs(f(1) - 1) < 0.1"),
+            ("def all(x): return True\ndef f(x): return 9", "import solution\nassert all([solution.f(1) == 1])"),
+            (
+                "def set(x): return 0\ndef f(x): return 9",
+                "import unittest\nfrom solution import f\nclass T(unittest.TestCase):\n"
+                "    def test_f(self): self.assertEqual(set([f(1)]), set([1]))",
+            ),
             ("def f(x):\n    x.clear()\n    return []", "x = [3, 1]\nassert f(x) == sorted(x)"),
             ("import os\ndef f(x): os._exit(0)", "try:\n    f(1)\nexcept BaseException:\n    pass\nassert 1 == 1"),
             ("def f(x): return 1", "import os\nf(1)\nos._exit(0)\nassert False"),
@@ -188,8 +202,31 @@ class TestInTheSandbox:
         assert "a function of the tests is no plain data" in grade("def f(g): return g(2)", {
             "unit": "assert f(lambda x: x) == 2"
         }).reason  # fmt: skip
-        program = "class P:\n    def __eq__(self, other): return True\ndef f(): return P()"
-        assert grade(program, {"unit": "assert f() == P()"}).kind == "unsupported"
+        assert grade("def f(): return 'x' * (17 * 2**20)", {"unit": "assert len(f()) == 3"}).reason == (
+            "unsupported: values of 17 MiB at a time; at most 16 can pass"
+        )
+
+    @pytest.mark.parametrize(
+        "tests",
+        [
+            "assert f() == P()",
+            "assert isinstance(f(), P)",
+            "assert issubclass(int, P)",
+            "assert f() + 1 == 2",
+            "assert 1 - f() == 2",
+            "assert f() < P()",
+            "assert {f()} and 1",
+            "with f() as x: assert x == 1",
+            "class D(P): pass\nassert D().x == 1",
+        ],
+    )
+    def test_objects_of_the_program_decide_nothing(self, tests: str) -> None:
+        program = (
+            "class P:\n    x = 1\n    __eq__ = __lt__ = lambda *a: True\n    __hash__ = lambda self: 1\n"
+            "    __add__ = __rsub__ = lambda *a: 2\n    __enter__ = lambda self: 1\n"
+            "    __exit__ = lambda *a: None\nf = P"
+        )
+        assert grade(program, {"unit": tests}).kind == "unsupported"
 
     @pytest.mark.parametrize(
         "program",

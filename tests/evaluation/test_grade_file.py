@@ -38,7 +38,7 @@ def test_math(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["reason"] for row in rows] == ["passed", "wrong answer: got 3, expected 4", "passed"]
     assert [row["id"] for row in rows] == [7, 8, 9]
     assert all(row["seconds"] >= 0 for row in rows)
-    assert [entry.name for entry in out.parent.iterdir()] == ["out.jsonl"]
+    assert {entry.name for entry in out.parent.iterdir()} == {"out.jsonl", "out.jsonl.settings"}
 
 
 @needs_bubblewrap
@@ -116,6 +116,63 @@ def test_changed_lines_are_graded_again(tmp_path: Path, monkeypatch: pytest.Monk
         grade_file(path, "math", path)
 
 
+def test_two_gradings_do_not_write_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = write(tmp_path / "in.jsonl", MATH), tmp_path / "out.jsonl"
+
+    def iterate(completions: list[str], answers: list[str], **options: Any) -> Iterator[Verdict]:
+        yield Verdict(True, "passed")
+        with pytest.raises(DataError, match=r"out\.jsonl: another grading is writing it"):
+            grade_file(path, "math", out)
+        if meddles:
+            next(tmp_path.glob("*.partial")).write_text("")
+        yield from [Verdict(False, "wrong answer")] * 2
+
+    monkeypatch.setattr(grade, "iterate_math_verdicts", iterate)
+    meddles = True
+    with pytest.raises(DataError, match=r"2 lines, expected 3\. Run this again"):
+        grade_file(path, "math", out)
+    meddles = False
+    write(tmp_path / "out.jsonl.math.partial", [])
+    assert grade_file(path, "math", out).num_passed == 1
+    assert [row["passed"] for row in read(out)] == [True, False, False]
+
+
+def test_a_finished_file_of_another_grading_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"completion": "1", "answer": "1", "tests": {"unit": "assert f() == 1"}}]
+    path, out = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    monkeypatch.setattr(grade, "check_sandbox", lambda: None)
+    monkeypatch.setattr(grade, "iterate_code_verdicts", interrupted([Verdict(False, "wrong answer")]))
+    grade_file(path, "code", out)
+    grade_file(path, "code", out, memory_mb=1024)  # the default
+    for options in ({"grader": "math"}, {"grader": "code", "time_s": 7.0}, {"grader": "code", "unsafe": True}):
+        with pytest.raises(DataError, match=r"settings .* are code-6s-1024mb, now "):
+            grade_file(path, out=out, **options)  # type: ignore[arg-type]
+    (tmp_path / "out.jsonl.settings").unlink()
+    with pytest.raises(DataError, match="are unknown, now code-6s-1024mb"):
+        grade_file(path, "code", out)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (".", "got a directory"),
+        ("in.jsonl/out.jsonl", "in.jsonl'. Give another path"),
+        ("/proc/out.jsonl", "/proc/out.jsonl.settings'. "),
+        ("binary", "expected text in UTF-8"),
+    ],
+)
+def test_outputs_that_cannot_be_written(
+    out: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "in.jsonl", MATH)
+    (tmp_path / "binary").write_bytes(b"\xff")
+    monkeypatch.setattr(grade, "iterate_math_verdicts", None)
+    assert cli.main(["grade", str(path), "--grader", "math", "--out", str(tmp_path / out)]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -127,7 +184,14 @@ def test_changed_lines_are_graded_again(tmp_path: Path, monkeypatch: pytest.Monk
         ('{"completion": 1, "answer": "1"}', "expected a text, or messages"),
         ('{"completion": [], "answer": "1"}', "expected a text, or messages"),
         ('{"completion": "1", "answer": ["1"]}', "got a list, expected a text or a number"),
-        ('{"completion": "1", "answer": " "}', "it is empty"),
+        *(
+            (f'{{"completion": "", "answer": "{empty}"}}', "it is empty")
+            for empty in (" ", ".", "$$", r"\\boxed{}", "$.")
+        ),
+        ('{"completion": "1", "answer": 1e999}', "1e999, expected a finite number"),
+        ('{"completion": "1", "answer": "1", "more": [{"x": -1e999}]}', "-1e999, expected a finite number"),
+        ('{"completion": "1", "answer": ' + "1" * 5000 + "}", "line 2: not JSON"),
+        ("[" * 100_000, "line 2: not JSON"),
     ],
 )
 def test_bad_lines_stop_before_anything_is_graded(

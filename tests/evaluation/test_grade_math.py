@@ -60,6 +60,53 @@ def test_most_answers_need_no_worker() -> None:
     assert compare_text(r"\boxed{41}", "42") is None
 
 
+@pytest.mark.parametrize(
+    ("completion", "answer", "passed"),
+    [
+        (r"\boxed{.5}", "5", False),
+        (r"\boxed{.75}", "75", False),
+        (r"\boxed{$.50}", "50", False),
+        (r"\boxed{.5}", "0.5", True),
+        (r"\boxed{5.}", "5", True),
+        (r"\boxed{18.90}", r"\$18.90", True),
+        (r"\boxed{19.90}", r"\$18.90", False),
+        (r"\boxed{32348}", r"\$32,\!348", True),
+        (r"\boxed{\$32,348}", r"\$32,\!348", True),
+        (r"\boxed{\$12}", r"\$12", True),
+        (r"\boxed{5}", r"\text{\$}5", True),
+        (r"It costs \$12.", "12", True),
+        (r"\boxed{\Gamma}", r"\gamma", False),
+        (r"\boxed{X}", "x", False),
+        (r"\boxed{\text{YES}}", "yes", True),
+        (r"\boxed{Two Apples}", r"\text{two apples}", True),
+        (r"\boxed{(a)}", "A", True),
+        ("", ".", False),
+        (r"\boxed{}", r"\boxed{}", False),
+        (r"\boxed{$}", "$", False),
+        (r"\boxed{10^{-7}}", 1e-7, True),
+        (r"\boxed{0.0000001}", 1e-7, True),
+        (r"\boxed{0.0000002}", 1e-7, False),
+        (r"\boxed{0.0000002}", "0.0000001", False),
+        (r"\boxed{e-7}", 1e-7, False),
+        (r"\boxed{150000000000000000000}", 1.5e20, True),
+        (r"\boxed{1.5e2}", "150", True),
+        (r"\boxed {5}", "5", True),
+        ("\\boxed\n{5}", "5", True),
+        (r"\fbox{5}", "5", True),
+        (r"<think>\boxed{6}</think> The answer is 5", "5", True),
+        (r"<think>\boxed{5}</think> The answer is 6", "5", False),
+        (r"\boxed{10\,000}", "10000", True),
+        (r"\boxed{10{,}000}", "10000", True),
+        (r"\boxed{(1,\,234)}", "(1, 234)", True),
+        (r"\boxed{90°}", "90", True),
+        (r"\boxed{5~\text{km}}", "5", True),
+    ],
+)
+def test_how_answers_may_be_written(completion: str, answer: object, passed: bool) -> None:
+    [verdict] = grade_math([completion], [answer])
+    assert verdict.passed == passed, verdict.reason
+
+
 WORKER = """
 import json, os, sys, time
 print('"ready"', flush=True)

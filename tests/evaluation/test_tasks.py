@@ -1,11 +1,9 @@
-"""Tasks: the world, local files, benchmarks in their own formats, and lm-eval's."""
+"""Tasks: the world, local files, and benchmarks in their own formats."""
 
 import json
-import random
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -13,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from sandboxes import needs_bubblewrap
 
-from effopd.errors import ConfigurationError, DataError, EffOPDError, UnsupportedError
+from effopd.errors import DataError, EffOPDError
 from effopd.evaluation import Task, load_task
 from effopd.evaluation.benchmarks import BENCHMARKS, BOXED
 from effopd.evaluation.tasks import DEFAULT_WORLD_PROBLEMS
@@ -91,15 +89,6 @@ ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "codeforces": (CODEFORCES, ADD, "```python\nprint(3)\n```"),
     "taco": (TACO, ADD, "```python\nprint(3)\n```"),
 }
-
-
-class FewTasks:
-    """Stands for lm-eval's index, which takes seconds to read."""
-
-    all_subtasks: ClassVar[list[str]] = ["gsm8k", "gsm8k_cot"]
-
-    def __init__(self, include_defaults: bool) -> None:
-        assert include_defaults
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -242,6 +231,13 @@ def test_wrong_arguments(name: str, keywords: dict[str, Any], message: str) -> N
         ('["a"]\n', "row 1: got a list"),
         ("", "no rows"),
         ("{\n\n", "is not JSON"),
+        ('{"prompt": "a", "answer": "1"}\n{"prompt": "b", "ans', "line 2 is not JSON"),
+        *(
+            (f'{{"prompt": "a", "answer": {answer}}}\n', f"row 1: answer: got {got}")
+            for answer, got in (("NaN", "nan"), ("1e999", "inf"), ("[1]", "a list"), ("true", "a bool"))
+        ),
+        (r'{"prompt": "a", "answer": "\\boxed{}"}', "row 1: answer: it is empty"),
+        ('{"prompt": "a", "answer": ' + "1" * 5000 + "}", "line 1 is not JSON"),
     ],
 )
 def test_wrong_files(text: str, message: str, tmp_path: Path) -> None:
@@ -249,6 +245,30 @@ def test_wrong_files(text: str, message: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         load_task(str(path))
+
+
+def test_unusual_line_ends_within_text_are_text(tmp_path: Path) -> None:
+    path, prompt = tmp_path / "rows.jsonl", "a\u2028b\u2029c\x85d"
+    path.write_text(json.dumps({"prompt": prompt, "answer": "1"}, ensure_ascii=False) + "\r\n\n", encoding="utf-8")
+    assert load_task(str(path)).prompts == [prompt]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("math500", {"problem": None}, "row 1: problem: got None, expected text"),
+        ("math500", {"problem": " "}, "row 1: problem: got ' ', expected text"),
+        ("math500", {"answer": None}, "row 1: answer: got a NoneType"),
+        ("math500", {"answer": "$$"}, "row 1: answer: it is empty"),
+        ("aime26", {"answer": float("nan")}, "row 1: answer: got nan"),
+        ("gsm8k", {"answer": "It is 7."}, "row 1: answer: there is no ####"),
+        ("gsm8k", {"answer": "It is 7. ####"}, "row 1: answer: it is empty"),
+    ],
+)
+def test_rows_without_a_problem_or_an_answer(name: str, row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [ROWS[name][0] | row])
+    with pytest.raises(DataError, match=message):
+        load_task(name, data=path)
 
 
 def test_a_row_that_is_not_the_benchmarks(tmp_path: Path) -> None:
@@ -259,58 +279,3 @@ def test_a_row_that_is_not_the_benchmarks(tmp_path: Path) -> None:
         load_task("mbpp", data=write(path, [MBPP | {"test_list": ["double(2)"]}]))
     with pytest.raises(DataError, match="got 0 prompts"), pytest.warns(UserWarning, match="left out"):
         load_task("codeforces", data=write(path, [CODEFORCES | {"official_tests": None}]))
-
-
-class TestLMEval:
-    """A task file of lm-eval with its gsm8k's prompts and scoring, and local data."""
-
-    @pytest.fixture
-    def task_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        lm_eval = pytest.importorskip("lm_eval")
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-        rows = [{"question": f"What is {n} + 1?", "answer": f"{n} + 1 = {n + 1}\n#### {n + 1}"} for n in range(4)]
-        data = write(tmp_path / "gsm8k.jsonl", rows)
-        path = tmp_path / "local.yaml"
-        gsm8k = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml"
-        path.write_text(
-            f"include: {gsm8k}\ntask: gsm8k_local\ndataset_path: json\ndataset_name: null\nnum_fewshot: 1\n"
-            f"dataset_kwargs:\n  data_files:\n    train: {data}\n    test: {data}\n"
-        )
-        return path
-
-    def test_prompts_and_scoring_are_its_own(self, task_file: Path) -> None:
-        state = random.getstate()
-        task = load_task(f"lm-eval:{task_file}", limit=3)
-        assert random.getstate() == state
-        assert task.prompts == load_task(f"lm-eval:{task_file}", limit=3).prompts
-        assert [prompt.rpartition("\n\n")[2] for prompt in task.prompts] == [
-            f"Question: What is {n} + 1?\nAnswer:" for n in range(3)
-        ]
-        assert all(prompt.count("####") == 1 for prompt in task.prompts)
-        verdicts = task.grader(
-            ["It is one. #### 1", "#### 2\n\nQuestion: and? #### 7", "the answer is 3"], task.answers
-        )
-        assert [verdict.passed for verdict in verdicts] == [True, True, False]
-        assert verdicts[2].reason == "wrong answer: exact_match,strict-match 0, exact_match,flexible-extract 1"
-
-    @pytest.mark.parametrize(
-        ("line", "message"),
-        [("output_type: multiple_choice", "is scored by multiple_choice"), ("unsafe_code: true", "without a sandbox")],
-    )
-    def test_what_cannot_be_sampled_or_run(self, task_file: Path, line: str, message: str) -> None:
-        task_file.write_text(f"{task_file.read_text()}{line}\n")
-        with pytest.raises(UnsupportedError, match=message):
-            load_task(f"lm-eval:{task_file}")
-
-    def test_no_such_task(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("lm_eval")
-        with pytest.raises(DataError, match=r"lm-eval:nothing.yaml: cannot be loaded"):
-            load_task("lm-eval:nothing.yaml")
-        monkeypatch.setattr("lm_eval.tasks.TaskManager", FewTasks)
-        with pytest.raises(ConfigurationError, match="no task 'gsm8'; expected one such as gsm8k, gsm8k_cot"):
-            load_task("lm-eval:gsm8")
-
-    def test_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
-        with pytest.raises(UnsupportedError, match=r"pip install 'effopd\[lm-eval\]'"):
-            load_task("lm-eval:gsm8k")

@@ -1,5 +1,6 @@
 """Tests of problems are checked before anything runs."""
 
+import math
 from typing import Any
 
 import pytest
@@ -30,6 +31,9 @@ def test_stdin() -> None:
         ("try:\n    sum('')\nexcept ValueError:\n    pass\nassert sum(1, 2) == 3", ("sum",), {}),
         ("from solution import f\nassert f(1) == 2", (), {}),
         ("import solution\nassert solution.f(1) == 2", (), {}),
+        ("from solution import f\nassert abs(f(1) - 1) < 1e-6", (), {}),
+        ("import solution\nassert all([solution.f(1) == 1])", (), {}),
+        ("from solution import sum\nassert sum(1, 2) == 3", (), {}),
         ("class A:\n    def m(self):\n        return f(1)\nassert A().m() == 2", ("f",), {}),
         ("def g():\n    global state\n    state = 1\ng()\nassert f(state)", ("f",), {}),
         ("from unittest import *\nclass T(TestCase):\n    def test(self): self.assertEqual(f(1), 2)", None, {}),
@@ -60,11 +64,17 @@ def test_names_that_the_program_has_to_define(
         ({"stdin": [CASE], "time_limit_s": -1}, "above 0"),
         ({"stdin": [CASE], "time_limit_s": True}, "expected a number"),
         ({"stdin": [CASE], "memory_limit_mb": 1}, "at least 32"),
+        ({"stdin": [CASE], "memory_limit_mb": 1e15}, "at most 1048576"),
+        ({"stdin": [CASE], "memory_limit_mb": math.inf}, "expected a number"),
+        ('{"stdin": [], "time_limit_s": ' + "9" * 5000 + "}", "not JSON"),
         ({"unit": ""}, "expected Python source"),
         ({"unit": ["assert f()"]}, "expected Python source"),
         ({"unit": "assert f( == 1"}, "not Python"),
         ({"unit": "print(f(1) == 2)"}, "asserts nothing"),
         ({"unit": "assert 1 == 1"}, "uses no name"),
+        ({"unit": "import math\nassert abs(math.pi - 3) < 1"}, "uses no name.*from solution import"),
+        ({"unit": "assert abs(math.pi) < 4"}, "uses no name"),
+        ({"unit": "assert __import__('solution').f(1) == 2"}, "uses no name"),
         ({"unit": "assert len(sum(1, 2)) == 3"}, "uses no name"),
         ({"unit": "def check(candidate):\n    assert candidate(1) == 2"}, "never calls it"),
     ],

@@ -1,6 +1,7 @@
 """Intervened models on disk: whole, loadable, recorded, and nothing left of one that failed."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,13 @@ def test_an_adapter(llama: Path, tmp_path: Path) -> None:
     assert torch.allclose(bottom[name].double(), expected, rtol=2**-8, atol=1e-6)
     assert all(torch.equal(merged[other], base[other]) for other in base.keys() - {name})
     AutoTokenizer.from_pretrained(tmp_path / "top")
+
+
+def test_an_adapter_of_an_embedding_that_is_the_head_too(qwen3: Path, llama: Path, tmp_path: Path) -> None:
+    for number, base in enumerate((qwen3, llama)):  # llama's head is its own: no warning
+        adapter = write_adapter(base, tmp_path / f"adapter{number}", "model.embed_tokens")
+        with pytest.warns(UserWarning, match="the output head too") if base == qwen3 else nullcontext():
+            intervene(base, adapter, [Scale(1)], tmp_path / str(number))
 
 
 def test_heads_stored_by_one_model_only(qwen3: Path, trained_qwen3: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """`effopd intervene` as a person meets it."""
 
+import errno
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,39 @@ def test_wrong_usage(
     err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "message"),
+    [
+        (signal.SIGTERM, 143, "interrupted. Nothing was written."),
+        (signal.SIGINT, 130, "interrupted. Nothing was written."),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "'x'. Nothing was written."),
+    ],
+)
+def test_an_end_before_time_leaves_nothing(
+    llama: Path,
+    trained_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    what: Any,
+    code: int,
+    message: str,
+) -> None:
+    def save(tensors: Any, file: Path) -> None:
+        file.touch()
+        if isinstance(what, OSError):
+            raise what
+        signal.raise_signal(what)
+
+    monkeypatch.setattr("effopd.checkpoints.writer.save_tensors", save)
+    before = signal.getsignal(signal.SIGTERM)
+    common = ["--base", llama, "--trained", trained_llama, "--out", tmp_path / "out"]
+    assert status_of("intervene", "scale", "--alpha", 0.5, *common) == code
+    assert message in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
     assert not list(tmp_path.iterdir())
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints.tiny_pairs import load_tensors, write_raw
+from checkpoints.tiny_pairs import load_tensors, tiny_mixtral, write_raw, write_tiny, write_trained
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from effopd.checkpoints import open_model
 from effopd.errors import ConfigurationError, DataError, UnsupportedError
@@ -59,6 +59,48 @@ def test_it_has_the_weights_that_are_written(models: str, request: pytest.Fixtur
         with live.intervened(*plan):
             assert_same(state(model), written)
         assert_same(state(model), before)
+
+
+NEOX = GPTNeoXConfig(
+    vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, bos_token_id=0
+)
+
+
+@pytest.mark.parametrize("config", [tiny_mixtral(), NEOX], ids=["fused experts", "other names"])
+def test_parameters_that_are_stored_in_another_form(config: Any, tmp_path: Path) -> None:
+    base = write_tiny(config, tmp_path / "base")
+    trained = write_trained(base, tmp_path / "trained")
+    model = load(trained)
+    before, in_memory = state(model), dict(load(base).named_parameters())
+    assert not before.keys() <= open_model(base).tensors.keys()
+    norms = update_norms(base, base)
+    for number, live in enumerate((LiveModel(model, base), LiveModel(model, load_tensors(base)))):
+        for plan in ([Scale(0.7)], [TopComponents(40)], [BottomComponents(33), NormMatch(norms, beta=0.4)]):
+            out = tmp_path / f"{number}{len(list(tmp_path.iterdir()))}"
+            intervene(base, trained, plan, out)
+            with live.intervened(*plan):
+                assert_same(state(model), state(load(out)))
+            assert_same(state(model), before)
+    with LiveModel(model, in_memory).intervened(Scale(0)):
+        assert_same(state(model), state(load(base)))
+
+
+def test_a_model_may_be_moved(llama: Path, trained_llama: Path) -> None:
+    model = load(trained_llama)
+    live, before = LiveModel(model, llama), state(model)
+    with live.intervened(Scale(0.5)):
+        for parameter in model.parameters():  # as model.to(device) does
+            parameter.data = parameter.data.clone()
+    assert_same(state(model), before)
+
+
+def test_what_is_not_stored_as_a_part_is_refused(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reordered(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.flip(0) for name, tensor in state.items()}
+
+    monkeypatch.setattr("transformers.core_model_loading.revert_weight_conversion", reordered)
+    with pytest.raises(UnsupportedError, match=r"LlamaForCausalLM holds 21 parameters in another form .*on disk"):
+        LiveModel(load(llama), llama)
 
 
 def test_a_block_that_raises_restores_too(llama: Path, trained_llama: Path) -> None:

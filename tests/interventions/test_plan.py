@@ -50,6 +50,10 @@ def test_a_plan(tmp_path: Path) -> None:
         ("[]", "expected a list such as"),
         ("scale: {alpha: 1}", "expected a list"),
         ("- : :", "is not YAML"),
+        (
+            "- scale: {alpha: 1,\n  alpha: 0.5}",
+            "the key 'alpha' is there twice; expected it once\n  in \"<unicode string>\", line 2",
+        ),
         ("- 3", "entry 1: got 3; expected one kind with its fields"),
         ("- scale: {alpha: 1}\n  top: {percent: 3}", "expected one kind"),
         ("- scale: {alpha: 1}\n- fly", f"entry 2: Got the intervention 'fly'; expected one of {', '.join(KINDS)}"),

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from effopd.checkpoints.rounding import round_to
 from effopd.errors import DataError
 from effopd.interventions import add_scaled
-from effopd.interventions.scale import round_to
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 

@@ -18,7 +18,7 @@ from effopd.report.figures import FIGURES
 from effopd.report.payload import make_payload, script_json
 from effopd.report.records import module_group, read_records
 from effopd.report.series import MAX_POINTS, log_spaced, over_training, read_spectra, representatives, update_norms
-from effopd.report.tables import NONE, make_tables, number, tables_markdown
+from effopd.report.tables import NONE, _spread, make_tables, number, tables_markdown
 
 
 def tables_of(out: Path) -> dict:
@@ -96,6 +96,22 @@ def test_every_kind_of_analysis_makes_a_report(plan: Fabricated, tmp_path: Path)
     assert "NaN" not in script_json(payload_of(out))
     assert page.count("<figure ") + page.count('class="absent"') == 11
     assert page.count('class="absent"') == 0 or "Not drawn: " in page
+
+
+def test_matrices_that_stand_still_or_have_no_trajectory(tmp_path: Path) -> None:
+    out = fabricate(tmp_path / "out", Fabricated(layers=2))
+    paths, updates = (pd.read_parquet(out / f"{name}.parquet") for name in ("trajectories", "updates"))
+    still = (paths["run"] == "rl") & ~paths["parameter"].str.contains("q_proj")
+    paths.loc[still, ["pc1", "pc2"]] = 0.0
+    paths.loc[still, ["tsne1", "tsne2"]] = np.nan
+    paths[still | (paths["run"] == "opd")].to_parquet(out / "trajectories.parquet")
+    updates.loc[updates["run"] == "rl", "trajectory_evr"] = np.nan
+    updates.to_parquet(out / "updates.parquet")
+    write_report(out)
+    text = (out / "figures" / "trajectory.svg").read_text()
+    for note in ("EVR", "does not move", "no trajectory"):
+        assert note in text
+    assert {each["evr"] for each in payload_of(out)["trajectories"]} == {0.85, None}
 
 
 def test_a_single_checkpoint_is_said_instead_of_drawn(tmp_path: Path) -> None:
@@ -194,6 +210,21 @@ def test_unmoved_matrices_count_in_norms_and_not_in_ratios(tmp_path: Path) -> No
     (row,) = tables_of(out)["spectral"].rows
     assert row[2:] == ("14", "14", NONE, "0 ± 0", NONE, "0 ± 0", "0 ± 0")
     assert any("exactly as in the base" in row[0] and row[1] == "14" for row in tables_of(out)["unknown"].rows)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([1, 1 - 9e-9], "1.0000 ± 0.0000"),
+        ([12345.6, 12345.7], "12,346 ± 0"),
+        ([1, 1.001], "1.000 ± 7.07e-04"),
+        ([-0.3, 0.3], "0 ± 0.424"),
+        ([2e-9, 2e-9 + 1e-15], "2.000e-09 ± 7.07e-16"),
+        ([0.5], "0.5000"),
+    ],
+)
+def test_spreads_below_what_is_printed_are_zero(values: list[float], text: str) -> None:
+    assert _spread(pd.Series(values)) == text
 
 
 def test_module_shares_add_up_and_the_least_moved_comes_first(tmp_path: Path) -> None:

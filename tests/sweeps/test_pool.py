@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from effopd.errors import CheckpointError
+from effopd.errors import CheckpointError, UnsupportedError
 from effopd.sweeps import Cell, execute
 from effopd.sweeps.execute import Finished
-from effopd.sweeps.worker import Outcome, Settings
+from effopd.sweeps.worker import Outcome, Settings, Worker
 
 
 class WorkerDiedError(Exception):
@@ -128,6 +128,21 @@ def test_workers_that_all_die_at_their_start_end_the_sweep(monkeypatch: pytest.M
         raise WorkerDiedError("no module named effopd\nand more")
 
     with pytest.raises(CheckpointError, match=r"5 workers in a row died .* the last: no module named effopd\. Is"):
+        work(monkeypatch, behave)
+
+
+def test_a_worker_without_its_gpu_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def behave(worker: int, cell: Cell | None) -> Any:
+        try:
+            return Worker(Settings("base", device="cuda")).ready()
+        except UnsupportedError as error:
+            failure = WorkerDiedError("its traceback")
+            failure.cause = error  # type: ignore[attr-defined]
+            raise failure from error
+
+    with pytest.raises(CheckpointError, match=r"the last: torch .* finds no CUDA device on"):
         work(monkeypatch, behave)
 
 

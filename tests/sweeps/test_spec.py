@@ -77,6 +77,9 @@ def test_files_are_read_and_their_errors_name_them(tmp_path: Path) -> None:
     path.write_text("base: [")
     with pytest.raises(ConfigurationError, match=r"spec\.yaml cannot be read as YAML"):
         read_spec(path)
+    path.write_text("runs: {a: x, a: y}")
+    with pytest.raises(ConfigurationError, match=r"(?s)spec\.yaml cannot be .* key 'a' is there twice.* line 1"):
+        read_spec(path)
     path.write_text("- 1")
     with pytest.raises(ConfigurationError, match=r"spec\.yaml: got list; expected fields"):
         read_spec(path)

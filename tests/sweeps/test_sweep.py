@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from checkpoints.tiny_pairs import tiny_mixtral, write_tiny, write_trained
 from sweeps.short_runs import make, write_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -139,7 +140,7 @@ def test_results_that_were_not_gathered_yet_count(root: Path, tmp_path: Path, mo
 
 @pytest.mark.parametrize(
     ("changes", "what"),
-    [({"limit": 9}, "limit"), ({"seeds": [0, 1]}, "seeds"), ({"runs": {"GRPO": "grpo-0"}}, "runs")],
+    [({"limit": 9}, "limit"), ({"temperature": 0.5}, "temperature"), ({"runs": {"GRPO": "grpo-0"}}, "runs")],
 )
 def test_another_sweep_in_the_same_directory_is_refused(
     root: Path, tmp_path: Path, changes: dict[str, Any], what: str
@@ -150,6 +151,23 @@ def test_another_sweep_in_the_same_directory_is_refused(
         sweep(make(root, **changes), out, workers=1)
     with pytest.raises(CheckpointError, match="not empty and holds no sweep"):
         sweep(spec, root, workers=1)
+
+
+def test_a_sweep_may_want_more_and_other_cells(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = ({"preset": "intervention", "name": name, "kind": "scale", "vary": "alpha"} for name in ("a", "b"))
+    spec, out = make(root, runs={"OPD": "opd-0"}, sweeps=[one | {"values": [0.5, 1]}]), tmp_path / "out"
+    sweep(spec, out, workers=1)
+    before, calls = rows(out), counted(monkeypatch)
+    changed = {"runs": {"OPD": "opd-0", "GRPO": "grpo-0"}, "sweeps": [other | {"values": [0.5, 2]}], "seeds": [0, 1]}
+    sweep(make(root, **changed), out, workers=1)
+    assert len(calls) == 7  # alpha, run and seed, without the one that was there
+    found = rows(out)
+    assert set(found["sweep"]) == {"b"} and len(found) == 8
+    old, taken_over = (frame[(frame["run"] == "OPD") & (frame["value"] == 0.5)] for frame in (before, found))
+    assert old["mean"].item() == taken_over[taken_over["seed"] == 0]["mean"].item()
+    sweep(make(root, runs=changed["runs"], sweeps=spec.to_json()["sweeps"]), out, workers=1)
+    assert len(calls) == 8  # alpha 1 of the new run; all others are known
+    assert rows(out)[lambda frame: frame["run"] == "OPD"].reset_index(drop=True).equals(before)
 
 
 def test_a_checkpoint_that_has_changed_since_is_noticed(tmp_path: Path) -> None:
@@ -190,9 +208,30 @@ def test_what_cannot_work_is_refused_at_once(root: Path, tmp_path: Path, monkeyp
         sweep(make(root, tasks=["worlds"]), tmp_path / "out", workers=1)
     with pytest.raises(ConfigurationError, match="Got 1 workers with -1 GPUs"):
         sweep(make(root), tmp_path / "out", workers=1, gpus_per_worker=-1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match=r"Got 1 GPUs per worker, and torch .* no CUDA device"):
+        sweep(make(root, tasks=["worlds"]), tmp_path / "out", gpus_per_worker=1)
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UnsupportedError, match=r"pip install 'effopd\[ray\]'.*--workers 1"):
         sweep(make(root), tmp_path / "out", workers=2)
+
+
+def test_experts_that_are_fused_in_memory(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base_dir())
+    base = write_tiny(tiny_mixtral(len(tokenizer)), tmp_path / "base")
+    tokenizer.save_pretrained(base)
+    write_trained(base, tmp_path / "run" / "checkpoint-1", seed=1)
+    final = write_trained(base, tmp_path / "run" / "checkpoint-2", seed=2)
+    sweeps = [{"preset": "sliding_window", "modules": ["mlp"], "values": [0]}, "norm_matching"]
+    spec = make(tmp_path, base=str(base), runs={"a": "run"}, sweeps=sweeps, limit=2, max_values=1)
+    assert sweep(spec, tmp_path / "out", workers=1).failed == []
+    pair, found = open_pair(base, final), rows(tmp_path / "out")
+    norm = math.hypot(*(float(pair.delta(name).norm()) for name in pair.names))
+    matched = found[(found["kind"] == "norm-match") & (found["checkpoint"] == 0)]
+    assert matched["update_norm"].to_list() == pytest.approx([norm], rel=1e-2)  # bf16
+    experts = [name for name in pair.names if "block_sparse_moe" in name]
+    expected = math.hypot(*(float(pair.delta(name).norm()) for name in experts))
+    assert found[found["kind"] == "mlp"]["layer_norm"].to_list() == pytest.approx([expected])
 
 
 def test_a_lora_adapter_is_a_run_too(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from updates.runs_on_disk import MATRICES, matrix, write_run
+from updates.runs_on_disk import MATRICES, matrix, random_tensors, write, write_run
 
 from effopd.updates.assemble import write_tables
 from effopd.updates.jobs import measure_runs
@@ -51,6 +51,7 @@ def test_alignment_is_that_of_the_updates(analysed) -> None:
     cosines = (lefts[0] * lefts[1]).sum(dim=0).abs()
     assert row.vector_alignment == pytest.approx(float(cosines.mean()), abs=1e-5)
     assert row.first_vector_cosine == pytest.approx(float(cosines[0]), abs=1e-5)
+    assert row.num_vectors == len(cosines)
 
 
 def test_trajectories_have_both_pictures_where_there_are_enough_checkpoints(analysed) -> None:
@@ -65,6 +66,24 @@ def test_trajectories_have_both_pictures_where_there_are_enough_checkpoints(anal
     evr = table[(table.run == "long") & table.parameter.isin(MATRICES)].groupby("parameter").trajectory_evr
     assert evr.nunique().eq(1).all()
     assert table[table.run == "final"].trajectory_evr.isna().all()
+
+
+def test_a_direction_that_stands_still_is_a_point(tmp_path) -> None:
+    name, base = "model.layers.0.mlp.up_proj.weight", random_tensors(0)
+    base[name].zero_()  # so that the update is stored exactly up to float32
+    update = torch.outer(torch.randn(40), torch.randn(16))
+    for index in range(1, 6):
+        moved = {key: tensor + 0.1 * random_tensors(index)[key] for key, tensor in base.items()}
+        write(tmp_path / "run" / f"checkpoint-{index}", moved | {name: index * update})
+    out = tmp_path / "out"
+    write_tables(measure_runs(write(tmp_path / "base", base), {"run": tmp_path / "run"}, out), out)
+    rows = pd.read_parquet(out / "updates.parquet").query("parameter == @name")
+    assert rows.first_vector_cosine.to_numpy() == pytest.approx(1)
+    assert rows.trajectory_evr.isna().all()
+    assert rows.num_vectors.eq(1).all()
+    path = pd.read_parquet(out / "trajectories.parquet").query("parameter == @name")
+    assert (path[["pc1", "pc2"]] == 0).all(axis=None)
+    assert path.tsne1.isna().all()
 
 
 def test_spectra_are_gathered_by_checkpoint(analysed) -> None:

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import shutil
 from dataclasses import asdict
@@ -6,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from updates.runs_on_disk import MATRICES, matrix, random_tensors, write, write_run
 
 from effopd.errors import CheckpointError, ConfigurationError, DataError
 from effopd.updates import compare
-from effopd.updates.jobs import measure_runs, vectors_file
+from effopd.updates.jobs import PROGRESS, measure_runs, save_tensors, vectors_file
 
 
 class Counter:
@@ -79,6 +81,47 @@ def test_a_killed_worker_costs_only_what_it_was_doing(tmp_path: Path) -> None:
     assert 0 < counter.done < len(again)
 
 
+def test_a_torn_last_line_costs_one_matrix_once(tmp_path: Path) -> None:
+    base, run, _ = write_run(tmp_path, 1)
+    whole = measure_runs(base, {"run": run}, tmp_path / "out")
+    progress = tmp_path / "out" / PROGRESS
+    lines = progress.read_text().splitlines(keepends=True)
+    progress.write_text("".join(lines[:4]) + lines[4][:50])
+    for left in (len(lines) - 4, 0):
+        counter = Counter()
+        assert measure_runs(base, {"run": run}, tmp_path / "out", on_job=counter) == whole
+        assert counter.done == left
+
+
+def test_matrices_whose_vectors_are_gone_or_damaged_are_measured_again(tmp_path: Path) -> None:
+    base, run, _ = write_run(tmp_path, 1)
+    whole = measure_runs(base, {"run": run}, tmp_path / "out")
+    gone, damaged, cut = (vectors_file(tmp_path / "out", "run", 0, name) for name in MATRICES[:3])
+    contents = [path.read_bytes() for path in (gone, damaged, cut)]
+    gone.unlink()
+    damaged.write_bytes(b"half of a file")
+    cut.write_bytes(contents[2][:-8])
+    counter = Counter()
+    assert measure_runs(base, {"run": run}, tmp_path / "out", on_job=counter) == whole
+    assert counter.done == 3
+    assert [path.read_bytes() for path in (gone, damaged, cut)] == contents
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"), [("No space left on device (os error 28)", errno.ENOSPC), ("something else", None)]
+)
+def test_what_cannot_be_written_is_an_os_error_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, code: int | None
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SafetensorError(f"Error while serializing: I/O error: {reason} at path x")
+
+    monkeypatch.setattr("effopd.checkpoints.writer.save_file", fail)
+    with pytest.raises(OSError, match=r"x\.safetensors") as caught:
+        save_tensors({"x": torch.ones(3)}, tmp_path / "x.safetensors")
+    assert caught.value.errno == code
+
+
 def test_a_run_that_has_grown_and_a_further_run_are_added(tmp_path: Path) -> None:
     base, run, states = write_run(tmp_path, 2)
     measure_runs(base, {"run": run}, tmp_path / "out")
@@ -112,6 +155,17 @@ def test_a_directory_with_other_things_in_it_is_left_alone(tmp_path: Path) -> No
     base, run, _ = write_run(tmp_path, 1)
     with pytest.raises(CheckpointError, match="not empty"):
         measure_runs(base, {"run": run}, run)
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="is a file"):
+        measure_runs(base, {"run": run}, tmp_path / "file")
+
+
+def test_patterns_that_match_nothing_or_everything_are_refused(tmp_path: Path) -> None:
+    base, run, _ = write_run(tmp_path, 1)
+    for pattern, message in (("self_atn", r"no tensor's name matches 'self_atn'; .*lm_head"), (".", "nothing to anal")):
+        with pytest.raises(ConfigurationError, match=message):
+            measure_runs(base, {"run": run}, tmp_path / "out", ignore=["lm_head", pattern])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "a\nb"])

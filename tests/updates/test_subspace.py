@@ -119,6 +119,11 @@ def test_trajectory_of_noise_and_of_rest():
     assert trajectory(normal(10, 500)).explained_variance_ratio < 0.5
     assert trajectory(torch.ones(4, 5)).explained_variance_ratio is None
     assert trajectory(torch.ones(1, 5)).coordinates.tolist() == [[0, 0]]
+    turned = orthonormal(500, 1).mT + 1e-9 * normal(6, 500)  # by less than float32 resolves
+    rounded = trajectory(turned.float())
+    assert rounded.explained_variance_ratio is None
+    assert not rounded.coordinates.any()
+    assert trajectory(turned + 1e-7 * normal(6, 500)).explained_variance_ratio < 0.9
     with pytest.raises(DataError, match="checkpoints"):
         trajectory(torch.ones(5))
 

@@ -1,13 +1,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from effopd.errors import DataError
-from effopd.updates.tokens import write_embedding_tables
+from effopd.updates.tokens import tokens_of, write_embedding_tables
 from effopd.world import base_dir
 
 TEXT = "7*3+4="
@@ -31,12 +32,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory):
 def test_the_shift_of_the_tokens_of_a_text(pair, tmp_path: Path) -> None:
     base, trained, ids = pair
     (tmp_path / "text").write_text(TEXT * 3)
-    write_embedding_tables(base, {"run": trained}, tmp_path, text=tmp_path / "text")
+    write_embedding_tables(base, {"run": trained}, tmp_path, wanted=tokens_of(tmp_path / "text", base))
     table = pd.read_parquet(tmp_path / "embeddings.parquet").set_index("parameter")
     row = table.loc["model.embed_tokens.weight"]
     assert (row.num_tokens, row.num_undefined) == (len(set(TEXT)), 1)
     assert row["mean"] == pytest.approx((len(set(TEXT)) - 2 - 1) / (len(set(TEXT)) - 1))
-    assert row.p05 == pytest.approx(-1)
+    cosines = [-1, *[1] * (len(set(TEXT)) - 2)]
+    assert list(row[["p05", "median", "p95"]]) == pytest.approx(np.quantile(cosines, [0.05, 0.5, 0.95]))
     assert table.loc["lm_head.weight", "mean"] == pytest.approx(1)
     tokens = pd.read_parquet(tmp_path / "embedding_tokens.parquet")
     tokens = tokens[tokens.parameter == "model.embed_tokens.weight"].set_index("token_id")
@@ -66,18 +68,19 @@ def test_no_tokenizer_is_needed_without_a_text(pair, tmp_path: Path) -> None:
         (bare / name).write_bytes((base / name).read_bytes())
     write_embedding_tables(bare, {"run": trained}, tmp_path)
     assert set(pd.read_parquet(tmp_path / "embedding_tokens.parquet").token) == {""}
+    with pytest.raises(DataError, match="absent"):
+        tokens_of(tmp_path / "absent", bare)
     (tmp_path / "text").write_text(TEXT)
     with pytest.raises(DataError, match="no tokenizer"):
-        write_embedding_tables(bare, {"run": trained}, tmp_path, text=tmp_path / "text")
+        tokens_of(tmp_path / "text", bare)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\xfa", None])
-def test_texts_without_tokens_are_refused(pair, tmp_path: Path, content: bytes | None) -> None:
-    base, trained, _ = pair
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\xfa", TEXT.encode() + b"\n", None])
+def test_texts_that_are_no_tokens_are_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "text").write_bytes(content)
     with pytest.raises(DataError, match="text"):
-        write_embedding_tables(base, {"run": trained}, tmp_path, text=tmp_path / "text")
+        tokens_of(tmp_path / "text", base_dir())
 
 
 def test_a_model_against_itself_has_not_moved(tmp_path: Path) -> None:

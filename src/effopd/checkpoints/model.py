@@ -228,4 +228,9 @@ def _weight_map(directory: Path) -> dict[str, str]:
     weight_map = read_json(directory / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DataError(f"{directory / INDEX} has no weight_map. Copy or download it again.")
+    if wrong := [f"{name}: {shard!r}" for name, shard in weight_map.items() if not isinstance(shard, str)]:
+        raise DataError(
+            f"{directory / INDEX}: its weight_map has {len(wrong)} values that are no file names: {listing(wrong, 3)}. "
+            "Copy or download it again."
+        )
     return weight_map

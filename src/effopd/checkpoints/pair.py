@@ -10,6 +10,7 @@ import torch
 
 from effopd.checkpoints.lora import LoraFactors, open_adapter
 from effopd.checkpoints.model import ModelReader, natural_order, open_model, split_expert, untie
+from effopd.checkpoints.rounding import round_to
 from effopd.checkpoints.source import listing, resolve, weights_kind
 from effopd.errors import ConfigurationError, DataError
 from effopd.parameters import OTHER, locate
@@ -70,7 +71,7 @@ class Pair:
         self._shape(name)
         base, trained = self.base.read(name), self.trained.read(name)
         if name in self.lora:
-            trained = self.lora[name].delta(tuple(trained.shape)).add_(trained).to(trained.dtype)
+            trained = round_to(self.lora[name].delta(tuple(trained.shape)).add_(trained), trained.dtype)
         return base, trained
 
     def delta(self, name: str, *window: slice) -> torch.Tensor:
@@ -221,6 +222,6 @@ def _check_match(base: ModelReader, trained: ModelReader, lora: dict[str, LoraFa
         if any(_SEPARATE.search(name) for name in one) and any(_FUSED.search(name) for name in two):
             lines.append("One stores projections or experts fused, the other separately: save both by the same class.")
     if any(locate(entry.split(" ")[0]).kind in ("embedding", "lm_head") for entry in shapes):
-        lines.append("The embedding was resized: compare with a base resized in the same way, or leave it out.")
-    lines.append("Pass the base that training started from, or patterns of the names to leave out as `ignore`.")
+        lines.append("The embedding was resized: pass a base resized in the same way.")
+    lines.append("Pass the base that training started from. An analysis can leave tensors out too: `ignore`, patterns.")
     raise DataError("\n".join(lines))

@@ -1,11 +1,13 @@
 """New model directories, written shard by shard and put in place only when they are complete."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from effopd.checkpoints.model import ModelReader, open_model
@@ -38,6 +40,7 @@ def write_model(
 
     Raises:
         DataError: `out` is not empty, `like` is no model, or the tensors are not those of `like`.
+        OSError: It cannot be written, the disk being full for instance.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -56,6 +59,26 @@ def write_model(
     return out
 
 
+def save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write a safetensors file.
+
+    Args:
+        tensors: By name, on the CPU and contiguous.
+        file: Written in place; not atomically.
+
+    Raises:
+        OSError: It cannot be written, with the system's number: of safetensors's own error nobody would know that the
+            disk is full.
+    """
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise OSError(f"{file} cannot be written: {error}") from error
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(file)) from error
+
+
 def _write_tensors(
     directory: Path, tensors: Iterable[tuple[str, torch.Tensor]], reader: ModelReader, max_shard_bytes: int
 ) -> set[torch.dtype]:
@@ -67,7 +90,7 @@ def _write_tensors(
     size = total_size = 0
 
     def flush() -> None:
-        save_file(shard, directory / f"{len(shards)}.safetensors", metadata={"format": "pt"})
+        save_tensors(shard, directory / f"{len(shards)}.safetensors")
         shards.append(list(shard))
         shard.clear()
 

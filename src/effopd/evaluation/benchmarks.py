@@ -5,14 +5,15 @@ To add one, add a line to `BENCHMARKS`. A local file in the benchmark's own form
 
 import json
 import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from effopd.errors import DataError
 from effopd.evaluation.grade_code import grade_code
 from effopd.evaluation.grade_math import grade_math
 from effopd.evaluation.graders import grade_choice, grade_functions
+from effopd.evaluation.math_text import check_answer
 from effopd.evaluation.rows import Row
 from effopd.evaluation.verdict import Verdict
 
@@ -23,7 +24,6 @@ Convert = Callable[[Row, random.Random], tuple[str, Any] | str]
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 _LETTER = "Please reason step by step, and put the letter of your choice within \\boxed{}."
 _PROGRAM = "Write a Python program that reads from standard input and prints to standard output. End with the complete"
-_SCIENTIFIC = re.compile(r"([-+]?\d+(?:\.\d*)?)[eE]([-+]?\d+)")
 _FENCE = "```python\n...\n```"
 
 
@@ -52,11 +52,15 @@ def _mathematics(problem: str, answer: str, after: str | None = None) -> Convert
     """A problem whose answer is a column, or what follows the last occurrence of a mark in it."""
 
     def convert(row: Row, rng: random.Random) -> tuple[str, Any]:
-        text = str(row[answer])
-        text = text.rpartition(after)[2].strip() if after else text
-        if number := _SCIENTIFIC.fullmatch(text):  # Minerva's; as LaTeX, 4.5e33 would have Euler's number in it
-            text = rf"{number[1]} \times 10^{{{number[2]}}}"
-        return f"{row[problem]}\n\n{BOXED}", text
+        asked, expected = row[problem], row[answer]
+        if not isinstance(asked, str) or not asked.strip():
+            raise DataError(f"{problem}: got {asked!r}, expected text")
+        if after is not None:
+            _, mark, expected = str(expected).rpartition(after)
+            if not mark:
+                raise DataError(f"{answer}: there is no {after} before the final answer")
+        check_answer(expected)
+        return f"{asked}\n\n{BOXED}", str(expected).strip()
 
     return convert
 

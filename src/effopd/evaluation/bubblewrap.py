@@ -75,7 +75,7 @@ def find_bubblewrap() -> str:
     if path is None:
         raise UnsupportedError(
             "Code written by a model runs only in a sandbox, and bubblewrap (bwrap) is not installed. Install it"
-            " (apt install bubblewrap), or pass --unsafe to run the code with all your rights."
+            " (apt install bubblewrap). Only `effopd grade` can do without: --unsafe runs code with all your rights."
         )
     return path
 

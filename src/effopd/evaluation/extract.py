@@ -2,39 +2,55 @@
 
 import re
 
-_THINKING_END = "</think>"
-_FENCE = re.compile(r"^[ \t]*(?P<marks>`{3,}|~{3,})[ \t]*(?P<language>[^\s`]*)[^\n]*$", re.MULTILINE)
-_PYTHON = frozenset({"python", "py", "python3"})
+from effopd.evaluation.verdict import without_thinking
+
+_FENCE = re.compile(
+    r"(?:^(?P<indent>[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?)|(?<=[^\s`~])[ \t]*(?=```[ \t]*(?:python3?|py)[ \t]*$))"
+    r"(?P<marks>`{3,}|~{3,})[ \t]*(?P<language>[^\s`]*)[^\n`]*$",
+    re.MULTILINE | re.IGNORECASE,
+)
+_PYTHON = re.compile(r"\{?\.?py(?:thon)?(?:3[\d.]*)?(?:[:,}].*)?", re.IGNORECASE)
 
 
 def extract_code(text: str) -> str:
     """Find the program in a completion.
 
     What comes before the last `</think>` is dropped. Then the program is the last fenced block marked as Python
-    (`python`, `py`, `python3`); else the last block without a language; else, if no block is marked at all, the whole
-    text. A block that is never closed reaches to the end.
+    (`python`, `py`, `python3`, `{.python}`, ...); else the last block without a language; else, if there is no block,
+    the whole text. A block that is never closed reaches to the end. In a block that is indented, as in a list, so much
+    indentation is taken off every line.
 
     Returns:
         The program; empty where all blocks are of other languages, or nothing is left.
     """
-    text = text.rpartition(_THINKING_END)[2]
+    text = without_thinking(text.replace("\r\n", "\n"))
     blocks = _blocks(text)
-    for wanted in (_PYTHON, {""}):
-        matching = [content for language, content in blocks if language.lower() in wanted]
-        if matching:
-            return matching[-1]
-    return "" if blocks else text.strip()
+    marked = [content for language, content in blocks if _PYTHON.fullmatch(language)]
+    unmarked = [content for language, content in blocks if not language]
+    if blocks:
+        return (marked or unmarked or [""])[-1]
+    return text.strip()
 
 
 def _blocks(text: str) -> list[tuple[str, str]]:
     """Language and content of all fenced blocks."""
     blocks = []
     position = 0
+    without: set[str] = (
+        set()
+    )  # fences of which no more stand on a line of their own: from there, the end of one will do
     while opening := _FENCE.search(text, position):
         start = min(opening.end() + 1, len(text))
         marks = opening["marks"]
-        closing = re.compile(rf"^[ \t]*{re.escape(marks)}[ \t]*$", re.MULTILINE).search(text, start)
-        end = closing.start() if closing else len(text)
-        blocks.append((opening["language"], text[start:end]))
+        closing = None
+        if marks not in without:
+            closing = re.compile(rf"^[ \t]*{marks}[ \t]*$", re.MULTILINE).search(text, start)
+        if closing is None:
+            without.add(marks)
+            closing = re.compile(rf"(?<=[^\s`~]){marks}[ \t]*$", re.MULTILINE).search(text, start)
+        content = text[start : closing.start() if closing else len(text)]
+        if indent := len(opening["indent"] or ""):
+            content = re.sub(rf"^[ \t]{{1,{indent}}}", "", content, flags=re.MULTILINE)
+        blocks.append((opening["language"], content))
         position = closing.end() if closing else len(text)
     return blocks

@@ -1,7 +1,10 @@
 """Grading a file of saved completions, line by line, and continuing where an interruption stopped it."""
 
+import fcntl
 import json
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -10,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from effopd.errors import ConfigurationError, DataError
-from effopd.evaluation.bubblewrap import find_bubblewrap
 from effopd.evaluation.grade_code import iterate_code_verdicts
 from effopd.evaluation.grade_math import iterate_math_verdicts
 from effopd.evaluation.limits import Limits
+from effopd.evaluation.math_text import check_answer
 from effopd.evaluation.start import check_sandbox
 from effopd.evaluation.test_cases import Tests, parse_tests
 from effopd.evaluation.verdict import TIME_LIMIT, Verdict
@@ -64,13 +67,15 @@ def grade_file(
     A line has `completion`, a text or messages, and for mathematics `answer`, for code `tests` as `parse_tests` reads
     them; `time_limit_s` and `memory_limit_mb` may stand in `tests` or beside it. All lines are checked before the first
     one is graded. Verdicts go to a file beside `out` as they come, which takes the name `out` in the end. The lines
-    there, from an interruption with the same settings, are not graded again as long as they are those of `path`.
+    there, from an interruption with the same settings, are not graded again as long as they are those of `path`. The
+    settings stand in `OUT.settings`, which stays; no second grading can write while one holds it.
 
     Args:
         path: The completions.
         grader: `math` or `code`.
         out: The same lines in the same order, with `passed`, `reason` and `seconds` added (in place of those that
-            they have). If it is there already, and holds the lines of `path`, nothing is done.
+            they have). If it is there already, and holds the lines of `path` graded with these settings, nothing is
+            done.
         workers: How many lines to grade at a time; by default one per processor.
         time_s: Code: processor seconds for a run where the tests do not say.
         memory_mb: Code: MiB of memory for a run where the tests do not say.
@@ -78,7 +83,8 @@ def grade_file(
 
     Raises:
         ConfigurationError: An argument cannot be right.
-        DataError: A line is not as described, or `out` holds something else.
+        DataError: A line is not as described, or `out` holds something else, or is being written by another grading.
+        OSError: `out` cannot be written.
         UnsupportedError: There is no working sandbox.
     """
     if grader not in get_args(Grader):
@@ -88,35 +94,74 @@ def grade_file(
     given = {name: value for name, value in (("time_s", time_s), ("memory_mb", memory_mb)) if value is not None}
     limits = replace(Limits(), **given)  # type: ignore[arg-type]
     rows, tests = _read_rows(path, grader)
-    if out.exists():
-        graded = read_json_lines(out)
-        same = [_without_verdict(row) for row in graded] == [_without_verdict(row) for row in rows]
-        if not same or not all(_has_verdict(row) for row in graded):
-            raise DataError(f"{out} is there already, and not {path} graded. Move it away, or choose another.")
-        return _summarize(graded)
     settings = "math" if grader == "math" else f"code-{limits.time_s:g}s-{limits.memory_mb}mb{'-unsafe' * unsafe}"
-    partial = out.with_name(f"{out.name}.{settings}.partial")
-    graded = _matching_start(partial, rows)
-    left = range(len(graded), len(rows))
-    verdicts: Iterator[Verdict] = iter(())
-    completions = [rows[index]["completion"] for index in left]
-    if grader == "math":
-        answers = [rows[index]["answer"] for index in left]
-        verdicts = iterate_math_verdicts(completions, answers, workers=workers)
-    elif left:
-        if not unsafe:
-            find_bubblewrap()
-            check_sandbox()
-        remaining = [tests[index] for index in left]
-        verdicts = iterate_code_verdicts(completions, remaining, workers=workers, limits=limits, unsafe=unsafe)
-    with _progress() as progress:
-        task = progress.add_task(f"grading {path.name}", total=len(rows), completed=len(graded))
-        for index, verdict in zip(left, verdicts, strict=True):
-            graded.append(_with_verdict(rows[index], verdict))
-            append_json_line(partial, graded[-1])
-            progress.advance(task)
-    partial.replace(out)
+    if out.exists():
+        return _summarize(_read_finished(out, path, rows, settings))
+    if grader == "code" and not unsafe:
+        check_sandbox()
+    with _claim(out, settings):
+        partial = out.with_name(f"{out.name}.{settings}.partial")
+        graded = _matching_start(partial, rows)
+        left = range(len(graded), len(rows))
+        completions = [rows[index]["completion"] for index in left]
+        if grader == "math":
+            answers = [rows[index]["answer"] for index in left]
+            verdicts = iterate_math_verdicts(completions, answers, workers=workers)
+        else:
+            remaining = [tests[index] for index in left]
+            verdicts = iterate_code_verdicts(completions, remaining, workers=workers, limits=limits, unsafe=unsafe)
+        with _progress() as progress:
+            task = progress.add_task(f"grading {path.name}", total=len(rows), completed=len(graded))
+            for index, verdict in zip(left, verdicts, strict=True):
+                graded.append(_with_verdict(rows[index], verdict))
+                append_json_line(partial, graded[-1])
+                progress.advance(task)
+        if (num_lines := partial.read_bytes().count(b"\n")) != len(rows):
+            raise DataError(
+                f"{partial}: something else has written there: {num_lines} lines, expected {len(rows)}. Run this again."
+            )
+        partial.replace(out)
     return _summarize(graded)
+
+
+@contextmanager
+def _claim(out: Path, settings: str) -> Iterator[None]:
+    """Write the settings beside an output that is not there yet, and keep other gradings from writing it meanwhile."""
+    path = _settings_path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{out}: another grading is writing it. Wait for that one, or choose another.") from None
+        if out.exists():
+            raise DataError(f"{out}: another grading has just finished it. Run this again.")
+        file.truncate(0)
+        file.write(f"{settings}\n")
+        file.flush()
+        yield
+
+
+def _settings_path(out: Path) -> Path:
+    return out.with_name(f"{out.name}.settings")
+
+
+def _read_finished(out: Path, path: Path, rows: Sequence[Row], settings: str) -> list[Row]:
+    """The lines of an output that is there already, if they are what would be written now."""
+    if out.is_dir():
+        raise DataError(f"{out}: got a directory, expected the name of a file to write.")
+    graded = read_json_lines(out, may_be_cut=False)
+    same = [_without_verdict(row) for row in graded] == [_without_verdict(row) for row in rows]
+    if not same or not all(_has_verdict(row) for row in graded):
+        raise DataError(f"{out} is there already, and not {path} graded. Move it away, or choose another.")
+    beside = _settings_path(out)
+    before = beside.read_text(encoding="utf-8").strip() if beside.exists() else "unknown"
+    if before != settings:
+        raise DataError(
+            f"{out} is there already, and its settings ({beside.name}) are {before}, now {settings}. Move it away, or"
+            " choose another."
+        )
+    return graded
 
 
 def _read_rows(path: Path, grader: Grader) -> tuple[list[Row], list[Tests]]:
@@ -146,8 +191,10 @@ def _read_rows(path: Path, grader: Grader) -> tuple[list[Row], list[Tests]]:
 
 def _read_row(line: str, grader: Grader) -> Row:
     try:
-        row = json.loads(line, parse_constant=_refuse_constant)
-    except (json.JSONDecodeError, RecursionError) as error:
+        row = json.loads(line, parse_constant=_finite, parse_float=_finite)
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON ({error}). Mend or remove the line.") from error
     wanted = "answer" if grader == "math" else "tests"
     if not isinstance(row, dict):
@@ -157,15 +204,16 @@ def _read_row(line: str, grader: Grader) -> Row:
     completion = row["completion"]
     if not isinstance(completion, str) and not _are_messages(completion):
         raise DataError('completion: expected a text, or messages such as [{"role": "assistant", "content": "..."}].')
-    if grader == "math" and (isinstance(row["answer"], bool) or not isinstance(row["answer"], str | int | float)):
-        raise DataError(f"answer: got a {type(row['answer']).__name__}, expected a text or a number.")
-    if grader == "math" and not str(row["answer"]).strip():
-        raise DataError("answer: it is empty.")
+    if grader == "math":
+        check_answer(row["answer"])
     return row
 
 
-def _refuse_constant(name: str) -> float:
-    raise DataError(f"not JSON: {name}. Mend or remove the line.")
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise DataError(f"not JSON: {number}, expected a finite number. Mend or remove the line.")
+    return value
 
 
 def _are_messages(value: Any) -> bool:
@@ -181,7 +229,7 @@ def _with_limits(row: Row) -> Any:
     if isinstance(tests, str) and beside:
         try:
             tests = json.loads(tests)
-        except json.JSONDecodeError:
+        except ValueError:
             return tests  # whose error is reported by whoever reads it
     if not beside or not isinstance(tests, dict):
         return tests

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from effopd.evaluation.math_text import compare_text, last_boxed
-from effopd.evaluation.verdict import TIME_LIMIT, Completion, Verdict, completion_text
+from effopd.evaluation.verdict import TIME_LIMIT, Completion, Verdict, completion_text, without_thinking
 from effopd.evaluation.workers import Reply, WorkerPool, num_processors
 
 _SCRIPT = Path(__file__).parent / "math_worker.py"
@@ -31,9 +31,10 @@ def grade_math(
 ) -> list[Verdict]:
     r"""Grade final answers, several at a time.
 
-    The final answer is what the last `\boxed{}` holds, or without one the last expression in the text; none if the box
-    is never closed. Expected answers that are words (`Yes`) are compared only as text, ignoring case, and so are those
-    that math-verify cannot read. An answer of more than 500 characters equals nothing but itself.
+    The final answer is what the last `\boxed{}` after the last `</think>` holds; without a box it is what math-verify
+    finds, mostly what follows "answer is", or the last expression; none if the box is never closed. Expected answers
+    that are words (`Yes`) are compared only as text, ignoring case, and so are those that math-verify cannot read. An
+    answer of more than 500 characters equals nothing but itself.
 
     Args:
         completions: N texts, or N conversational completions.
@@ -72,7 +73,7 @@ def iterate_math_verdicts(
 def _iterate(
     completions: Sequence[Completion], answers: Sequence[Any], pool: WorkerPool, timeout_s: int
 ) -> Iterator[Verdict]:
-    texts = [completion_text(completion) for completion in completions]
+    texts = [without_thinking(completion_text(completion)) for completion in completions]
     expected = [str(answer) for answer in answers]
     by_text = [compare_text(*pair) for pair in zip(texts, expected, strict=True)]
     deadline_s = 1.5 * timeout_s + 1
@@ -96,8 +97,9 @@ def _verdict(text: str, expected: str, reply: Reply, timeout_s: int) -> Verdict:
     if reply.lost or seconds >= timeout_s:
         return Verdict(False, TIME_LIMIT, "of the comparison", seconds)
     given = last_boxed(text)
-    if given == "":
-        return Verdict(False, "no answer", r"\boxed{} is empty, or never closed", seconds)
+    if not (text if given is None else given).strip():
+        detail = "there is no text" if given is None else r"\boxed{} is empty, or never closed"
+        return Verdict(False, "no answer", detail, seconds)
     got = "the last expression of the text" if given is None else _shorten(given)
     return Verdict(False, "wrong answer", f"got {got}, expected {_shorten(expected)}", seconds)
 

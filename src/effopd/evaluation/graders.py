@@ -6,12 +6,14 @@ from typing import Any
 
 from effopd.evaluation.extract import extract_code
 from effopd.evaluation.grade_code import grade_code
-from effopd.evaluation.math_text import last_boxed
-from effopd.evaluation.verdict import Verdict
+from effopd.evaluation.math_text import last_boxed, strip_text_commands
+from effopd.evaluation.verdict import Verdict, without_thinking
 from effopd.world import answering_style, world_reward
 
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
-_ANSWER_IS = re.compile(r"\banswer(?:\s+is)?\s*:?\s*\**\(?([A-Z])\b", re.IGNORECASE)
+_NAMED = re.compile(
+    r"\b(?i:answer(?:\s+is)?|(?:option|choice)\s+is)[\s:*$]*(?i:(?:option|choice)\s+)?(?:\(([A-Za-z])\)|([A-H])\b(?!'))"
+)
+_ALONE = re.compile(r"\A[\s(*$]*([A-Za-z])()[\s)*$.]*\Z")
 
 
 def grade_world(completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
@@ -27,8 +29,9 @@ def grade_world(completions: Sequence[str], answers: Sequence[str]) -> list[Verd
 def grade_choice(completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
     r"""Grade multiple choice.
 
-    The choice is the letter in the last `\boxed{}` (`C`, `(C)`, `C. because`, `\text{C}`), or without a box the letter
-    after the last `answer` or `answer is`.
+    After the last `</think>`, the choice is the letter in the last `\boxed{}` (`C`, `(C)`, `C. because`, `\text{C}`).
+    Without a box it is the letter after the last `answer`, `answer is`, `option is` or `choice is`, upper case or in
+    parentheses, or the letter that is all of the text.
 
     Args:
         completions: N texts.
@@ -64,9 +67,10 @@ def grade_functions(completions: Sequence[str], answers: Sequence[Mapping[str, A
 
 
 def _choice(text: str) -> str | None:
+    text = without_thinking(text)
     boxed = last_boxed(text)
-    if boxed is None:
-        named = _ANSWER_IS.findall(text)
-        return named[-1].upper() if named else None
-    match = re.match(r"[\s($]*([A-Za-z])(?![A-Za-z])", _TEXT_COMMAND.sub(r"\1", boxed))
-    return match[1].upper() if match else None
+    if boxed is not None:
+        match = re.match(r"[\s($]*([A-Za-z])(?![A-Za-z])", strip_text_commands(boxed))
+        return match[1].upper() if match else None
+    found = [*_ALONE.finditer(text), *_NAMED.finditer(text)]
+    return (found[-1][1] or found[-1][2]).upper() if found else None

@@ -9,6 +9,7 @@ from effopd.errors import ConfigurationError
 _MIB = 2**20
 _ADDRESS_SPACE_MARGIN_MB = 256  # libraries are mapped there whole and used in part
 _OPEN_FILES = 64
+_MOST = 2**20
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Limits:
         processes: Processes and threads at a time, at least 1.
         output_mb: MiB of standard output, and of standard error, at least 1.
         file_mb: MiB of files, in `/tmp` and in `/dev/shm` each, at least 1.
-        files: Number of files and directories, at least 100.
+        files: Number of files and directories, at least 100. This and the last four are at most 2**20.
 
     Raises:
         ConfigurationError: A limit is out of its range.
@@ -39,9 +40,11 @@ class Limits:
         if not 0 < self.time_s <= 3600:
             raise ConfigurationError(f"time limit: got {self.time_s}, expected seconds above 0, at most 3600.")
         lowest = {"memory_mb": 32, "processes": 1, "output_mb": 1, "file_mb": 1, "files": 100}
-        for name, value in lowest.items():
-            if getattr(self, name) < value:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected at least {value}.")
+        for name, least in lowest.items():
+            if not least <= getattr(self, name) <= _MOST:
+                raise ConfigurationError(
+                    f"{name}: got {getattr(self, name)}, expected at least {least}, at most {_MOST}."
+                )
 
     @property
     def wall_s(self) -> float:

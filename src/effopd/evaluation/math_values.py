@@ -6,7 +6,7 @@ from typing import Any
 from math_verify import parse, verify
 from math_verify.errors import TimeoutException
 
-from effopd.evaluation.math_text import BOXED, last_boxed
+from effopd.evaluation.math_text import BOXED, last_boxed, readable, strip_box
 
 _TAIL_LENGTH = 2000
 
@@ -23,7 +23,7 @@ def equal_values(text: str, expected: str, timeout_s: int) -> bool:
     if not gold:
         return False
     given = last_boxed(text)
-    source = text[-_TAIL_LENGTH:] if given is None else f"{BOXED}{given}}}"
+    source = readable(text[-_TAIL_LENGTH:]) if given is None else f"{BOXED}{readable(given)}}}"
     try:
         return bool(verify(gold, _parse(source, timeout_s), timeout_seconds=timeout_s))
     except (Exception, TimeoutException):  # whatever a model wrote, it is at worst wrong
@@ -32,8 +32,9 @@ def equal_values(text: str, expected: str, timeout_s: int) -> bool:
 
 @lru_cache(maxsize=1024)
 def _parse_expected(expected: str, timeout_s: int) -> list[Any]:
-    has_delimiters = any(mark in expected for mark in ("$", BOXED, r"\(", r"\["))
-    return _parse(expected if has_delimiters else f"${expected}$", timeout_s)
+    answer = readable(strip_box(expected))
+    has_delimiters = any(mark in answer for mark in ("$", r"\(", r"\["))
+    return _parse(answer if has_delimiters else f"{BOXED}{answer}}}", timeout_s)
 
 
 def _parse(text: str, timeout_s: int) -> list[Any]:

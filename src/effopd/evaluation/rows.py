@@ -25,7 +25,7 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
     rows: list[Any]
     try:
         if path.suffix == ".jsonl":
-            rows = read_json_lines(path)
+            rows = read_json_lines(path, may_be_cut=False)
         elif path.suffix == ".json":
             rows = json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".parquet":
@@ -34,7 +34,9 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
             rows = Dataset.from_file(str(path)).to_list()
         else:
             raise DataError(f"{path}: got a {path.suffix or 'nameless'} file, expected one of {', '.join(SUFFIXES)}.")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, pa.ArrowException) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}.") from error
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: no rows; expected at least one, as JSON objects.")

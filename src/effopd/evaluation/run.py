@@ -174,8 +174,10 @@ def evaluate(
     Raises:
         ConfigurationError: An argument cannot be right.
         DataError: A prompt has no tokens, or a grader cannot read an answer.
+        UnsupportedError: Completions are programs, and there is no working sandbox.
     """
     plan = Plan(task, tokenizer, num_samples=num_samples, seed=seed, batch_size=batch_size, temperature=temperature)
+    task.check_grader()
     backend = TransformersBackend(model, tokenizer)
     records = [record for index in range(len(plan.batches)) for record in plan.run(index, backend, teacher)]
     return Evaluation(sorted(records, key=lambda record: (record.prompt, record.sample)))

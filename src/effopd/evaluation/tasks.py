@@ -18,8 +18,10 @@ from effopd.evaluation.backends import Prompt
 from effopd.evaluation.benchmarks import BENCHMARKS
 from effopd.evaluation.grade_code import grade_code
 from effopd.evaluation.grade_math import grade_math
-from effopd.evaluation.graders import grade_world
+from effopd.evaluation.graders import grade_functions, grade_world
+from effopd.evaluation.math_text import check_answer
 from effopd.evaluation.rows import SUFFIXES, Row, download_rows, read_rows
+from effopd.evaluation.start import check_sandbox
 from effopd.evaluation.test_cases import parse_tests
 from effopd.evaluation.verdict import Verdict
 from effopd.world import TaskConfig, make_dataset
@@ -55,6 +57,15 @@ class Task:
             )
         if self.max_new_tokens < 1:
             raise ConfigurationError(f"max_new_tokens: got {self.max_new_tokens}, expected at least 1.")
+
+    def check_grader(self) -> None:
+        """Check that completions can be graded, before any are sampled.
+
+        Raises:
+            UnsupportedError: They are programs, and there is no working sandbox.
+        """
+        if self.grader in (grade_code, grade_functions):
+            check_sandbox()
 
     def as_chat(self) -> "Task":
         """The same task with every text prompt as a user's message."""
@@ -169,11 +180,10 @@ def _file(name: str, limit: int | None) -> Task:
             )
         if answer is None or not str(answer).strip():
             raise DataError(f"{name}, row {number}: no {column}; every row needs one, and the first one has {column}.")
-        if code:
-            try:
-                parse_tests(answer)
-            except DataError as error:
-                raise DataError(f"{name}, row {number}: {error}") from error
+        try:
+            parse_tests(answer) if code else check_answer(answer)
+        except DataError as error:
+            raise DataError(f"{name}, row {number}: {error}") from error
     prompts = [row["prompt"] for row in rows]
     answers = [row[column] for row in rows]
     return Task(name, prompts, answers, grade_code if code else grade_math, _FILE_MAX_NEW_TOKENS)

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import json
+import math
 import symtable
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ _EXPECTED = '{"stdin": [{"input": "...", "output": "..."}]} or {"unit": "assert 
 _KEYS = {"stdin", "unit", "time_limit_s", "memory_limit_mb"}
 _KNOWN_MODULES = {"np": "numpy", "numpy": "numpy", "isclose": "math:isclose"}
 """Names that tests use without importing them, and never the candidate's: module, or module and attribute."""
+_IMPORTING = {"__import__", "eval", "exec"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def parse_tests(value: Any) -> Tests:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"tests: text that is not JSON ({error}); expected {_EXPECTED}.") from error
     if not isinstance(value, Mapping):
         raise DataError(f"tests: got a {type(value).__name__}, expected {_EXPECTED}.")
@@ -81,7 +83,7 @@ def _number(given: Mapping[str, Any], key: str) -> float | None:
     value = given.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(f"tests: {key} is {value!r}, expected a number.")
     return value
 
@@ -116,17 +118,20 @@ def _with_unit(tests: Tests, source: Any) -> Tests:
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == "check" and "check" not in loaded:
             raise DataError("tests: unit defines check and never calls it; add a line such as `check(the_function)`.")
-    names, modules = _free_names(table)
+    names, modules = _free_names(table, imports=any(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes))
     if not names and not _imports_solution(nodes):
-        raise DataError("tests: unit uses no name that the program would define, so nothing of it would be tested.")
+        raise DataError(
+            "tests: unit uses no name that the program would define, so nothing of it would be tested. A function named"
+            " as a built-in one has to be imported: `from solution import sum`."
+        )
     return replace(tests, unit=source, names=tuple(sorted(names)), modules=modules)
 
 
-def _free_names(table: symtable.SymbolTable) -> tuple[set[str], dict[str, str]]:
+def _free_names(table: symtable.SymbolTable, *, imports: bool) -> tuple[set[str], dict[str, str]]:
     """Names that tests use without defining them: those of the program, and those of modules.
 
     The program may have a function that is named as a built-in one. It is taken for that only where the tests use no
-    other name, as otherwise a program could redefine `all` or `abs` under its tests.
+    other name and import nothing, as otherwise a program could redefine `all` or `abs` under its tests.
     """
     top = table.get_symbols()
     defined = {symbol.get_name() for symbol in top if symbol.is_assigned() or symbol.is_imported()}
@@ -144,7 +149,8 @@ def _free_names(table: symtable.SymbolTable) -> tuple[set[str], dict[str, str]]:
     built_in = {name for name in free if hasattr(builtins, name)}
     names = free - modules.keys() - built_in
     functions = {name for name in built_in if not _is_exception(name)}
-    return names or (functions if len(functions) == 1 else set()), modules
+    is_redefined = len(functions) == 1 and not imports and not modules and functions.isdisjoint(_IMPORTING)
+    return names or (functions if is_redefined else set()), modules
 
 
 def _is_exception(name: str) -> bool:

@@ -1,11 +1,14 @@
 """What a grader says of a completion."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Completion = str | Sequence[dict[str, Any]]
 """A text, or a conversational completion: messages, of which the last one's `content` is judged."""
+
+_THINKING_END = re.compile(r"""(?<!['"])</think>|</think>(?!['"])""")  # in a program, it may be a string
 
 TIME_LIMIT = "time limit"
 """The kind of every verdict that a limit on time decided."""
@@ -36,3 +39,8 @@ class Verdict:
 def completion_text(completion: Completion) -> str:
     """The text to judge."""
     return completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
+
+
+def without_thinking(text: str) -> str:
+    """What comes after the last `</think>` that is not in quotation marks; everything if there is none."""
+    return _THINKING_END.split(text)[-1]

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from effopd import __version__
 from effopd.checkpoints import Pair, open_model, open_pair, write_model
 from effopd.checkpoints.model import split_expert
-from effopd.checkpoints.source import MODEL_FILES
+from effopd.checkpoints.source import ADAPTER_WEIGHTS, MODEL_FILES
 from effopd.errors import DataError, UnsupportedError
 from effopd.files import write_json
 from effopd.interventions.factors import SavedFactors
@@ -58,12 +59,14 @@ def intervene(
     Raises:
         ConfigurationError: An intervention has nothing to change in this model.
         DataError: `out` is not empty, a model cannot be read, models do not match, or a new weight is not finite.
+        OSError: The disk is full, or `out` cannot be written.
         UnsupportedError: An adapter has an output head that its base has not.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there already and not empty. Choose another directory, or remove it.")
     pair = open_pair(base, trained)
+    _warn_of_tied_embedding(pair)
     for intervention in interventions:
         intervention.check(pair.shapes)
     like, norms = _like(pair, trained), _UpdateNorm()
@@ -175,6 +178,21 @@ def _tied_heads(pair: Pair) -> frozenset[str]:
             ):
                 tied.add(head)
     return frozenset(tied)
+
+
+def _warn_of_tied_embedding(pair: Pair) -> None:
+    """Say so where an adapter trained the embedding of a model whose head is that embedding."""
+    kinds = {name: locate(name).kind for name in pair.names}
+    in_adapter = [
+        name for name in kinds if name in pair.lora or pair.trained.tensors[name].file.name == ADAPTER_WEIGHTS
+    ]
+    changed = [name for name in in_adapter if kinds[name] == "embedding"]
+    if changed and pair.trained.tied and "lm_head" not in kinds.values():
+        warnings.warn(
+            f"The adapter changes {changed[0]}, which is the output head too. The new model has the change in both, as "
+            "after PEFT's own merge; in training, only the embedding had it.",
+            stacklevel=3,
+        )
 
 
 def _copy_tokenizer(base: Path, directory: Path) -> None:

@@ -13,6 +13,7 @@ from effopd.checkpoints.model import open_model, split_expert, untie
 from effopd.checkpoints.source import listing
 from effopd.errors import ConfigurationError, DataError, UnsupportedError
 from effopd.interventions.norms import NormLookup
+from effopd.interventions.stored import plain_parameters, stored_parameters
 from effopd.interventions.truncate import Decomposition, decompose
 from effopd.interventions.update import Intervention, NormReference, new_tensor
 from effopd.parameters import clean_name
@@ -31,34 +32,39 @@ class LiveModel:
     equal the written ones to the bit too. Computed in float64 on each parameter's own device.
 
     The parameters must not be trained on meanwhile: make a new `LiveModel` then. Parameters that are tied are one
-    parameter here. Buffers are left as they are.
+    parameter here; those that transformers holds fused or under another name are what they are on disk. Buffers are
+    left as they are.
 
     Args:
         model: The trained model. Its parameters are the trained weights.
-        base: Directory or hub name of the base, whose weights are then held in CPU memory; or its tensors by parameter
-            name, for instance `dict(base_model.named_parameters())`.
+        base: Directory or hub name of the base, whose weights are then held in CPU memory; or its tensors by the names
+            that they are stored under, or by those of the model in memory, `dict(base_model.named_parameters())`.
         keep_decompositions: Whether the singular vectors of each matrix are kept after they were first needed, so that
             other percentages cost two matrix products: 8 min(m, n)^2 bytes per matrix on its device, about 2.5 GB for
             a model of 1.5 billion parameters.
 
     Raises:
         DataError: The base cannot be read, lacks a parameter, or has one of another shape.
-        UnsupportedError: A parameter is sharded, not in memory, or of no floating dtype.
+        UnsupportedError: A parameter is sharded, not in memory, of no floating dtype, or stored in another form.
     """
 
     def __init__(
         self, model: nn.Module, base: str | Path | Mapping[str, Tensor], *, keep_decompositions: bool = True
     ) -> None:
-        self._parameters = {clean_name(name): parameter for name, parameter in model.named_parameters()}
-        for name, parameter in self._parameters.items():
+        for name, parameter in model.named_parameters():
             if isinstance(parameter, DTensor) or not parameter.is_floating_point() or parameter.is_meta:
                 raise UnsupportedError(
                     f"{name} is {type(parameter).__name__}, {parameter.dtype}, on {parameter.device}; expected whole "
                     "floating-point parameters in memory. Load the model unquantised and unsharded."
                 )
-        shapes = {name: tuple(parameter.shape) for name, parameter in self._parameters.items()}
-        self._shapes = shapes
-        self._source = _LiveSource(self._parameters, base, shapes, keep_decompositions)
+        self._model, self._read = model, stored_parameters
+        if isinstance(base, Mapping):
+            base = {clean_name(name): tensor.detach() for name, tensor in base.items()}
+            if not stored_parameters(model).keys() <= base.keys():
+                self._read = plain_parameters
+        parameters = self._read(model)
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
+        self._source = _LiveSource(parameters, base, self._shapes, keep_decompositions)
         self._inside = False
 
     @contextmanager
@@ -80,15 +86,17 @@ class LiveModel:
         self._inside = True
         originals: dict[str, Tensor] = {}
         try:
-            for name, parameter in self._parameters.items():
+            self._source.parameters = self._read(self._model)  # anew, here and below: the model may have been moved
+            for name, parameter in self._source.parameters.items():
                 new = new_tensor(name, self._shapes[name], interventions, self._source)
                 if not new.is_trained:
-                    originals[name] = parameter.detach().clone()
+                    originals[name] = parameter.clone()
                     _write(parameter, new.tensor)
             yield
         finally:
+            parameters = self._read(self._model)
             for name, original in originals.items():
-                _write(self._parameters[name], original)
+                _write(parameters[name], original)
             self._inside = False
 
 
@@ -99,16 +107,16 @@ class _LiveSource:
 
     def __init__(
         self,
-        parameters: dict[str, nn.Parameter],
+        parameters: dict[str, Tensor],
         base: str | Path | Mapping[str, Tensor],
         shapes: dict[str, tuple[int, ...]],
         keep_decompositions: bool,
     ) -> None:
-        self._parameters, self._keep = parameters, keep_decompositions
+        self.parameters, self._keep = parameters, keep_decompositions
         self._decompositions: dict[str, Decomposition] = {}
         if isinstance(base, Mapping):
             self._norms = NormLookup(None)
-            self._base = {clean_name(name): tensor.detach() for name, tensor in base.items()}
+            self._base = dict(base)
         else:
             self._norms = NormLookup(base)
             reader = untie(open_model(base), shapes)
@@ -119,21 +127,22 @@ class _LiveSource:
             raise DataError(
                 f"The base lacks {len(missing)} of the model's {len(shapes)} parameters"
                 f"{f' ({listing(missing, 3)})' if missing else ''} and has {len(other)} of another shape"
-                f"{f' ({listing(other, 3)})' if other else ''}; expected the model that training started from, with "
-                "the parameter names of the model in memory. Pass its tensors by those names."
+                f"{f' ({listing(other, 3)})' if other else ''}; expected the model that training started from. Pass "
+                "its directory, or its tensors by the names that they have in memory."
             )
 
     def base(self, name: str) -> Tensor:
         return _part(self._base, name).to(self.trained(name).device)
 
     def trained(self, name: str) -> Tensor:
-        return _part(self._parameters, name).detach()
+        return _part(self.parameters, name)
 
     def dtype(self, name: str) -> torch.dtype:
         return self.trained(name).dtype
 
     def delta(self, name: str) -> Tensor:
-        delta = self.trained(name).to(torch.float64, copy=True).sub_(self.base(name))
+        trained = self.trained(name)
+        delta = trained.to(torch.float64, copy=True, memory_format=torch.contiguous_format).sub_(self.base(name))
         if not math.isfinite(float(delta.sum())):
             raise DataError(f"{name}: the model minus its base is not finite. Did training diverge?")
         return delta
@@ -155,5 +164,5 @@ def _part(tensors: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 @torch.no_grad()
-def _write(parameter: nn.Parameter, value: Tensor) -> None:
+def _write(parameter: Tensor, value: Tensor) -> None:
     parameter.copy_(value)

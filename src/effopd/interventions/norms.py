@@ -15,7 +15,7 @@ class UpdateNorms(Mapping[str, float]):
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
-        self._names = [part for name, shape in pair.shapes.items() for part in units(name, shape)]
+        self._names = {part: None for name, shape in pair.shapes.items() for part in units(name, shape)}
         self._norms: dict[str, float] = {}
 
     def __getitem__(self, name: str) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from effopd.errors import ConfigurationError
+from effopd.files import load_yaml
 from effopd.interventions.kinds import (
     BottomComponents,
     NormMatch,
@@ -65,7 +66,7 @@ def read_plan(path: str | Path) -> list[Intervention]:
         ConfigurationError: There is no such file, it is not YAML, not a list, or an entry is wrong.
     """
     try:
-        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        entries = load_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read ({error}). Pass a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

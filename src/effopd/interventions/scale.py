@@ -1,6 +1,6 @@
 """The weights of a scaled update, `W_base + alpha * dW` (arXiv 2605.11739, scaling of the update).
 
-Every intervention ends here: this is where float64 becomes the dtype that a model is stored in.
+Every intervention ends here.
 """
 
 import math
@@ -8,11 +8,10 @@ import math
 import torch
 from torch import Tensor
 
+from effopd.checkpoints.rounding import round_to
 from effopd.errors import DataError
 
 _CHUNK = 1 << 16  # elements: 512 kB in float64, which stay in a cache
-# Which float32 numbers can be halfway between two of the narrower dtype: (bits) & mask == value.
-_HALFWAY = {torch.bfloat16: (0xFFFF, 0x8000), torch.float16: (0xFFF, 0)}
 
 
 def add_scaled(base: Tensor, update: Tensor, alpha: float, dtype: torch.dtype) -> Tensor:
@@ -45,26 +44,3 @@ def add_scaled(base: Tensor, update: Tensor, alpha: float, dtype: torch.dtype) -
                 f"{torch.finfo(dtype).max:g}, the largest number of {dtype}. Take a smaller scale."
             )
     return result
-
-
-def round_to(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round float64 numbers once, to nearest, ties to even.
-
-    torch goes through float32 on the way to bf16 and fp16, so that what is just beside a tie ends up as a tie.
-
-    Args:
-        exact: float64, one dimension.
-        dtype: float64, float32, bfloat16 or float16.
-    """
-    if dtype not in _HALFWAY:
-        return exact.to(dtype)
-    single = exact.float()
-    bits = single.view(torch.int32)
-    mask, value = _HALFWAY[dtype]
-    ties = torch.nonzero((bits & mask) == value).squeeze(1)
-    if len(ties):
-        # Such a float32 number is even. Its odd neighbour towards the exact number is no tie.
-        at_tie = single[ties]
-        towards = torch.sign(exact[ties] - at_tie.double()) * torch.sign(at_tie)
-        bits[ties] += towards.nan_to_num(0.0).to(torch.int32)
-    return single.to(dtype)

@@ -91,8 +91,9 @@ _EARLY = (
 )
 _TRAJECTORY = (
     "The sign-aligned first left singular vector u₁ of one matrix, a point per checkpoint, in the plane of its first "
-    "two principal components; EVR is the share of the variance in that plane. Every run has a plane of its own, so "
-    "positions do not compare between panels. In a t-SNE picture, axes and long distances mean nothing."
+    "two principal components; EVR is the share of the variance in that plane. A direction that moves by no more than "
+    "float32 rounding is one point, without EVR. Every run has a plane of its own, so positions do not compare between "
+    "panels. In a t-SNE picture, axes and long distances mean nothing."
 )
 _QUANTILES = (
     "Cosine between a token's embedding in the base and at each checkpoint. Lines are means over the tokens analysed, "

@@ -53,10 +53,15 @@ def draw_trajectories(records: Records) -> Figure | None:
     for run, panels in zip(runs, grid, strict=True):
         for name, axes in zip(names, panels, strict=True):
             of = rows[(rows["run"] == run) & (rows["parameter"] == name)]
+            if of.empty:  # an update of zeros, or a parameter that this run does not have
+                axes.set_title(_short(name) + "\nno trajectory", loc="left", fontsize=8)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+                continue
             _draw_trajectory(axes, of, norm, records.x)
-            share = shares.get((run, name))
-            title = _short(name) + (f"\nEVR {share:.0%}" if pd.notna(share) else "")
-            axes.set_title(title, loc="left", fontsize=8)
+            share, still = shares.get((run, name)), not of[["pc1", "pc2"]].to_numpy().any()
+            note = f"\nEVR {share:.0%}" if pd.notna(share) else "\ndoes not move" if still else ""
+            axes.set_title(_short(name) + note, loc="left", fontsize=8)
         panels[0].set_ylabel(plain(run), fontsize=10)
     label = "optimizer step" if records.x == "step" else "checkpoint"
     figure.colorbar(

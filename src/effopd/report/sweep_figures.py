@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from effopd.report.drawing import COLOURS, line_style, plain, row_of_panels, tidy, with_legend
 
@@ -118,7 +118,7 @@ def _draw_windows(entry: dict[str, Any], points: pd.DataFrame, runs: list[str]) 
         of = points[points["kind"] == module]
         draw_references(axes, points, runs)
         draw_curves(axes, of, runs)
-        _draw_layer_norms(axes, of, runs, last=axes is panels[-1])
+        _draw_layer_norms(axes, of, runs, top=1.05 * points["layer_norm"].max() or 1.0, last=axes is panels[-1])
         axes.set_title(_MODULES[module], loc="left", fontsize=10)
         axes.set_xlabel("centre of the window, layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -127,8 +127,8 @@ def _draw_windows(entry: dict[str, Any], points: pd.DataFrame, runs: list[str]) 
     return with_legend(figure, panels[0])
 
 
-def _draw_layer_norms(axes: Axes, points: pd.DataFrame, runs: list[str], *, last: bool) -> None:
-    """Bars behind the curves, on an axis of their own."""
+def _draw_layer_norms(axes: Axes, points: pd.DataFrame, runs: list[str], *, top: float, last: bool) -> None:
+    """Bars behind the curves, on an axis of their own with the same end in every panel."""
     behind = axes.twinx()
     shown = [run for run in runs if (points["run"] == run).any()]
     width = 0.8 / max(len(shown), 1)
@@ -139,7 +139,8 @@ def _draw_layer_norms(axes: Axes, points: pd.DataFrame, runs: list[str], *, last
         behind.bar(of["x"] + shift, of["layer_norm"], width=width, color=colour, alpha=0.18, linewidth=0)
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
-    behind.set_ylim(bottom=0)
+    behind.set_ylim(0, top)
+    behind.tick_params(axis="y", labelright=last)
     behind.spines["top"].set_visible(False)
     behind.tick_params(axis="y", colors=COLOURS[0])
     if last:
@@ -154,10 +155,11 @@ def _draw_top_bottom(entry: dict[str, Any], points: pd.DataFrame, runs: list[str
         draw_references(axes, points, runs)
         draw_curves(axes, of, runs)
         axes.set_title(title, loc="left", fontsize=10)
-        axes.set_xscale("log")
-        axes.set_xticks(sorted(of["x"].unique()))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
+        if kind == "top":  # the first few matter there, and all but the first few in the other
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("k, % of the singular components")
         tidy(axes)
     panels[0].set_ylabel("accuracy")
@@ -192,6 +194,9 @@ def _draw_norm_matching(entry: dict[str, Any], points: pd.DataFrame, runs: list[
         over_beta.set_xlabel(r"$\beta$ (0: as trained, 1: final norm)")
         for axes in (over_training, over_beta):
             tidy(axes)
+        if y == "kl" and (points["kl"] > 0).any():  # spans orders of magnitude; bars that reach 0 are cut below
+            over_training.set_yscale("log", nonpositive="clip")
+            over_training.set_ylim(bottom=points["kl"][points["kl"] > 0].min() / 2)
     grid[0][0].set_title("over training", loc="left", fontsize=10)
     grid[0][1].set_title("one early checkpoint", loc="left", fontsize=10)
     return with_legend(figure, grid[0][0])

@@ -105,10 +105,17 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def _spread(values: pd.Series, scale: float = 1.0) -> str:
+    """Mean ± sample standard deviation; one below what is printed of the mean is a zero of as many decimals."""
     values = values.dropna() * scale
     if values.empty:
         return NONE
-    return number(values.mean()) + (f" ± {number(values.std(ddof=1), 3)}" if len(values) > 1 else "")
+    mean, deviation = number(values.mean()), values.std(ddof=1)
+    if len(values) < 2:
+        return mean
+    decimals = len(mean.partition(".")[2])
+    if mean != "0" and "e" not in mean and deviation < 0.5 * 10.0**-decimals:
+        return f"{mean} ± {0:.{decimals}f}"
+    return f"{mean} ± {number(deviation, 3)}"
 
 
 def _spectral_cells(rows: pd.DataFrame) -> tuple[str, ...]:
@@ -172,9 +179,9 @@ def _alignment_table(records: Records) -> Table:
         values = (*(_spread(known[key]) for key in columns[:3]), number(known[columns[3]].mean()))
         cells.append((run, str(checkpoint), _step(rows), str(len(known)), *values))
     note = (
-        f"Of each checkpoint, {SPREAD} of attention and MLP that moved. Vectors: mean of |cos u_k| over k; subspace: "
-        "root mean square cosine of the principal angles between the top left subspaces; chance: what the subspace "
-        "column would be for random subspaces. The last checkpoint is compared with itself."
+        f"Of each checkpoint, {SPREAD} of attention and MLP that moved. Vectors: mean of |cos u_k| over k, as many as "
+        "are resolved; subspace: root mean square cosine of the principal angles between the top left subspaces; "
+        "chance: what the subspace column would be for random subspaces. The last checkpoint is compared with itself."
     )
     return Table("alignment", title, note, header, tuple(cells))
 

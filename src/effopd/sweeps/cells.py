@@ -84,7 +84,7 @@ class Plan(NamedTuple):
 
     Attributes:
         cells: In the order of runs and checkpoints.
-        identity: What makes the numbers, as JSON: another one is another sweep.
+        identity: What the cells are made of, as JSON.
     """
 
     cells: list[Cell]

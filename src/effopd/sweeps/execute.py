@@ -7,7 +7,10 @@ with its node, costs the cell that it was at, which is done again by another.
 import contextlib
 import logging
 import os
+import signal
 import socket
+import sys
+import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
@@ -56,13 +59,10 @@ def execute(
 
     Raises:
         CheckpointError: No worker could be started, or none for five minutes.
-        ConfigurationError: Fewer than one worker, or a negative number of GPUs.
+        ConfigurationError: As of `check_workers`.
         UnsupportedError: Ray is needed and not installed.
     """
-    if (workers is not None and workers < 1) or gpus_per_worker < 0:
-        raise ConfigurationError(
-            f"Got {workers} workers with {gpus_per_worker:g} GPUs each; expected at least 1, and at least 0 GPUs."
-        )
+    check_workers(workers, address, gpus_per_worker)
     queue = CellQueue(cells)
     if address is None:
         workers = workers or _room_here(gpus_per_worker)
@@ -73,6 +73,25 @@ def execute(
         with _connected(ray, workers, address):
             size = workers or _room_in(ray.cluster_resources(), gpus_per_worker)
             yield from _Pool(ray, queue, settings, size, gpus_per_worker).run()
+
+
+def check_workers(workers: int | None, address: str | None, gpus_per_worker: float) -> None:
+    """Check what can be checked before Ray is there.
+
+    Raises:
+        ConfigurationError: Fewer than one worker, a negative number of GPUs, or GPUs where this process has none.
+    """
+    if (workers is not None and workers < 1) or gpus_per_worker < 0:
+        raise ConfigurationError(
+            f"Got {workers} workers with {gpus_per_worker:g} GPUs each; expected at least 1, and at least 0 GPUs."
+        )
+    ray = sys.modules.get("ray")
+    on_cluster = address is not None or ((workers or 1) > 1 and ray is not None and ray.is_initialized())
+    if gpus_per_worker and not on_cluster and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"Got {gpus_per_worker:g} GPUs per worker, and torch {torch.__version__} finds no CUDA device on this "
+            "machine. Leave --gpus-per-worker out to work on the CPU, or name a cluster with --address."
+        )
 
 
 def _room_here(gpus_per_worker: float) -> int:
@@ -120,6 +139,7 @@ def _connected(ray: Any, workers: int | None, address: str | None) -> Iterator[N
         yield
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    terminate = signal.getsignal(signal.SIGTERM)
     if address is None:
         local = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         ray.init(**local, **quiet)
@@ -132,6 +152,8 @@ def _connected(ray: Any, workers: int | None, address: str | None) -> Iterator[N
                 f"There is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, or leave "
                 "--address out."
             ) from error
+    if callable(terminate) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)  # Ray's own, which it has set, loses what is to be done at the end
     try:
         yield
     finally:
@@ -226,6 +248,7 @@ class _Pool:
 
     def _lose(self, actor: _Actor, error: Exception) -> Iterator[Finished]:
         """Put the cell of a dead worker back."""
+        error = getattr(error, "cause", None) or error  # what the worker itself raised, if it did
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         if actor.cell is None:
             self._failed_starts += 1

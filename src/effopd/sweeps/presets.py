@@ -139,7 +139,7 @@ class TopBottom(Preset):
     """
 
     preset: ClassVar[str] = "top_bottom"
-    values: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0)
+    values: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 80.0, 90.0, 95.0, 99.0, 100.0)
     norm_like: str | None = None
     other: str = "base"
 

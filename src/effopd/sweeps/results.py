@@ -1,8 +1,9 @@
-"""The rows of a sweep on disk, and what makes a second start of the same sweep do only what is left.
+"""The rows of a sweep on disk, and what makes a second start, or one with more to do, do only what is left.
 
 DIR/sweep.json          the specification, its checkpoints, versions
 DIR/results.parquet     a row for each use of each finished cell
-DIR/cells/*.parquet     those of cells finished since `results.parquet` was last written
+DIR/unused.parquet      rows of cells that an earlier specification had, and this one has not
+DIR/cells/*.parquet     rows of cells finished since `results.parquet` was last written
 DIR/failed.jsonl        cells that failed, with their errors
 """
 
@@ -15,10 +16,10 @@ import pyarrow.parquet as pq
 from effopd import __version__
 from effopd.errors import CheckpointError, DataError
 from effopd.files import read_json, write_json, write_json_lines
-from effopd.sweeps.cells import Cell
+from effopd.sweeps.cells import Cell, Plan
 from effopd.sweeps.execute import Finished
 
-PLAN, RESULTS, CELLS, FAILED = "sweep.json", "results.parquet", "cells", "failed.jsonl"
+PLAN, RESULTS, UNUSED, CELLS, FAILED = "sweep.json", "results.parquet", "unused.parquet", "cells", "failed.jsonl"
 
 _TEXT, _WHOLE, _NUMBER = pa.string(), pa.int64(), pa.float64()
 SCHEMA = pa.schema(
@@ -51,6 +52,8 @@ SCHEMA = pa.schema(
         "attempt": _WHOLE,
     }
 )
+_CHOICE = ("sweeps", "runs", "tasks", "seeds", "max_checkpoints", "max_values")
+"""What of a specification says which cells there are, and not what comes out of them."""
 _ORDER = [(name, "ascending") for name in ("sweep", "run", "training_seed", "kind", "task", "value", "seed")]
 
 
@@ -59,30 +62,31 @@ class Results:
 
     Args:
         directory: Of the sweep; made if it is not there.
-        identity: What makes the numbers: see `effopd.sweeps.cells.Plan`.
+        plan: What is to be done. Cells that an earlier plan had done there are taken over, if nothing that makes the
+            numbers has changed: other sweeps, tasks and seeds, and more runs, may be wanted of the same models.
 
     Raises:
-        CheckpointError: The directory holds another sweep, or something else.
+        CheckpointError: The directory holds a sweep of other models or settings, or something else.
         DataError: A file in it cannot be read.
     """
 
-    def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, plan: Plan) -> None:
         self.directory = directory
+        self._plan = plan
         path = directory / PLAN
         if path.exists():
-            _check_same(path, read_json(path), identity)
+            _check_same(path, read_json(path), plan.identity)
         elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise CheckpointError(f"{directory} is not empty and holds no sweep. Choose another --out.")
-        else:
-            write_json(path, {**identity, "versions": {"effopd": __version__}})
+        write_json(path, {**plan.identity, "versions": {"effopd": __version__}})
         (directory / CELLS).mkdir(exist_ok=True)
         self._failed: list[dict[str, Any]] = []
         (directory / FAILED).unlink(missing_ok=True)
-        self._uses = {(row["cell"], row["sweep"], row["kind"], row["value"]) for row in self.compact().to_pylist()}
+        self._done = set(self.compact()["cell"].to_pylist())
 
     def is_done(self, cell: Cell) -> bool:
-        """Whether every row of a cell is there."""
-        return all((cell.key, use.sweep, use.kind, use.value) in self._uses for use in cell.uses)
+        """Whether the rows of a cell were there at the start."""
+        return cell.key in self._done
 
     def add(self, finished: Finished) -> None:
         """Keep a finished cell, or note a failed one, at once."""
@@ -101,18 +105,17 @@ class Results:
         return list(self._failed)
 
     def compact(self) -> pa.Table:
-        """Gather all rows in `results.parquet`, and return them."""
+        """Gather the rows of the plan in `results.parquet`, and return them."""
         parts = sorted((self.directory / CELLS).glob("*.parquet"))
-        whole = self.directory / RESULTS
-        tables = [_read(path) for path in ([whole] if whole.exists() else []) + parts]
-        rows = {
-            (found["cell"], found["sweep"], found["kind"], found["value"]): found
-            for table in tables
-            for found in table.to_pylist()
-        }
-        table = pa.Table.from_pylist(list(rows.values()), schema=SCHEMA).sort_by(_ORDER)
-        if parts or not whole.exists():
-            _write(table, whole)
+        whole, unused = self.directory / RESULTS, self.directory / UNUSED
+        before = [_read(path) for path in (unused, whole) if path.exists()]
+        found = {row["cell"]: row for table in [*before, *map(_read, parts)] for row in table.to_pylist()}
+        done = [(cell, found.pop(cell.key)) for cell in self._plan.cells if cell.key in found]
+        rows = [row(cell, use, measured, measured["attempt"]) for cell, measured in done for use in cell.uses]
+        if found:
+            _write(pa.Table.from_pylist(list(found.values()), schema=SCHEMA), unused)
+        table = pa.Table.from_pylist(rows, schema=SCHEMA).sort_by(_ORDER)
+        _write(table, whole)
         for part in parts:
             part.unlink()
         return table
@@ -121,6 +124,7 @@ class Results:
 def row(cell: Cell, use: Any, measured: dict[str, Any], attempt: int) -> dict[str, Any]:
     """One row of the results."""
     return {
+        **measured,
         "cell": cell.key,
         "sweep": use.sweep,
         "run": cell.run,
@@ -132,20 +136,26 @@ def row(cell: Cell, use: Any, measured: dict[str, Any], attempt: int) -> dict[st
         "x": measured["update_norm"] if use.x == "update_norm" else use.value,
         "task": cell.task,
         "seed": cell.seed,
-        **measured,
         "attempt": attempt,
     }
 
 
 def _check_same(path: Path, earlier: dict[str, Any], identity: dict[str, Any]) -> None:
+    runs = earlier.get("runs", {})
     differing = [
-        *(f"{key}" for key in ("base", "runs") if earlier.get(key) != identity[key]),
-        *(key for key, value in identity["spec"].items() if earlier.get("spec", {}).get(key) != value),
+        *(["base"] if earlier.get("base") != identity["base"] else []),
+        *(["runs"] if runs != {name: identity["runs"].get(name) for name in runs} else []),
+        *(
+            key
+            for key, value in identity["spec"].items()
+            if key not in _CHOICE and earlier.get("spec", {}).get(key) != value
+        ),
     ]
     if differing:
         raise CheckpointError(
             f"{path.parent} holds another sweep: it differs in {', '.join(sorted(set(differing)))} (see {path}; "
-            "files of a run that have changed since count). Choose another --out, or remove that one."
+            "files of a run that have changed since count, and so does a run that is gone). Choose another --out, or "
+            "remove that one."
         )
 
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import effopd.evaluation as evaluation
 from effopd.report.sweeps import write_sweep_report
 from effopd.sweeps.cells import plan_cells
-from effopd.sweeps.execute import Finished, execute
+from effopd.sweeps.execute import Finished, check_workers, execute
 from effopd.sweeps.results import Results
 from effopd.sweeps.spec import SweepSpec, model_directory
 from effopd.sweeps.worker import Settings
@@ -47,7 +47,8 @@ def sweep(
 ) -> SweepResult:
     """Evaluate every cell of a specification, and draw its figures.
 
-    Interrupted, or with cells that failed, the same call does what is left.
+    Interrupted, or with cells that failed, the same call does what is left; with other sweeps of the same models, one
+    does what is new.
 
     Args:
         spec: From `read_spec` or `make_spec`.
@@ -59,15 +60,16 @@ def sweep(
         console: Where progress is shown; stdout by default.
 
     Raises:
-        CheckpointError: `out` holds another sweep, or no worker could be started.
-        ConfigurationError: The specification does not fit the models.
+        CheckpointError: `out` holds a sweep of other models or settings, or no worker could be started.
+        ConfigurationError: The specification does not fit the models, or there are no such GPUs.
         DataError: A model or task cannot be read.
         UnsupportedError: Ray is needed and not installed.
     """
+    check_workers(workers, address, gpus_per_worker)
     plan = plan_cells(spec)
     for task in spec.tasks:
         evaluation.load_task(task, limit=spec.limit)  # a wrong name is an error now, not one of each cell
-    results = Results(Path(out), plan.identity)
+    results = Results(Path(out), plan)
     left = [cell for cell in plan.cells if not results.is_done(cell)]
     settings = Settings(
         model_directory(spec.base),

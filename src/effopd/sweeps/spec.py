@@ -10,6 +10,7 @@ import yaml
 
 from effopd import world
 from effopd.errors import ConfigurationError
+from effopd.files import load_yaml
 from effopd.sweeps.checks import check_choice, check_fields, check_number, check_text, check_whole, listed
 from effopd.sweeps.presets import PRESETS, Preset
 
@@ -130,7 +131,7 @@ def read_spec(spec: str | Path) -> SweepSpec:
             f"There is no file {str(spec)!r}, nor a shipped specification of that name ({shipped})."
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read as YAML: {error}") from error
     try:

@@ -21,6 +21,7 @@ from effopd.checkpoints.model import open_model, untie
 from effopd.checkpoints.source import weights_kind
 from effopd.errors import UnsupportedError
 from effopd.interventions import LiveModel, UpdateNorms, make_intervention, update_norms
+from effopd.interventions.stored import stored_parameters
 from effopd.interventions.window import in_window
 from effopd.sweeps.cells import Cell, Resident
 
@@ -81,7 +82,13 @@ class Worker:
             torch.set_num_threads(1)
 
     def ready(self) -> str:
-        """Where it runs, once it does: `node/process`."""
+        """Where it runs, once it does: `node/process`.
+
+        Raises:
+            UnsupportedError: It is to work on a GPU, and there is none.
+        """
+        if self._settings.device == "cuda" and not torch.cuda.is_available():
+            raise UnsupportedError(f"torch {torch.__version__} finds no CUDA device on {platform.node()}.")
         return f"{platform.node()}/{os.getpid()}"
 
     def attempt(self, cell: Cell) -> Outcome:
@@ -108,7 +115,7 @@ class Worker:
         ]
         settings = self._settings
         with loaded.live.intervened(*interventions):
-            norm = self._update_norm(loaded.model)
+            norm = self._update_norm(stored_parameters(loaded.model))
             result = evaluation.evaluate(
                 loaded.model,
                 loaded.tokenizer,
@@ -153,11 +160,10 @@ class Worker:
         settings = self._settings
         pair = open_pair(settings.base, cell.directory)
         adapter = weights_kind(cell.directory) == "adapter"
-        model = _load_model(settings.base if adapter else cell.directory)
-        parameters = dict(model.named_parameters())
+        model = _load_model(settings.base if adapter else cell.directory).to(settings.device).eval()
+        parameters = stored_parameters(model)
         if adapter:
             _merge(pair, parameters)
-        model = model.to(settings.device).eval()
         own = any(cell.directory.glob("tokenizer*"))
         tokenizer = AutoTokenizer.from_pretrained(cell.directory if own else settings.base)
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
@@ -172,12 +178,12 @@ class Worker:
             self._teacher = _load_model(self._settings.teacher).to(self._settings.device).eval()
         return self._teacher
 
-    def _update_norm(self, model: Any) -> float:
-        """Frobenius norm of the model as it now is minus the base, over all parameters."""
+    def _update_norm(self, parameters: Mapping[str, torch.Tensor]) -> float:
+        """Frobenius norm of the parameters as they now are minus the base."""
         norms = []
-        for name, parameter in model.named_parameters():
+        for name, parameter in parameters.items():
             base = self._base[name].to(parameter.device, torch.float64)
-            norms.append(float(torch.linalg.vector_norm(parameter.detach().to(torch.float64) - base)))
+            norms.append(float(torch.linalg.vector_norm(parameter.to(torch.float64) - base)))
         return math.hypot(*norms)
 
 
@@ -199,7 +205,7 @@ def _load_model(directory: str | Path) -> Any:
 
 
 @torch.no_grad()
-def _merge(pair: Pair, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+def _merge(pair: Pair, parameters: Mapping[str, torch.Tensor]) -> None:
     """Give a base in memory the weights of the base with an adapter."""
     for name in pair.names:
         if name in parameters:

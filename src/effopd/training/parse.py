@@ -10,6 +10,7 @@ import yaml
 from trl import TrlParser
 
 from effopd.errors import ConfigurationError
+from effopd.files import load_yaml
 from effopd.training.config import OPDConfig, RunArguments
 
 
@@ -34,7 +35,7 @@ def parse_config(config: str, overrides: Sequence[str] = ()) -> tuple[RunArgumen
     if not path.is_file():
         raise ConfigurationError(f"There is no file {config!r}, nor a recipe of that name ({', '.join(recipes())}).")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):

@@ -97,7 +97,8 @@ def _trajectory(run: str, parameter: str, rows: list[Row], lefts: list[Tensor], 
     path, evr = found
     for row in rows:
         row["trajectory_evr"] = evr
-    drawn = tsne(path.aligned) if pictured and len(rows) >= _MIN_CHECKPOINTS_FOR_TSNE else None
+    moves = path.explained_variance_ratio is not None  # if not, a point: t-SNE would spread rounding noise
+    drawn = tsne(path.aligned) if pictured and moves and len(rows) >= _MIN_CHECKPOINTS_FOR_TSNE else None
     return [
         {
             "run": run,

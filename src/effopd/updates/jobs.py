@@ -6,6 +6,7 @@ its vectors: a second start of the same analysis does only what has no line.
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,13 +17,15 @@ from typing import Any
 from urllib.parse import quote
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 
 from effopd import __version__
 from effopd.checkpoints import Checkpoint, Pair, find_checkpoints, open_pair
 from effopd.checkpoints.model import weight_files
+from effopd.checkpoints.source import listing
+from effopd.checkpoints.writer import save_tensors as write_tensors
 from effopd.errors import CheckpointError, ConfigurationError
-from effopd.files import append_json_line, read_json, read_json_lines, write_json
+from effopd.files import append_json_line, read_json, read_json_lines, write_json, write_json_lines
 from effopd.updates.gram import Precision
 from effopd.updates.measure import Source, displacement, measure, parameters
 from effopd.updates.pool import one_thread_each
@@ -139,8 +142,8 @@ def measure_runs(
 
     Raises:
         CheckpointError: `out` holds another analysis.
-        ConfigurationError: A run's name cannot name a directory, `workers` is less than one, or there is no
-            such device.
+        ConfigurationError: A run's name cannot name a directory, `workers` is less than one, there is no such device,
+            a pattern of `ignore` matches nothing, or nothing is left to analyse.
         DataError: A model cannot be read, or does not match the base.
     """
     if workers < 1:
@@ -199,6 +202,16 @@ def _plan(
                 jobs.append(Job(run, index, checkpoint.step, name, size, *shared))
     if base_directory is None:
         raise ConfigurationError("Got no run to analyse; expected at least one, NAME=DIR.")
+    idle = [pattern for pattern in ignore if not any(re.search(pattern, name) for name in skipped)]
+    if idle:
+        names = [*skipped, *dict.fromkeys(job.parameter for job in jobs)]
+        raise ConfigurationError(
+            f"ignore: no tensor's name matches {', '.join(map(repr, idle))}; the names begin {listing(names, 3)}. "
+            "Correct the pattern, or leave it out."
+        )
+    if not jobs:
+        why = "the patterns to ignore leave no tensor" if skipped else "the models hold no floating-point tensor"
+        raise ConfigurationError(f"Got nothing to analyse: {why}. Give narrower patterns, or other models.")
     plan = {
         "base": str(base_directory),
         "runs": described,
@@ -222,10 +235,13 @@ def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
 def _continue(out: Path, plan: dict[str, Any]) -> dict[tuple[str, int, str], dict[str, Any]]:
     """Records finished by an earlier start of the same analysis; writes the plan if there was none.
 
-    A run that has grown by checkpoints since, and runs that were added, are continued too.
+    A run that has grown by checkpoints since, and runs that were added, are continued too. A matrix whose vectors are
+    gone or damaged counts as not measured.
     """
     path = out / PLAN
     if not path.exists():
+        if out.exists() and not out.is_dir():
+            raise CheckpointError(f"{out} is a file; expected a directory. Choose another --out.")
         if out.exists() and any(out.iterdir()):
             raise CheckpointError(f"{out} is not empty and holds no analysis. Choose another --out, or an empty one.")
     else:
@@ -239,8 +255,22 @@ def _continue(out: Path, plan: dict[str, Any]) -> dict[tuple[str, int, str], dic
                 f"{path}). Choose another --out, or remove that one."
             )
     write_json(path, plan)
-    rows = read_json_lines(out / PROGRESS) if (out / PROGRESS).exists() else []
-    return {(row["run"], row["checkpoint"], row["parameter"]): row for row in rows}
+    progress = out / PROGRESS
+    rows = read_json_lines(progress) if progress.exists() else []
+    if progress.exists() and not progress.read_bytes().endswith(b"\n"):
+        write_json_lines(progress, rows)  # or the next line would be appended to the fragment
+    return {(row["run"], row["checkpoint"], row["parameter"]): row for row in rows if _is_whole(out, row)}
+
+
+def _is_whole(out: Path, row: Mapping[str, Any]) -> bool:
+    """Whether the vectors are there, if the record is of a matrix."""
+    if not row["route"]:
+        return True
+    try:
+        with safe_open(vectors_file(out, row["run"], row["checkpoint"], row["parameter"]), framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 @contextlib.contextmanager
@@ -266,8 +296,12 @@ def _working(workers: int) -> Iterator[Callable[[Sequence[Job]], Iterable[tuple[
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file atomically."""
+    """Write a safetensors file atomically.
+
+    Raises:
+        OSError: It cannot be written, the disk being full for instance.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    write_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
     temporary.replace(path)

@@ -177,12 +177,13 @@ def _minus(one: Tensor | None, other: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """How one checkpoint of a matrix aligns with the last; see `UpdateRecord` for the first four."""
+    """How one checkpoint of a matrix aligns with the last; see `UpdateRecord`."""
 
     vector_alignment: float | None
     first_vector_cosine: float | None
     subspace_alignment: float | None
     chance_alignment: float | None
+    num_vectors: int | None
 
 
 def alignments(lefts: Sequence[Tensor]) -> list[Alignment]:
@@ -198,14 +199,14 @@ def alignments(lefts: Sequence[Tensor]) -> list[Alignment]:
 def _align(left: Tensor, last: Tensor) -> Alignment:
     k = min(left.shape[1], last.shape[1])
     if k == 0:
-        return Alignment(None, None, None, None)
+        return Alignment(None, None, None, None, None)
     vectors, angles = vector_alignment(left, last), subspace_alignment(left[:, :k], last[:, :k])
     rms = min(float(angles.square().mean().sqrt()), 1.0)
-    return Alignment(float(vectors.mean()), float(vectors[0]), rms, math.sqrt(k / left.shape[0]))
+    return Alignment(float(vectors.mean()), float(vectors[0]), rms, math.sqrt(k / left.shape[0]), k)
 
 
 def first_vector_trajectory(lefts: Sequence[Tensor]) -> tuple[Trajectory, float | None] | None:
-    """The trajectory of u_1, and EVR_{0:2} where there are enough checkpoints; None if an update is zero."""
+    """The trajectory of u_1, and EVR_{0:2} where it moves over enough checkpoints; None if an update is zero."""
     if any(left.shape[1] == 0 for left in lefts):
         return None
     path = trajectory(torch.stack([left[:, 0] for left in lefts]))

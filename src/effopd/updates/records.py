@@ -30,13 +30,16 @@ class UpdateRecord:
         displacement_norm: `||W_t - W_(t-1)||_F`, where the base comes before the first checkpoint.
         displacement_cosine: Cosine between that and the displacement before it; None at the first checkpoint, and where
             one of the two is zero.
-        vector_alignment: Mean of `|cos(u_k(t), u_k(T))|` over k = 1..20 (fewer if the matrix has fewer), T the run's
-            last checkpoint. None where either update is zero; so for the next two.
+        vector_alignment: Mean of `|cos(u_k(t), u_k(T))|` over k = 1..`num_vectors`, T the run's last checkpoint. None
+            where either update is zero; so for the next four.
         first_vector_cosine: `|cos(u_1(t), u_1(T))|`.
         subspace_alignment: Root mean square of the cosines of the principal angles between the spans of the same
             vectors, in [0, 1].
-        chance_alignment: Its expected value for random subspaces, `sqrt(k / rows)`.
-        trajectory_evr: EVR_{0:2} of u_1 over the run's checkpoints, the same at each; None for fewer than four.
+        chance_alignment: Its expected value for random subspaces, `sqrt(num_vectors / rows)`.
+        num_vectors: How many vectors the alignments compare: 20, or fewer where the matrix or, at one of the two
+            checkpoints, the update has fewer singular values above what is resolved (some 1e-6 of sigma_1): low rank.
+        trajectory_evr: EVR_{0:2} of u_1 over the run's checkpoints, the same at each; None for fewer than four, and
+            where u_1 does not move beyond float32 rounding (see `effopd.updates.Trajectory`).
     """
 
     run: str
@@ -64,4 +67,5 @@ class UpdateRecord:
     first_vector_cosine: float | None = None
     subspace_alignment: float | None = None
     chance_alignment: float | None = None
+    num_vectors: int | None = None
     trajectory_evr: float | None = None

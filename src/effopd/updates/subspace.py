@@ -17,6 +17,10 @@ from effopd.updates.blocks import UpdateBlocks
 from effopd.updates.gram import GramEigen, gram_eigen
 from effopd.updates.projection import largest_entry_signs, pca
 
+# A direction that wanders by less than this share of its length (root mean square) stands still: vectors are kept in
+# float32, and rounding them moves them by up to 1e-7.
+_STILL = 5e-7
+
 
 @dataclass(frozen=True, eq=False)
 class SingularVectors:
@@ -152,9 +156,11 @@ class Trajectory:
 
     Attributes:
         aligned: The vectors, float64 [T, M], each with the sign that brings it nearest to the one before.
-        coordinates: Their first two principal components, float64 [T, 2]. For t-SNE: `tsne(trajectory.aligned)`.
+        coordinates: Their first two principal components, float64 [T, 2]; zeros if they do not move. For t-SNE:
+            `tsne(trajectory.aligned)`.
         explained_variance_ratio: `EVR_{0:2}`, the share of their variance in these two, in (0, 1]; None if they do not
-            move. It is 1 for three checkpoints or fewer, whatever they do.
+            move, or by no more than rounding to float32 moves them (5e-7 of their length, root mean square): the share
+            would be that of noise. It is 1 for three checkpoints or fewer, whatever they do.
     """
 
     aligned: Tensor
@@ -177,7 +183,10 @@ def trajectory(vectors: Tensor) -> Trajectory:
     vectors = vectors.detach().double()
     steps = torch.where((vectors[1:] * vectors[:-1]).sum(dim=1) < 0, -1.0, 1.0).to(vectors)
     aligned = vectors * torch.cat([steps.new_ones(1), steps.cumprod(0)])[: len(vectors), None]
-    return Trajectory(aligned, *pca(aligned))
+    coordinates, share = pca(aligned)
+    if float((aligned - aligned.mean(dim=0)).norm()) <= _STILL * float(aligned.norm()):
+        return Trajectory(aligned, torch.zeros_like(coordinates), None)
+    return Trajectory(aligned, coordinates, share)
 
 
 def _check_rows(first: Tensor, second: Tensor) -> None:

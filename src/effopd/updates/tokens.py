@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from effopd.checkpoints import Pair, find_checkpoints, open_pair
+from effopd.checkpoints import Pair, find_checkpoints, open_model, open_pair
 from effopd.errors import DataError
 from effopd.parameters import locate
 from effopd.updates.assemble import write_table
@@ -38,23 +39,31 @@ _TOKEN_SCHEMA = pa.schema(
 )
 
 
-def tokens_of(text: Path, tokenizer: Any) -> Tensor:
-    """Ids of the tokens that occur in a text file, ascending, int64 [N].
+def tokens_of(text: Path, base: str | Path) -> Tensor:
+    """Ids of the tokens of a model that occur in a text file, ascending, int64 [N].
 
     Raises:
-        DataError: The file is not UTF-8, or holds no token.
+        DataError: The file is not UTF-8, or holds no token or something that is none; the model has no tokenizer.
     """
     try:
-        ids = tokenizer(text.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]
+        content = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{text}: {error}. Give a UTF-8 text file.") from error
+    tokenizer = _tokenizer(base, required=True)
+    try:
+        ids = tokenizer(content, add_special_tokens=False)["input_ids"]
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise DataError(
+            f"{text} holds characters for which the tokenizer of {base} has no token ({error}). Remove them; a line "
+            "break at the end of the file may be one."
+        ) from error
     if not ids:
         raise DataError(f"{text} holds no token. Give a text in the language of the model.")
     return torch.tensor(sorted(set(ids)))
 
 
 def write_embedding_tables(
-    base: str | Path, runs: dict[str, Any], out: Path, *, ignore: Sequence[str] = (), text: Path | None = None
+    base: str | Path, runs: dict[str, Any], out: Path, *, ignore: Sequence[str] = (), wanted: Tensor | None = None
 ) -> None:
     """Write `embeddings.parquet` and `embedding_tokens.parquet`.
 
@@ -63,12 +72,11 @@ def write_embedding_tables(
         runs: By name.
         out: Directory of the analysis.
         ignore: Regular expressions of parameter names.
-        text: Tokens that count; all rows that the matrices have if None.
+        wanted: Ids of the tokens that count, ascending, int64 [N]; all rows that the matrices have if None.
     """
     shifts: list[dict[str, Any]] = []
     tokens: list[dict[str, Any]] = []
-    tokenizer = _tokenizer(open_pair(base, base).base.directory, required=text is not None)
-    wanted = tokens_of(text, tokenizer) if text else None
+    tokenizer = _tokenizer(base, required=False)
     for run, path in runs.items():
         checkpoints = find_checkpoints(path)
         for index, checkpoint in enumerate(checkpoints):
@@ -118,10 +126,10 @@ def _summary(cosine: Tensor) -> dict[str, Any]:
     defined = cosine[~cosine.isnan()]
     numbers = dict.fromkeys(("mean", "p05", "median", "p95"))
     if len(defined):
-        ordered = defined.sort().values  # torch.quantile takes no more than 16 million values
-        at = {"p05": 0.05, "median": 0.5, "p95": 0.95}
-        numbers |= {name: float(ordered[round(share * (len(ordered) - 1))]) for name, share in at.items()}
-        numbers["mean"] = float(defined.mean())
+        quantiles = np.quantile(defined.numpy(), (0.05, 0.5, 0.95))  # torch's takes no more than 16 million values
+        numbers |= dict(zip(("p05", "median", "p95"), quantiles.tolist(), strict=True)) | {
+            "mean": float(defined.mean())
+        }
     return {"num_tokens": len(cosine), "num_undefined": len(cosine) - len(defined), **numbers}
 
 
@@ -150,13 +158,14 @@ def _picture(run: str, pair: Pair, parameter: str, ids: Tensor, cosine: Tensor, 
     ]
 
 
-def _tokenizer(directory: Path, *, required: bool) -> Any:
+def _tokenizer(base: str | Path, *, required: bool) -> Any:
     """The base's tokenizer; None if it has none and none is needed."""
     from transformers import AutoTokenizer
 
+    directory = open_model(base).directory
     try:
         return AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises nothing narrower for a damaged file
         if not required:
             return None
         raise DataError(f"{directory} has no tokenizer that loads ({error}); --text needs one.") from error

@@ -3,6 +3,8 @@
 Nothing here is trusted. Whatever the program makes of this process, all it can do is to answer with other data.
 """
 
+import contextlib
+import io
 import operator
 import os
 import sys
@@ -15,8 +17,9 @@ from effopd.evaluation.inside.values import Channel, ExchangeError, decode, enco
 def serve(path: str, descriptors: dict[str, int]) -> None:
     """Load a program as the module `solution`, then answer requests until there are no more.
 
-    A request is `[operation, target, arguments, keyword arguments]`. The answer has `value`, and `arguments` as they
-    are after a call that returned None; or `raised`: the names of the exception's class and its bases, and its text.
+    A request is `[operation, target, arguments, keyword arguments, whether to capture]`. The answer has `value`, and
+    `arguments` as they are after a call that returned None; or `raised`: the names of the exception's class and its
+    bases, and its text; and `printed`, if that was to be captured.
     """
     with open(path, "rb") as file:  # noqa: PTH123
         source = file.read()
@@ -36,7 +39,16 @@ def serve(path: str, descriptors: dict[str, int]) -> None:
             request = channel.receive()
         except EOFError:
             os._exit(0)  # whatever threads the program has left
-        channel.send(objects.answer(*request))
+        *wanted, captures = request
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed) if captures else contextlib.nullcontext():
+            answer = objects.answer(*wanted)
+        if captures:
+            answer["printed"] = printed.getvalue()
+        try:
+            channel.send(answer)
+        except ExchangeError as error:
+            channel.send({"unsupported": str(error)})
 
 
 class _Objects:

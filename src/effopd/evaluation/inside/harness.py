@@ -3,7 +3,7 @@
 The names that tests use without defining them are the candidate's. Its functions and classes are stand-ins here, which
 ask the candidate's process and get copies of plain data back, so that every comparison is made here between values
 that cannot have been tampered with. A stand-in of an object can be called, indexed, iterated over and asked for
-attributes, length and text; comparing it, or its truth, is refused: the candidate would decide it.
+attributes, length and text; comparing it, computing with it, or its truth, is refused: the candidate would decide it.
 """
 
 import builtins
@@ -120,6 +120,7 @@ class _Candidate:
         self._channel = channel
         self._stand_ins: dict[int, _StandIn] = {}
         self._exceptions: dict[str, type[Exception]] = {}
+        self._stdout = sys.stdout
         self.failure: tuple[str, str] | None = None
         self.uses = 0
 
@@ -148,11 +149,13 @@ class _Candidate:
         try:
             encoded = [encode(argument, self._refer) for argument in arguments]
             named = {name: encode(argument, self._refer) for name, argument in keywords.items()}
-            self._channel.send([operation, target, encoded, named])
+            self._channel.send([operation, target, encoded, named, sys.stdout is not self._stdout])
         except (OSError, ExchangeError) as error:
             self._abort("unsupported" if isinstance(error, ExchangeError) else "runtime error", str(error))
         self.uses += operation != "attribute"
         answer = self._receive()
+        if isinstance(printed := answer.get("printed"), str) and sys.stdout is not self._stdout:
+            sys.stdout.write(printed)
         if "raised" in answer:
             self._raise(answer["raised"], answer.get("text", ""), ends_loop=operation == "next")
         if "exception" in answer and _are_names(answer["exception"]):
@@ -235,7 +238,6 @@ class _StandIn:
     __slots__ = ("_candidate", "_number")
     _candidate: _Candidate
     _number: int
-    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, candidate: _Candidate, number: int) -> None:
         object.__setattr__(self, "_candidate", candidate)
@@ -272,22 +274,24 @@ class _StandIn:
     def __next__(self) -> Any:
         return self._candidate.ask("next", self._number)
 
-    def __eq__(self, other: object) -> bool:
-        self._refuse()
-
-    def __bool__(self) -> bool:
-        self._refuse()
-
-    def __contains__(self, item: Any) -> bool:
-        self._refuse()
-
     def _plain(self, operation: str) -> Any:
         text = self._candidate.ask(operation, self._number)
         if not isinstance(text, str):
             self._refuse()
         return text
 
-    def _refuse(self) -> NoReturn:
+    def _refuse(self, *arguments: Any) -> NoReturn:
         self._candidate._abort(
-            "unsupported", "an object of the program is compared or used as a truth value: only plain data can be"
+            "unsupported",
+            "an object of the program is compared, computed with, derived from or used as a truth value; only plain"
+            " data can be",
         )
+
+
+_BINARY = "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor or"
+_OTHER = """
+    eq ne lt le gt ge hash bool contains delitem reversed neg pos abs invert int float complex index round trunc floor
+    ceil enter exit aenter aexit await aiter anext instancecheck subclasscheck mro_entries
+"""
+for _name in [*_BINARY.split(), *_OTHER.split(), *(f"r{name}" for name in _BINARY.split())]:
+    setattr(_StandIn, f"__{_name}__", _StandIn._refuse)

@@ -5,6 +5,7 @@ subclasses of them (`Counter`, `namedtuple`) as what they derive from. Everythin
 to the other side by a number.
 """
 
+import datetime
 import json
 import os
 from collections import deque
@@ -15,6 +16,7 @@ from typing import Any
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_DEPTH = 200
+_TIMES: dict[str, Any] = {"datetime": datetime.datetime, "date": datetime.date, "time": datetime.time}
 _PLAIN_INT = 2**62
 _SEQUENCES: dict[str, Any] = {
     "list": list,
@@ -76,6 +78,11 @@ def _encode_scalar(value: Any) -> Any:
         return {"decimal": Decimal.__str__(value)}
     if isinstance(value, Fraction):
         return {"fraction": Fraction.__str__(value)}
+    for name, kind in _TIMES.items():
+        if isinstance(value, kind):
+            return {name: kind.isoformat(value)}
+    if isinstance(value, datetime.timedelta):
+        return {"timedelta": [value.days, value.seconds, value.microseconds]}
     if type(value).__module__ == "numpy" and hasattr(value, "dtype") and value.dtype.kind in "biufU":
         return {"array": [str(value.dtype), value.tolist()]} if value.shape else value.item()
     return None
@@ -122,6 +129,8 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "range": lambda parts: range(*parts),
     "decimal": Decimal,
     "fraction": Fraction,
+    "timedelta": lambda parts: datetime.timedelta(*parts),
+    **{name: kind.fromisoformat for name, kind in _TIMES.items()},
 }
 
 
@@ -145,7 +154,9 @@ class Channel:
         """
         data = json.dumps(message).encode()
         if len(data) > MAX_MESSAGE_BYTES:
-            raise ExchangeError(f"a message is longer than {MAX_MESSAGE_BYTES} bytes")
+            raise ExchangeError(
+                f"values of {len(data) >> 20} MiB at a time; at most {MAX_MESSAGE_BYTES >> 20} can pass"
+            )
         view = memoryview(b"%08x" % len(data) + data)
         while view:
             view = view[os.write(self._write, view) :]

@@ -111,7 +111,9 @@ figure("trajectory", (controls, plots, keys, refresh) => {
     const steps = things.flatMap((each) => each.x);
     const [low, high] = [steps.reduce((a, b) => Math.min(a, b)), steps.reduce((a, b) => Math.max(a, b))];
     drawScale(keys, data.x, low, high);
-    const titles = shown.map((each) => data.runs[each.run] + (plane.value === "pc" && each.evr !== null ? `, EVR ${format(each.evr, true)}` : ""));
+    const still = (each) => [...each.pc1, ...each.pc2].every((value) => value === 0);
+    const note = (each) => (each.evr !== null ? `, EVR ${format(each.evr, true)}` : still(each) ? ": does not move" : "");
+    const titles = shown.map((each) => data.runs[each.run] + (plane.value === "pc" ? note(each) : ""));
     if (!shown.length) keys.replaceChildren(make("p", { class: "notice", text: "No t-SNE picture was made of this matrix; choose principal components or another matrix." }));
     panels(plots, titles, "20rem").forEach((element, index) => drawTrajectory(element, shown[index], plane.value, low, high));
   };
