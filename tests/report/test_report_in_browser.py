@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from fabricated_analysis import HOSTILE, Fabricated, fabricate
+from test_sweeps import SWEEPS, write_sweep
 
 from effopd.report.analysis import write_report
+from effopd.report.sweeps import write_sweep_report
 from effopd.report.tables import NONE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -101,6 +103,21 @@ def test_all_figures_are_drawn_without_a_complaint_or_a_request(browser: Any, re
         assert visit.page.locator(f'[data-figure="{key}"] .plot svg.main-svg').count() > 0, key
     buttons = visit.page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")
     assert set(buttons) <= {"Download plot as a PNG", "Download plot as a png", "Zoom", "Pan", "Reset axes"}
+    visit.check()
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
+def test_the_figures_of_a_sweep_are_shown(browser: Any, tmp_path: Path, viewport: dict[str, int]) -> None:
+    sweep = write_sweep(tmp_path / "sweep")
+    write_sweep_report(sweep)
+    visit = Visit(browser, write_report(fabricate(tmp_path / "analysis"), sweep)[-1], viewport)
+    visit.page.wait_for_selector("figure.printed img")
+    widths = visit.page.evaluate(
+        "[...document.querySelectorAll('figure.printed img')].map(i => [i.naturalWidth, i.width])"
+    )
+    assert len(widths) == len(SWEEPS)
+    assert all(own > 0 and 0 < shown <= viewport["width"] for own, shown in widths)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     visit.check()
 
 
