@@ -8,6 +8,7 @@ import torch
 from effopd.checkpoints.rounding import round_to
 from effopd.errors import DataError
 from effopd.interventions import add_scaled
+from effopd.interventions.scale import scale_towards
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -50,6 +51,8 @@ def test_rounding_is_to_the_nearest_once(dtype: torch.dtype) -> None:
     ties = round_to(halfway, dtype)
     bits = ties.view(torch.int32 if dtype == torch.float32 else torch.int16)
     assert not (bits & 1).any()
+    special = torch.tensor([math.inf, -math.inf, math.nan, 0.0, -0.0, 1e300], dtype=torch.float64)
+    assert torch.equal(round_to(special, dtype).nan_to_num(7.0), special.to(dtype).nan_to_num(7.0))
 
 
 def test_linear_in_the_scale() -> None:
@@ -67,6 +70,15 @@ def test_pieces_of_large_tensors_and_odd_shapes(monkeypatch: pytest.MonkeyPatch)
     assert torch.allclose(add_scaled(base.T, update.T, 0.3, torch.float32), whole.T)
     assert add_scaled(torch.tensor(2.0), torch.tensor(1.0).double(), 2.0, torch.float32) == 4
     assert add_scaled(torch.ones(0), torch.ones(0).double(), 2.0, torch.float32).shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_update_may_be_made_piece_by_piece(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effopd.interventions.scale._CHUNK", 7)
+    base, trained = random_weights(torch.float32), random_weights(dtype, seed=1)
+    for alpha in (-0.5, 0.3, 1.0):
+        expected = add_scaled(base, trained.double() - base.double(), alpha, dtype)
+        assert torch.equal(scale_towards(base, trained, alpha, dtype), expected)
 
 
 def test_too_large_for_the_dtype() -> None:

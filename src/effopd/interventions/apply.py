@@ -151,6 +151,10 @@ class PairSource:
         """The update dW in float64."""
         return self._pair.delta(name)
 
+    def is_difference(self, name: str) -> bool:
+        """Whether no adapter changes it."""
+        return name not in self._pair.lora
+
     def decomposition(self, name: str, update: Tensor, num_vectors: Callable[[int], int]) -> Decomposition:
         """The saved one, if it has enough vectors; otherwise computed."""
         saved = self._factors.read(name, update) if self._factors else None

@@ -147,6 +147,9 @@ class _LiveSource:
             raise DataError(f"{name}: the model minus its base is not finite. Did training diverge?")
         return delta
 
+    def is_difference(self, name: str) -> bool:
+        return math.isfinite(float(self.trained(name).sum(dtype=torch.float64)))
+
     def decomposition(self, name: str, update: Tensor, num_vectors: Callable[[int], int]) -> Decomposition:
         found = self._decompositions.get(name) or decompose(update)
         if self._keep:

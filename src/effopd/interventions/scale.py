@@ -4,6 +4,7 @@ Every intervention ends here.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -32,11 +33,33 @@ def add_scaled(base: Tensor, update: Tensor, alpha: float, dtype: torch.dtype) -
     Raises:
         DataError: A weight is too large for `dtype`, or not a number.
     """
+    return _in_pieces(base, update, alpha, dtype, lambda base, update: update)
+
+
+def scale_towards(base: Tensor, trained: Tensor, alpha: float, dtype: torch.dtype) -> Tensor:
+    """The same to the bit with dW = W - W_base, which is made piece by piece: several times faster in large tensors.
+
+    Args:
+        base: As for `add_scaled`.
+        trained: W as stored.
+        alpha: As for `add_scaled`.
+        dtype: As for `add_scaled`.
+
+    Raises:
+        DataError: As for `add_scaled`.
+    """
+    return _in_pieces(base, trained, alpha, dtype, lambda base, trained: trained.double().sub_(base))
+
+
+def _in_pieces(
+    base: Tensor, other: Tensor, alpha: float, dtype: torch.dtype, update: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     result = torch.empty(base.shape, dtype=dtype, device=base.device)
-    flat_base, flat_update, flat_result = base.reshape(-1), update.reshape(-1), result.view(-1)
+    flat_base, flat_other, flat_result = base.reshape(-1), other.reshape(-1), result.view(-1)
     for start in range(0, result.numel(), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        exact = torch.add(flat_base[chunk].double(), flat_update[chunk], alpha=alpha)
+        base_piece = flat_base[chunk].double()
+        exact = torch.add(base_piece, update(base_piece, flat_other[chunk]), alpha=alpha)
         flat_result[chunk] = round_to(exact, dtype)
         if not all(math.isfinite(bound) for bound in torch.aminmax(flat_result[chunk])):
             raise DataError(

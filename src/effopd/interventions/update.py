@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from effopd.errors import UnsupportedError
-from effopd.interventions.scale import add_scaled
+from effopd.interventions.scale import add_scaled, scale_towards
 from effopd.interventions.truncate import Decomposition, decompose
 from effopd.parameters import locate
 
@@ -41,6 +41,9 @@ class Source(Protocol):
 
     def delta(self, name: str) -> Tensor:
         """The update dW in float64."""
+
+    def is_difference(self, name: str) -> bool:
+        """Whether that is `trained(name)` minus `base(name)`, as they are stored."""
 
     def decomposition(self, name: str, update: Tensor, num_vectors: Callable[[int], int]) -> Decomposition:
         """Of `update`, which is `delta(name)`, with as many singular vectors at least as follow from its rank."""
@@ -133,6 +136,8 @@ class Update:
             return trained
         if self.coefficient == 0:
             return source.base(name).to(dtype)
+        if self.replaced is None and "delta" not in vars(self.weight) and source.is_difference(name):
+            return scale_towards(source.base(name), source.trained(name), self.coefficient, dtype)
         return add_scaled(source.base(name), self.tensor, self.coefficient, dtype)
 
 
@@ -196,8 +201,8 @@ def new_tensor(
         update = Update(Weight(part, part_shape, source))
         for intervention in interventions:
             update = intervention.apply(update)
+        norms.append(update.norm() if measure else 0.0)
         tensors.append(update.new_weight())
         all_trained &= update.is_trained
-        norms.append(update.norm() if measure else 0.0)
     tensor = tensors[0] if name in parts else torch.stack(tensors)
     return NewTensor(tensor, all_trained, math.hypot(*norms) if measure else None)
