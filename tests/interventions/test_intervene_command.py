@@ -115,6 +115,7 @@ def test_an_end_before_time_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
     what: Any,
     code: int,
     message: str,
@@ -127,6 +128,8 @@ def test_an_end_before_time_leaves_nothing(
 
     monkeypatch.setattr("effopd.checkpoints.writer.save_tensors", save)
     before = signal.getsignal(signal.SIGTERM)
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts without
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ctrl_c))
     common = ["--base", llama, "--trained", trained_llama, "--out", tmp_path / "out"]
     assert status_of("intervene", "scale", "--alpha", 0.5, *common) == code
     assert message in capsys.readouterr().err
