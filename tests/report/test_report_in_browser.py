@@ -106,19 +106,19 @@ def test_all_figures_are_drawn_without_a_complaint_or_a_request(browser: Any, re
     visit.check()
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
-def test_the_figures_of_a_sweep_are_shown(browser: Any, tmp_path: Path, viewport: dict[str, int]) -> None:
+def test_the_figures_of_a_sweep_are_shown(browser: Any, tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep")
     write_sweep_report(sweep)
-    visit = Visit(browser, write_report(fabricate(tmp_path / "analysis"), sweep)[-1], viewport)
-    visit.page.wait_for_selector("figure.printed img")
-    widths = visit.page.evaluate(
-        "[...document.querySelectorAll('figure.printed img')].map(i => [i.naturalWidth, i.width])"
-    )
-    assert len(widths) == len(SWEEPS)
-    assert all(own > 0 and 0 < shown <= viewport["width"] for own, shown in widths)
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
-    visit.check()
+    report = write_report(fabricate(tmp_path / "analysis", Fabricated(layers=1)), sweep)[-1]
+    for viewport in (DESKTOP, PHONE):
+        visit = Visit(browser, report, viewport)
+        visit.page.wait_for_selector("figure.printed img")
+        script = "[...document.querySelectorAll('figure.printed img')].map(i => [i.naturalWidth, i.width])"
+        widths = visit.page.evaluate(script)
+        assert len(widths) == len(SWEEPS)
+        assert all(own > 0 and 0 < shown <= viewport["width"] for own, shown in widths)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        visit.check()
 
 
 def test_figures_are_drawn_when_they_come_into_view(browser: Any, report: Path) -> None:
