@@ -177,7 +177,8 @@ def markdown(summary: dict[str, Any]) -> str:
     parts = [
         f"# Cost of reaching an accuracy of {target:g} on the embedded world",
         f"Made by `{summary['command']}`. Every number is a median over seeds with its 95 % bootstrap interval "
-        "(percentile, seeds resampled; of a ratio of medians, both groups independently).",
+        "(percentile, seeds resampled; of a ratio of medians, both groups independently). Of a median of so few that "
+        "is their range: it covers the true median 94 times in 100 with five seeds, 75 times with three.",
         *([summary["note"]] if summary["note"] else []),
         _what_is_counted(summary),
     ]

@@ -170,6 +170,14 @@ def test_a_sweep_may_want_more_and_other_cells(root: Path, tmp_path: Path, monke
     assert rows(out)[lambda frame: frame["run"] == "OPD"].reset_index(drop=True).equals(before)
 
 
+def test_cells_do_not_depend_on_how_paths_are_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    specs = [make(where, sweeps=PAPER, max_checkpoints=2, max_values=2) for where in (root, Path(root.name))]
+    absolute, relative = (plan_cells(spec).cells for spec in specs)
+    assert [cell.key for cell in relative] == [cell.key for cell in absolute]
+    assert all(cell.directory.is_absolute() for cell in relative)
+
+
 def test_a_checkpoint_that_has_changed_since_is_noticed(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "runs" / "a" / "checkpoint-1", 0.5, 0)
     spec = make(tmp_path / "runs", runs={"a": "a"})

@@ -112,6 +112,9 @@ def median_estimate(
 ) -> Estimate:
     """Median cost over runs, with a percentile bootstrap interval that resamples the runs.
 
+    At a confidence of 0.95 this is the range of up to five runs; the range of n independent runs covers
+    the true median with probability 1 - 2 * 0.5**n: 94 % for five, 75 % for three.
+
     Args:
         costs: The cost of each run (see `cost_range`).
         confidence: Coverage of the interval, in (0, 1).

@@ -100,10 +100,10 @@ def plan_cells(spec: SweepSpec) -> Plan:
     """
     base = model_directory(spec.base)
     found = {
-        name: [tuple(find_checkpoints(_located(seed, spec.root))) for seed in run.seeds]
+        name: [tuple(map(_resolved, find_checkpoints(_located(seed, spec.root)))) for seed in run.seeds]
         for name, run in spec.runs.items()
     }
-    finals = {name: seeds[0][-1].directory.resolve() for name, seeds in found.items()}
+    finals = {name: seeds[0][-1].directory for name, seeds in found.items()}
     cells: list[Cell] = []
     for name, seeds in found.items():
         for number, checkpoints in enumerate(seeds):
@@ -112,7 +112,7 @@ def plan_cells(spec: SweepSpec) -> Plan:
             cells += _cells_of_run(spec, TrainingRun(name, number, checkpoints, layers, *sizes, finals))
     identity = {
         "spec": spec.to_json(),
-        "base": str(Path(base).resolve()) if Path(base).is_dir() else base,
+        "base": base,
         "runs": {name: [[_describe(each) for each in seed] for seed in seeds] for name, seeds in found.items()},
     }
     return Plan(cells, json.loads(json.dumps(identity)))
@@ -144,7 +144,7 @@ def _cells_of_run(spec: SweepSpec, run: TrainingRun) -> list[Cell]:
         made = tuple(json.loads(interventions))
         for task in spec.tasks:
             for seed in spec.seeds:
-                where = (run.name, run.seed, index, checkpoint.step, checkpoint.directory.resolve())
+                where = (run.name, run.seed, index, checkpoint.step, checkpoint.directory)
                 cells.append(Cell(*where, made, task, seed, draft.kl, tuple(draft.uses)))
     return cells
 
@@ -154,6 +154,11 @@ def _located(seed: Seed, root: str | None) -> str | list[str]:
         under = Path(root or "", seed)
         return str(under) if root or under.exists() else seed  # otherwise a hub name
     return [str(Path(root or "", model)) for model in seed]
+
+
+def _resolved(checkpoint: Checkpoint) -> Checkpoint:
+    """By its absolute path: workers may run elsewhere, and however the path was written, its cells are the same."""
+    return checkpoint._replace(directory=checkpoint.directory.resolve())
 
 
 def _layers(base: str, directory: Path) -> tuple[int, ...]:
@@ -166,7 +171,7 @@ def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """A checkpoint with the sizes and times of its files, so that another in its place is noticed."""
     status = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in weight_files(checkpoint.directory)]
     digest = hashlib.sha256(json.dumps(status).encode()).hexdigest()[:16]
-    return {"step": checkpoint.step, "directory": str(checkpoint.directory.resolve()), "files": digest}
+    return {"step": checkpoint.step, "directory": str(checkpoint.directory), "files": digest}
 
 
 MAX_ATTEMPTS = 2

@@ -161,13 +161,13 @@ def make_spec(content: Any) -> SweepSpec:
 
 
 def model_directory(name: str) -> str:
-    """A model's directory or hub name, where `world:base` and `world:teacher` are those of the embedded world.
+    """A model's absolute directory or hub name; `world:base` and `world:teacher` are those of the embedded world.
 
     Raises:
         ConfigurationError: The world has no such model.
     """
     if not name.startswith("world:"):
-        return name
+        return str(Path(name).resolve()) if Path(name).is_dir() else name
     places = {"world:base": world.base_dir, "world:teacher": world.teacher_dir}
     check_choice("model", name, places)
     return str(places[name]())
