@@ -51,13 +51,13 @@ def settings(out: Path, **overrides: Any) -> dict[str, Any]:
     } | overrides
 
 
-def distillation_trainer(out: Path, model: Any = None, **overrides: Any) -> DistillationTrainer:
+def distillation_trainer(out: Path, model: Any = None, num_rows: int = 64, **overrides: Any) -> DistillationTrainer:
     """Plain TRL distillation of one random model from another."""
     return DistillationTrainer(
         model=model or tiny_model(0),
         teacher_model=tiny_model(1),
         args=DistillationConfig(**settings(out, **overrides)),
-        train_dataset=tiny_dataset(),
+        train_dataset=tiny_dataset(num_rows),
         processing_class=make_tokenizer(),
     )
 

@@ -3,23 +3,28 @@
 `tests/test_trl_hooks.py` fails when one of these names goes or changes its signature.
 
     Trainer._tokenize_prompts, ._generate_single_turn   sample from the live weights, by HF generate or vLLM
+    Trainer.vllm_generation.llm.generate                is given the sampling parameters of each prompt
     Trainer._last_loaded_step                           which step's weights vLLM holds; -1 makes it load them again
     Trainer._buffered_inputs                            rollouts kept for later steps; None makes it sample again
     Trainer._metrics                                    what goes into the next log
     Trainer._load_optimizer_and_scheduler               is given the checkpoint that training resumes from
+    Trainer._get_train_sampler, RepeatSampler           draws an order of the prompts at each pass over them
+    Trainer._init_training_state                        tells how many passes a resumed training has behind it
     distillation_trainer._chunked_divergence_loss       the loss on hidden states and heads of student and teacher
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
+from itertools import count
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.distributed.fsdp import FSDPModule
 from trl.data_utils import is_conversational
 from trl.trainer import distillation_trainer
-from trl.trainer.utils import pad
+from trl.trainer.utils import RepeatSampler, pad
 
 # Student and teacher hidden states [B, T, H], their heads [V, H], the loss mask [B, T] and beta come first;
 # then, by name, num_items_in_batch, biases, logit scales, soft caps and the temperature.
@@ -45,9 +50,9 @@ class Rollout(NamedTuple):
 def generate(trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> list[Rollout]:
     """Sample one completion for each example from the trainer's live weights, with its own generation settings.
 
-    Collective: every process must ask for the same number of examples. The random numbers depend on `seed` alone, and
-    the trainer's own random state is left as it was. Prompts go in batches of what the trainer itself generates at a
-    time, so memory stays what training needs.
+    Collective: every process must ask for the same number of examples. The random numbers depend on `seed` alone, save
+    with a vLLM server, and the trainer's own random state is left as it was. Prompts go in batches of what the trainer
+    itself generates at a time, so memory stays what training needs.
     """
     args = trainer.args
     batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
@@ -162,7 +167,11 @@ def log_metric(trainer: Any, name: str, value: float) -> None:
 
 
 def on_resume(trainer: Any, action: Callable[[str], None]) -> None:
-    """Call `action` with the checkpoint's directory when training resumes from one, before its first step."""
+    """Call `action` with the checkpoint's directory when training resumes from one, before its first step.
+
+    The prompts then come in the order in which they would have come without the interruption.
+    """
+    _keep_order_of_prompts(trainer)
     original = trainer._load_optimizer_and_scheduler
 
     def load(checkpoint: str | None) -> None:
@@ -173,22 +182,62 @@ def on_resume(trainer: Any, action: Callable[[str], None]) -> None:
     trainer._load_optimizer_and_scheduler = load
 
 
+def _keep_order_of_prompts(trainer: Any) -> None:
+    """TRL's sampler starts its random numbers anew in a new process: let it draw the orders of finished passes."""
+    if "_init_training_state" in vars(trainer):
+        return  # done already
+    make_sampler, initialize = trainer._get_train_sampler, trainer._init_training_state
+    made: list[Any] = []
+
+    def get_train_sampler(*args: Any, **kwargs: Any) -> Any:
+        made[:] = [make_sampler(*args, **kwargs)]
+        return made[0]
+
+    def init_training_state(*args: Any, **kwargs: Any) -> tuple[int, int]:
+        num_epochs, num_steps = initialize(*args, **kwargs)
+        for _ in range(num_epochs if made and isinstance(made[0], RepeatSampler) else 0):
+            next(iter(made[0]))
+        return num_epochs, num_steps
+
+    trainer._get_train_sampler, trainer._init_training_state = get_train_sampler, init_training_state
+
+
 @contextmanager
 def _seeded(trainer: Any, seed: int) -> Iterator[None]:
     """Fix torch's and vLLM's sampling by `seed` within the context, apart for each process."""
-    seed = (seed * 1_000_003 + trainer.accelerator.process_index) % 2**31
-    device = trainer.accelerator.device
+    process, device = trainer.accelerator.process_index, trainer.accelerator.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _seeded_vllm(trainer, seed):
+        torch.manual_seed((seed * 1_000_003 + process) % 2**31)
+        yield
+
+
+@contextmanager
+def _seeded_vllm(trainer: Any, seed: int) -> Iterator[None]:
+    """Give every prompt of a colocated vLLM a seed of its own, within the context.
+
+    vLLM starts a generator for each request: with one seed for all, as TRL would pass it on, every prompt gets the same
+    random numbers. Processes that share an engine give it the same prompts, and so need the same seeds. A server is
+    given none, since TRL can send it only one.
+    """
     vllm = getattr(trainer, "vllm_generation", None)
-    kwargs = {} if vllm is None else vllm.generation_kwargs
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        if vllm is not None:
-            vllm.generation_kwargs = {**kwargs, "seed": seed}
-        try:
-            yield
-        finally:
-            if vllm is not None:
-                vllm.generation_kwargs = kwargs
+    if vllm is None or vllm.mode != "colocate":
+        yield
+        return
+    engine = trainer.accelerator.process_index // vllm.tensor_parallel_size
+    original, counter = vllm.llm.generate, count()
+
+    def generate(prompts: Sequence[Any], sampling_params: Any, **kwargs: Any) -> Any:
+        own = [sampling_params.clone() for _ in prompts]
+        for each in own:
+            words = np.random.SeedSequence((seed % 2**63, engine, next(counter))).generate_state(1)
+            each.seed = int(words[0] >> 1)
+        return original(prompts, sampling_params=own, **kwargs)
+
+    vllm.llm.generate = generate
+    try:
+        yield
+    finally:
+        vllm.llm.generate = original
 
 
 def _pad_rollouts(trainer: Any, rollouts: Sequence[Rollout]) -> dict[str, torch.Tensor]:

@@ -48,6 +48,16 @@ def test_the_final_model_comes_last(run: Path) -> None:
     assert find_checkpoints(run)[-1] == Checkpoint(120, run)
 
 
+def test_the_final_model_of_our_own_run(tmp_path: Path) -> None:
+    """A run that `target_accuracy` stopped between two checkpoints."""
+    model(tmp_path / "run" / "checkpoint-10", 10)
+    run = model(tmp_path / "run", 13)
+    (run / "run.json").write_text(json.dumps({"steps": 13, "last": None}))
+    assert steps(run) == [10, 13]
+    (run / "run.json").write_text(json.dumps({"settings": {}}))
+    assert steps(run) == [10, None]
+
+
 def test_a_final_model_that_is_a_checkpoint_is_left_out(run: Path) -> None:
     model(run, 20)
     assert steps(run) == [3, 20, 100]

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +79,10 @@ print("done")
 )
 @pytest.mark.usefixtures("short_hangs")
 def test_limits_break_a_program_off(program: str, endings: set[str]) -> None:
-    started = time.monotonic()
     outcome = run_program(program, limits=SMALL)
     assert outcome.ended in endings
     assert outcome.exit_code != 0
     assert len(outcome.stdout) + len(outcome.stderr) < 4 * 2**20
-    assert time.monotonic() - started < 60
 
 
 def test_a_daemon_ends_with_the_program_that_left_it() -> None:

@@ -1,8 +1,6 @@
 """EffOPD on TRL's real trainers."""
 
-import json
 import math
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,39 +10,10 @@ import torch
 from tiny import assert_same, contains_answer, distillation_trainer, grpo_trainer, tiny_dataset, tiny_model, weights
 
 from effopd import trl_hooks
-from effopd.errors import CheckpointError, ConfigurationError
+from effopd.errors import ConfigurationError
 from effopd.extrapolation import EffOPDCallback, ExtrapolationConfig
-from effopd.extrapolation import callback as callback_module
-from effopd.extrapolation.search import Score
-
-
-def records(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "extrapolations.jsonl").read_text().splitlines()]
-
-
-class Scripted:
-    """Stands in for `validate`: gives the scores it was told to, and keeps the weights it was asked to score."""
-
-    def __init__(self, *scores: float) -> None:
-        self.scores = list(scores)
-        self.seen: list[dict[str, torch.Tensor]] = []
-
-    def __call__(self, trainer: Any, validator: Any, rows: Any, seed: int) -> Score:
-        self.seen.append(weights(trainer))
-        return Score(self.scores.pop(0))
-
-
-def script(monkeypatch: pytest.MonkeyPatch, *scores: float) -> Scripted:
-    scripted = Scripted(*scores)
-    monkeypatch.setattr(callback_module, "validate", scripted)
-    return scripted
-
-
-def with_effopd(trainer: Any, **kwargs: Any) -> EffOPDCallback:
-    kwargs = {"reward": contains_answer, "num_prompts": 10} | kwargs
-    callback = EffOPDCallback(trainer, **kwargs)
-    trainer.add_callback(callback)
-    return callback
+from effopd.extrapolation.validation import RewardValidator, TeacherKLValidator
+from extrapolation.scripted import records, script, with_effopd
 
 
 @pytest.mark.parametrize("make", [distillation_trainer, grpo_trainer])
@@ -68,6 +37,27 @@ def test_three_lines_with_trl(make: Any, tmp_path: Path) -> None:
     assert -1 <= rows[1]["cosine_to_previous"] <= 1
     for key in ("rollouts", "generated_tokens", "teacher_tokens"):
         assert callback.cost[key] == sum(row[key] for row in rows)
+
+
+def test_a_validator_by_its_name(tmp_path: Path) -> None:
+    callback = EffOPDCallback(distillation_trainer(tmp_path), validator="teacher_kl")
+    assert isinstance(callback.validator, TeacherKLValidator)
+    callback = EffOPDCallback(distillation_trainer(tmp_path), contains_answer, "adaptive", validator="reward")
+    assert isinstance(callback.validator, RewardValidator)
+    with pytest.raises(ConfigurationError, match="validator='kl' is not known"):
+        EffOPDCallback(distillation_trainer(tmp_path), validator="kl")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("num_prompts", 5.5), ("num_prompts", True), ("seed", "x"), ("redraw_prompts", "no"), ("scales", 4)),
+        *(("schedule", 4), ("schedule", [1, "two"]), ("schedule", [1, 2.5])),
+    ],
+)
+def test_settings_of_a_wrong_type(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        ExtrapolationConfig(**{name: value})
 
 
 def test_without_scales_training_is_plain_trl_to_the_bit(tmp_path: Path) -> None:
@@ -135,70 +125,6 @@ def test_only_selected_parameters_move(tmp_path: Path, monkeypatch: pytest.Monke
     assert any("post_attention_layernorm" in name for name in moved)
 
 
-@pytest.mark.parametrize("preset", ["paper", "adaptive"])
-def test_resuming_is_exact_to_the_bit(preset: str, tmp_path: Path) -> None:
-    """From a checkpoint between two triggers (paper: 2 and 4): weights, records and costs."""
-    save = {"save_strategy": "steps", "save_steps": 3}
-    whole = distillation_trainer(tmp_path / "whole", **save)
-    first = with_effopd(whole, preset=preset)
-    whole.train()
-    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
-    (tmp_path / "resumed" / "extrapolations.jsonl").write_text(
-        (tmp_path / "whole" / "extrapolations.jsonl").read_text()
-    )
-    resumed = distillation_trainer(tmp_path / "resumed", **save)
-    second = with_effopd(resumed, preset=preset)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "resumed" / "checkpoint-3"))
-    assert_same(weights(whole), weights(resumed))
-
-    def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in row.items() if not key.endswith("seconds")}
-
-    assert [*map(without_seconds, records(tmp_path / "whole"))] == [
-        *map(without_seconds, records(tmp_path / "resumed"))
-    ]
-    assert without_seconds(first.cost) == without_seconds(second.cost)
-    assert first.num_accepted == second.num_accepted
-
-
-def test_resuming_without_the_anchor_is_refused(tmp_path: Path) -> None:
-    save = {"save_strategy": "steps", "save_steps": 3}
-    distillation_trainer(tmp_path, **save).train()
-    trainer = distillation_trainer(tmp_path, **save)
-    with_effopd(trainer)
-    with pytest.raises(CheckpointError, match="no complete extrapolation state"):
-        trainer.train(resume_from_checkpoint=True)
-
-
-def test_resuming_with_other_processes_is_refused(tmp_path: Path) -> None:
-    save = {"save_strategy": "steps", "save_steps": 3}
-    trainer = distillation_trainer(tmp_path, **save)
-    with_effopd(trainer)
-    trainer.train()
-    state = tmp_path / "checkpoint-3" / "effopd"
-    (state / "anchor-00000-of-00001.safetensors").rename(state / "anchor-00000-of-00002.safetensors")
-    trainer = distillation_trainer(tmp_path, **save)
-    with_effopd(trainer)
-    with pytest.raises(CheckpointError, match="another number of processes"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-
-
-def test_an_interruption_leaves_the_weights_of_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = distillation_trainer(tmp_path, max_steps=1)
-    with_effopd(trainer)
-    scripted = Scripted(0.1, 0.2)
-
-    def interrupted(*args: Any) -> Score:
-        if not scripted.scores:
-            raise KeyboardInterrupt
-        return scripted(*args)
-
-    monkeypatch.setattr(callback_module, "validate", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-    assert_same(weights(trainer), scripted.seen[0])
-
-
 def test_a_score_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
     trainer = distillation_trainer(tmp_path, max_steps=1)
     with_effopd(trainer, reward=lambda completions, **kwargs: [None] * len(completions))
@@ -248,8 +174,6 @@ def test_every_change_of_the_weights_reaches_generation(tmp_path: Path, monkeypa
     trainer.train()
     assert engine.num_stale == 0
     assert engine.num_generations > 4 + 3 * 2
-    assert {kwargs.get("seed") for kwargs in engine.generation_kwargs_seen} - {None}
-    assert engine.generation_kwargs == {}
 
 
 def test_the_trap_is_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,8 +192,7 @@ class FakeEngine:
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-        self.generation_kwargs: dict[str, Any] = {}
-        self.generation_kwargs_seen: list[dict[str, Any]] = []
+        self.mode = "server"
         self.held: dict[str, torch.Tensor] = {}
         self.num_stale = self.num_generations = 0
 
@@ -278,7 +201,6 @@ class FakeEngine:
 
     def generate(self, prompts: list[list[int]], **kwargs: Any) -> tuple[Any, list[list[int]], Any, Any]:
         self.num_generations += 1
-        self.generation_kwargs_seen.append(self.generation_kwargs)
         live = weights(self.trainer)
         self.num_stale += any(not torch.equal(live[name], self.held[name]) for name in live)
         return None, [[2 + (sum(ids) + i) % 10, 1] for i, ids in enumerate(prompts)], None, None
@@ -358,14 +280,6 @@ def test_lora_is_refused(tmp_path: Path) -> None:
     trainer = distillation_trainer(tmp_path, model=model)
     with pytest.raises(UnsupportedError, match="merge_and_unload"):
         EffOPDCallback(trainer, contains_answer, num_prompts=10)
-
-
-def test_starting_in_the_middle_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    trainer = distillation_trainer(tmp_path)
-    callback = with_effopd(trainer)
-    trainer.state.global_step = 3
-    with pytest.raises(CheckpointError, match="resume_from_checkpoint"):
-        callback.on_train_begin(trainer.args, trainer.state, trainer.control)
 
 
 def test_standard_errors(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def test_replicas_agree_and_resume_to_the_bit(tmp_path: Path) -> None:
     assert seen.pop("moved")
     # 11 prompts over 2 processes: 6 each, one of which only counts as cost.
     assert seen == {"rollouts": [12, 12, 12], "same_everywhere": True, "same_resumed": True}
+    files = {path.name for path in (tmp_path / "checkpoint-3" / "effopd").iterdir()}
+    assert files == {"anchor-00000-of-00001.safetensors", "state.json"}
 
 
 def test_two_shards_do_what_one_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +46,8 @@ def test_two_shards_do_what_one_process_does(tmp_path: Path, monkeypatch: pytest
     whole = run_sharded.run(tmp_path / "one")
     seen = on_two_processes("run_sharded.py", tmp_path / "two")
     assert_same(whole["weights"], load_file(tmp_path / "two" / "weights.safetensors"))
-    assert len(list((tmp_path / "two" / "checkpoint-3" / "effopd").glob("anchor-*-of-00002.safetensors"))) == 2
+    files = {path.name for path in (tmp_path / "two" / "checkpoint-3" / "effopd").iterdir()}
+    assert files == {*(f"anchor-0000{rank}-of-00002.safetensors" for rank in (0, 1)), "state.json"}
     torch.testing.assert_close(torch.tensor(seen["logits"]), torch.tensor(whole["logits"]), rtol=1e-4, atol=1e-5)
     assert len({tuple(row) for row in seen["logits"]}) == len(seen["logits"]) == 9
     assert [row["accepted_scale"] for row in seen["rows"]] == [2, 0, 4]

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny import assert_same
 
 from effopd.errors import CheckpointError, ConfigurationError
 from effopd.extrapolation.search import PAPER_SCALES
@@ -110,6 +112,30 @@ def test_the_accepted_weights_are_the_next_anchor() -> None:
     for name, parameter in parameters.items():
         expected = moved[name] + 2.0 * (moved[name] - accepted[name])
         torch.testing.assert_close(parameter, expected)
+
+
+def test_an_interrupted_commit_leaves_the_old_anchor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    parameters, moved = make(torch.float32)
+    snapshot = Snapshot(parameters)
+    snapshot.begin()
+    snapshot.commit()
+    anchor = {name: tensor.clone() for name, tensor in parameters.items()}
+    step_to(parameters, moved)
+    snapshot.begin()
+    snapshot.write_candidate(2.0)
+    accepted = {name: tensor.clone() for name, tensor in parameters.items()}
+
+    def cut_short(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> None:
+        name = next(iter(source))
+        target[name].copy_(source[name])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(snapshot, "_copy", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        snapshot.commit()
+    assert_same(parameters, accepted)
+    snapshot.save(tmp_path / "anchor.safetensors")
+    assert_same(load_file(tmp_path / "anchor.safetensors"), {f"anchor.{name}": anchor[name] for name in anchor})
 
 
 def test_measure_sums_up_the_displacement() -> None:

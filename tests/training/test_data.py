@@ -65,7 +65,7 @@ def test_the_world_is_a_dataset() -> None:
 def test_columns_are_renamed_and_the_others_kept(tmp_path: Path) -> None:
     rows = [{"question": "6*7?", "final_answer": 42, "answer": "old", "topic": "x"}]
     loaded = load_prompts(write(tmp_path / "a.jsonl", rows), prompt_column="question", answer_column="final_answer")
-    assert loaded.to_list() == [{"prompt": "6*7?", "answer": "42", "topic": "x"}]
+    assert loaded.to_list() == [{"prompt": "6*7?", "answer": "42", "final_answer": 42, "topic": "x"}]
 
 
 def test_answer_after_takes_what_follows_the_last_mark(tmp_path: Path) -> None:

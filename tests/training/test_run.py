@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny_models import write_tiny_llama, write_tiny_qwen3
 from transformers import AutoModelForCausalLM, TrainerCallback
 
+from effopd.checkpoints import find_checkpoints
 from effopd.errors import CheckpointError, ConfigurationError, DataError
 from effopd.training import OPDConfig, RunArguments, build_trainer, train
 from effopd.training.parse import parse_config
@@ -126,6 +127,7 @@ def test_target_accuracy_stops_the_run(tmp_path: Path) -> None:
     rows = train(*world(tmp_path, evaluation, eval_strategy="steps", eval_steps=2))
     assert len(rows) == 2
     assert rows[-1]["accuracy"] >= 0.01
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path)] == [2]
 
 
 def test_vanilla_has_no_validation(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from effopd.errors import DataError
 from effopd.files import read_json
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_STATE = "trainer_state.json"
+# Files that tell a model's step, and what they call it: the Trainer's, then that of a finished run of effopd.
+_STEPS = {"trainer_state.json": "global_step", "run.json": "steps"}
 
 
 class Checkpoint(NamedTuple):
@@ -43,8 +44,8 @@ def find_checkpoints(path: str | Path | Sequence[str | Path]) -> list[Checkpoint
 
     Returns:
         Of a run, the checkpoints by step, and the final model unless a checkpoint has the same step (by the final
-        model's `trainer_state.json`) or the same bytes in its weights; without a known step it comes last. Of a list,
-        its models in the order given, with the steps that their `trainer_state.json` or names tell.
+        model's `trainer_state.json` or `run.json`) or the same bytes in its weights; without a known step it comes
+        last. Of a list, its models in the order given, with the steps that those files or their names tell.
 
     Raises:
         DataError: There is no model, or a directory holds something else.
@@ -71,15 +72,18 @@ def find_checkpoints(path: str | Path | Sequence[str | Path]) -> list[Checkpoint
 def _checkpoint(directory: Path) -> Checkpoint:
     weights_kind(directory)  # raises where there is no model
     match = _CHECKPOINT.fullmatch(directory.name)
-    step = int(match[1]) if match else None
-    if step is None and (directory / _STATE).exists():
-        state = read_json(directory / _STATE)
-        step = state.get("global_step")
-        if not isinstance(step, int):
-            raise DataError(
-                f"{directory / _STATE}: global_step is {step!r}; expected a number. Remove or mend the file."
-            )
-    return Checkpoint(step, directory)
+    return Checkpoint(int(match[1]) if match else _recorded_step(directory), directory)
+
+
+def _recorded_step(directory: Path) -> int | None:
+    for name, key in _STEPS.items():
+        found = read_json(directory / name) if (directory / name).exists() else {}
+        step = found.get(key)
+        if not isinstance(step, int | None):
+            raise DataError(f"{directory / name}: {key} is {step!r}; expected a number. Remove or mend the file.")
+        if step is not None:
+            return step
+    return None
 
 
 def _same_weights(one: Path, two: Path) -> bool:

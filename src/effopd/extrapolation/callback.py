@@ -34,6 +34,7 @@ from effopd.parameters import select
 # Below this share of changed elements, half-precision weights are losing most of the optimizer's updates.
 MIN_CHANGED_FRACTION = 0.5
 RECORDS = "extrapolations.jsonl"
+_COSTS = ("rollouts", "generated_tokens", "teacher_tokens", "validation_seconds", "extrapolation_seconds")
 
 
 class EffOPDCallback(TrainerCallback):
@@ -57,7 +58,7 @@ class EffOPDCallback(TrainerCallback):
         reward: For validation by reward: one function or several with TRL's reward signature. None: the trainer's own.
         preset: `paper`, `reference`, `adaptive`, or an `ExtrapolationConfig`.
         validation_dataset: Rows to draw the validation prompts from; None: the training set, as in the paper.
-        validator: A validator of your own, in place of the one the settings name.
+        validator: `reward` or `teacher_kl`, in place of the preset's; or a validator of your own.
         **overrides: Settings of `ExtrapolationConfig` that differ from the preset.
 
     Raises:
@@ -77,10 +78,12 @@ class EffOPDCallback(TrainerCallback):
         reward: RewardFunction | Sequence[RewardFunction] | None = None,
         preset: str | ExtrapolationConfig = "paper",
         validation_dataset: Any = None,
-        validator: Validator | None = None,
+        validator: str | Validator | None = None,
         **overrides: Any,
     ) -> None:
         self.trainer = trainer
+        if isinstance(validator, str):
+            overrides["validator"], validator = validator, None
         self.config = resolve_preset(preset, **overrides)
         self.validator: Validator = validator or (
             RewardValidator(reward) if self.config.validator == "reward" else TeacherKLValidator()
@@ -98,10 +101,7 @@ class EffOPDCallback(TrainerCallback):
         self._snapshot: Snapshot | None = None
         self._resume_from: Path | None = None
         trl_hooks.on_resume(trainer, self._remember_checkpoint)
-        self.cost: dict[str, float] = dict.fromkeys(
-            ("rollouts", "generated_tokens", "teacher_tokens", "validation_seconds", "extrapolation_seconds"),
-            0,
-        )
+        self.cost: dict[str, float] = dict.fromkeys(_COSTS, 0)
         self.num_accepted = 0
         self.last: dict[str, Any] | None = None
 
@@ -111,18 +111,21 @@ class EffOPDCallback(TrainerCallback):
         """Take the initial weights as the anchor, or the saved anchor when resuming."""
         parameters = dict(self.trainer.model.named_parameters())
         self._snapshot = Snapshot({name: parameters[name] for name in self._names}, self.config.snapshot_device)
+        self.cost, self.num_accepted, self.last = dict.fromkeys(_COSTS, 0), 0, None
         records = Path(args.output_dir) / RECORDS
-        if self._resume_from is not None:
-            self._load(self._resume_from)
+        checkpoint, self._resume_from = self._resume_from, None
+        if state.global_step == 0:
             if state.is_world_process_zero:
-                drop_later_steps(records, state.global_step)
-        elif state.global_step > 0:
+                records.unlink(missing_ok=True)
+        elif checkpoint is None:
             raise CheckpointError(
                 f"Training starts at step {state.global_step}, but not from a checkpoint whose extrapolation anchor "
                 "is known. Resume with trainer.train(resume_from_checkpoint=DIRECTORY)."
             )
-        elif state.is_world_process_zero:
-            records.unlink(missing_ok=True)
+        else:
+            self._load(checkpoint)
+            if state.is_world_process_zero:
+                drop_later_steps(records, state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Extrapolate if the schedule says so."""
@@ -135,10 +138,11 @@ class EffOPDCallback(TrainerCallback):
         """Put the anchor beside the checkpoint that was just written."""
         assert self._snapshot is not None
         directory = Path(args.output_dir) / f"checkpoint-{state.global_step}" / "effopd"
-        directory.mkdir(parents=True, exist_ok=True)
-        self._snapshot.save(directory / self._shard_name())
+        if self._snapshot.is_sharded or args.should_save:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._snapshot.save(directory / self._shard_name())
         self.trainer.accelerator.wait_for_everyone()
-        if state.is_world_process_zero:
+        if args.should_save:
             saved = {"cost": self.cost, "num_accepted": self.num_accepted, "config": asdict(self.config)}
             write_json(directory / "state.json", saved)
 
@@ -157,6 +161,8 @@ class EffOPDCallback(TrainerCallback):
             self._snapshot.restore()
             trl_hooks.publish_weights(self.trainer)
             raise
+        with self._timed("extrapolation_seconds"):  # outside the try: once committed, W_t cannot be restored
+            self._snapshot.commit()
         self.num_accepted += result.accepted_scale > 0
         self.last = _record(step, result, displacement, {key: self.cost[key] - before[key] for key in before})
         for name in ("accepted_scale", "rollouts"):
@@ -185,7 +191,7 @@ class EffOPDCallback(TrainerCallback):
         return evaluate
 
     def _finish(self, result: SearchResult) -> None:
-        """Leave the accepted weights in the model and make them the anchor."""
+        """Leave the accepted weights in the model."""
         assert self._snapshot is not None
         last = result.candidates[-1] if result.candidates else None
         if result.accepted_scale == 0:
@@ -193,7 +199,6 @@ class EffOPDCallback(TrainerCallback):
                 self._snapshot.restore()
         elif last is not None and not last.accepted:
             self._snapshot.write_candidate(result.accepted_scale)
-        self._snapshot.commit()
         if last is not None:
             trl_hooks.publish_weights(self.trainer)
         if result.accepted_scale:
@@ -227,8 +232,12 @@ class EffOPDCallback(TrainerCallback):
         self._resume_from = Path(checkpoint)
 
     def _shard_name(self) -> str:
+        """The file of this process. Replicas are the same, so they share one."""
+        assert self._snapshot is not None
         accelerator = self.trainer.accelerator
-        return f"anchor-{accelerator.process_index:05d}-of-{accelerator.num_processes:05d}.safetensors"
+        sharded = self._snapshot.is_sharded
+        index, number = (accelerator.process_index, accelerator.num_processes) if sharded else (0, 1)
+        return f"anchor-{index:05d}-of-{number:05d}.safetensors"
 
     def _load(self, checkpoint: Path) -> None:
         assert self._snapshot is not None
@@ -239,14 +248,17 @@ class EffOPDCallback(TrainerCallback):
                 "saved without this callback, or while being interrupted. Resume from another checkpoint, or start "
                 "from its weights as a new run."
             )
-        if not (directory / self._shard_name()).exists():
+        shard = directory / self._shard_name()
+        if not self._snapshot.is_sharded:  # replicas once wrote a file each
+            shard = min(directory.glob("anchor-00000-of-*.safetensors"), default=shard)
+        if not shard.exists():
             shards = sorted(path.name for path in directory.glob("anchor-*"))
             raise CheckpointError(
-                f"{directory} was saved by another number of processes: it has {shards}, this process needs "
-                f"{self._shard_name()}. Resume with the number of processes that saved it."
+                f"{directory} was saved by another number of processes, or sharded otherwise: it has {shards}, this "
+                f"process needs {shard.name}. Resume with the processes and sharding that saved it."
             )
         saved = json.loads((directory / "state.json").read_text())
-        self._snapshot.load(directory / self._shard_name())
+        self._snapshot.load(shard)
         self.cost.update(saved["cost"])
         self.num_accepted = saved["num_accepted"]
 

@@ -44,6 +44,16 @@ class ExtrapolationConfig:
         Raises:
             ConfigurationError: One of them cannot work.
         """
+        for name, kinds in (("num_prompts", int), ("seed", int | None), ("redraw_prompts", bool)):
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+                raise ConfigurationError(f"{name}: got {value!r}, expected {getattr(kinds, '__name__', kinds)}.")
+        for name in ("schedule", "scales"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (
+                isinstance(value, Sequence) and all(isinstance(number, int | float) for number in value)
+            ):
+                raise ConfigurationError(f"{name}: got {value!r}, expected a list of numbers.")
         parse_schedule(self.schedule)
         object.__setattr__(self, "scales", check_scales(self.scales))
         for name, kind in (("acceptance", Acceptance), ("validator", ValidatorName)):

@@ -25,8 +25,8 @@ def every(period: int, first: int | None = None) -> Schedule:
 def at(steps: Sequence[int]) -> Schedule:
     """True after exactly the given steps, each at least 1."""
     chosen = frozenset(steps)
-    if not chosen or min(chosen) < 1:
-        raise ConfigurationError(f"A schedule needs step numbers of at least 1, got {list(steps)}.")
+    if not chosen or min(chosen) < 1 or not all(isinstance(step, int) for step in chosen):
+        raise ConfigurationError(f"A schedule needs step numbers, whole and at least 1; got {list(steps)}.")
     return lambda step: step in chosen
 
 

@@ -57,6 +57,9 @@ class Snapshot:
 
     Raises:
         ConfigurationError: A parameter is not of a floating dtype, or lies on the meta device.
+
+    Attributes:
+        is_sharded: Whether processes may hold different parts: some parameter is a DTensor.
     """
 
     def __init__(self, parameters: Mapping[str, torch.Tensor], device: str | torch.device | None = None) -> None:
@@ -68,6 +71,7 @@ class Snapshot:
                     f"Parameter {name} is {parameter.dtype} on {parameter.device}; extrapolation needs floating "
                     "point weights in memory. Load the model unquantized."
                 )
+        self.is_sharded = any(isinstance(parameter, DTensor) for parameter in self._parameters.values())
         live = self._live()
         self._anchor = {name: self._empty_copy(tensor) for name, tensor in live.items()}
         self._current = {name: self._empty_copy(tensor) for name, tensor in live.items()}
@@ -97,7 +101,8 @@ class Snapshot:
         return self._summarize(sums, largest)
 
     def begin(self) -> None:
-        """Remember the parameters as W_t."""
+        """Remember the parameters as W_t, in place of the anchor before the anchor."""
+        self._has_previous = False
         self._copy(self._live(), self._current)
 
     @torch.no_grad()
@@ -120,9 +125,12 @@ class Snapshot:
         self._copy(self._current, self._live())
 
     def commit(self) -> None:
-        """Make the parameters, as they are now, the anchor. The old anchor is kept to measure directions."""
+        """Make the parameters, as they are now, the anchor. The old anchor is kept to measure directions.
+
+        Interrupted, it leaves the old anchor in place.
+        """
+        self._copy(self._live(), self._current)
         self._anchor, self._current = self._current, self._anchor
-        self._copy(self._live(), self._anchor)
         self._has_previous = True
 
     def save(self, path: Path) -> None:

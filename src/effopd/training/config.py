@@ -131,7 +131,8 @@ class RunArguments:
     def extrapolation_config(self) -> ExtrapolationConfig | None:
         """The settings of EffOPD, or None for vanilla OPD."""
         overrides = self.extrapolation or {}
-        assert isinstance(overrides, dict)
+        if not isinstance(overrides, dict):
+            raise ConfigurationError(f"extrapolation={overrides!r}: expected settings by name, as {{num_prompts: 32}}.")
         if self.acceleration == "none":
             if overrides:
                 raise ConfigurationError(

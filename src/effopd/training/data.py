@@ -52,7 +52,8 @@ def load_prompts(
 
     Returns:
         A dataset with the columns `prompt` (all text, or all messages), `answer` (text or None; absent if the source
-        has none) and the source's other columns.
+        has none) and the source's other columns (an answer's
+        own one too, for rewards that ask for it by that name).
 
     Raises:
         ConfigurationError: An argument cannot be right.
@@ -90,7 +91,7 @@ def load_prompts(
             _check_answer(answer, answer_after, require_answer, f"{where} {row}")
             for row, answer in enumerate(answers, 1)
         ]
-    others = [column for column in columns if column not in (prompt_column, answer_column, *prepared)]
+    others = [column for column in columns if column not in (prompt_column, *prepared)]
     return _with_columns(Dataset.from_dict(prepared), table, others, path_or_name)
 
 

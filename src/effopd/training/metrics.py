@@ -1,6 +1,6 @@
 """`metrics.jsonl`: one row per optimizer step, with every cost so far.
 
-Keys of a row. Counts and seconds are cumulative over the run, all processes together:
+Keys of a row. Counts and seconds are cumulative over the run: counts summed over processes, seconds averaged:
 
     step, epoch, learning_rate
     loss, reverse_kl            of this step's rollouts, before its update; reverse_kl in nats per token
@@ -33,6 +33,7 @@ METRICS = "metrics.jsonl"
 COMPLETE = "effopd-complete.json"
 _COUNTS = ("rollouts", "generated_tokens", "teacher_tokens")
 _PHASES = ("generation", "teacher", "update")
+_EFFOPD_PHASES = ("validation", "extrapolation")
 
 
 class MetricsCallback(TrainerCallback):
@@ -51,15 +52,20 @@ class MetricsCallback(TrainerCallback):
         self.effopd = effopd
         self.row: dict[str, Any] | None = None
         self._written = True
-        self._totals: dict[str, float] = dict.fromkeys((*_COUNTS, *_PHASES), 0)
+        self._totals: dict[str, float] = {}
+        self._saved_totals: dict[str, float] = {}
         self._step_started = 0.0
-        self._effopd_seconds = 0.0
+        self._effopd_before: list[float] = []
         trl_hooks.on_resume(trainer, self._load)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drop rows of steps that are about to be done again."""
+        """Count from the checkpoint on, or from nothing. Drop rows of steps that are about to be done again."""
+        saved, self._saved_totals = self._saved_totals if state.global_step else {}, {}
+        effopd = dict(zip(_EFFOPD_PHASES, self._effopd_seconds(), strict=True))
+        self._totals = dict.fromkeys((*_COUNTS, *_PHASES), 0.0) | effopd | saved
+        self.row, self._written = None, True
         if state.is_world_process_zero:
             drop_later_steps(Path(args.output_dir) / METRICS, state.global_step)
 
@@ -70,17 +76,17 @@ class MetricsCallback(TrainerCallback):
         self._write(args, state)
         self.trainer.meter = StepMeter()
         self._step_started = time.perf_counter()
-        self._effopd_seconds = self._extrapolation_seconds()
+        self._effopd_before = self._effopd_seconds()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Sum up the step over the processes."""
         elapsed = time.perf_counter() - self._step_started
-        elapsed -= self._extrapolation_seconds() - self._effopd_seconds
+        effopd = [now - before for now, before in zip(self._effopd_seconds(), self._effopd_before, strict=True)]
         meter = self.trainer.meter
         accelerator = self.trainer.accelerator
         counts = torch.tensor([getattr(meter, name) for name in _COUNTS], device=accelerator.device)
         means = torch.tensor(
-            [meter.loss, meter.reverse_kl, meter.generation_seconds, meter.teacher_seconds, elapsed],
+            [meter.loss, meter.reverse_kl, elapsed, meter.generation_seconds, meter.teacher_seconds, *effopd],
             device=accelerator.device,
         )
         if accelerator.num_processes > 1:
@@ -88,9 +94,10 @@ class MetricsCallback(TrainerCallback):
             means = accelerator.reduce(means, "mean")
         for name, value in zip(_COUNTS, counts.tolist(), strict=True):
             self._totals[name] += value
-        loss, reverse_kl, generation, teacher, elapsed = means.tolist()
-        for name, value in zip(_PHASES, (generation, teacher, elapsed - generation - teacher), strict=True):
+        loss, reverse_kl, elapsed, *seconds = means.tolist()
+        for name, value in zip(("generation", "teacher", *_EFFOPD_PHASES), seconds, strict=True):
             self._totals[name] += value
+        self._totals["update"] += elapsed - sum(seconds)
         self.row = self._make_row(state, loss, reverse_kl)
         self._written = False
 
@@ -133,14 +140,9 @@ class MetricsCallback(TrainerCallback):
         self._write(args, state)
 
     def _make_row(self, state: TrainerState, loss: float, reverse_kl: float) -> dict[str, Any]:
-        cost = (
-            self.effopd.cost
-            if self.effopd
-            else dict.fromkeys((*_COUNTS, "validation_seconds", "extrapolation_seconds"), 0)
-        )
+        cost = self.effopd.cost if self.effopd else dict.fromkeys(_COUNTS, 0)
         last = self.effopd.last if self.effopd else None
-        seconds = {phase: self._totals[phase] for phase in _PHASES}
-        seconds |= {"validation": cost["validation_seconds"], "extrapolation": cost["extrapolation_seconds"]}
+        seconds = {phase: self._totals[phase] for phase in (*_PHASES, *_EFFOPD_PHASES)}
         return {
             "step": state.global_step,
             "epoch": state.epoch,
@@ -165,8 +167,8 @@ class MetricsCallback(TrainerCallback):
             append_json_line(Path(args.output_dir) / METRICS, self.row)
         self._written = True
 
-    def _extrapolation_seconds(self) -> float:
-        return self.effopd.cost["validation_seconds"] + self.effopd.cost["extrapolation_seconds"] if self.effopd else 0
+    def _effopd_seconds(self) -> list[float]:
+        return [self.effopd.cost[f"{phase}_seconds"] if self.effopd else 0.0 for phase in _EFFOPD_PHASES]
 
     def _load(self, checkpoint: str) -> None:
         path = Path(checkpoint) / COMPLETE
@@ -175,4 +177,4 @@ class MetricsCallback(TrainerCallback):
                 f"{checkpoint} is not a complete checkpoint of effopd ({COMPLETE} is missing). Resume from one that "
                 "has it, or start a new run from its weights."
             )
-        self._totals = json.loads(path.read_text())["totals"]
+        self._saved_totals = json.loads(path.read_text())["totals"]

@@ -200,7 +200,7 @@ def _check_same_run(directory: Path, resolved: dict[str, Any]) -> None:
 def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:
     """The training prompts, and those to evaluate on or None."""
     common: dict[str, Any] = {
-        "require_answer": any(reward != "code" for reward in arguments.reward or ()),
+        "require_answer": any(reward in ("math", "world") for reward in arguments.reward or ()),
         "system_prompt": arguments.system_prompt,
         "prompt_template": arguments.prompt_template,
         "answer_after": arguments.answer_after,
