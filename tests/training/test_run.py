@@ -58,6 +58,11 @@ class Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
+def test_no_steps_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="max_steps=0 trains nothing"):
+        build_trainer(*world(tmp_path / "out", max_steps=0))
+
+
 def test_the_run_directory(tmp_path: Path) -> None:
     rows = train(*world(tmp_path, {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 20},
                         eval_strategy="steps", eval_steps=2, logging_steps=1))  # fmt: skip

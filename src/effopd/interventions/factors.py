@@ -12,8 +12,8 @@ from torch import Tensor
 
 from effopd.errors import DataError
 from effopd.interventions.truncate import Decomposition
+from effopd.updates.spectrum import RANK_EPS
 
-_RANK_EPS = 2.2e-16
 _TOLERANCE = 1e-5  # the vectors are stored in float32
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -56,7 +56,7 @@ class SavedFactors:
                 f"{file}: these are not the singular vectors of this update of {name}. Pass the analysis, run and "
                 "checkpoint of the very models given as base and trained, or leave the factors out."
             )
-        rank = int((sigma > max(update.shape) * _RANK_EPS * sigma[0]).sum())
+        rank = int((sigma > max(update.shape) * RANK_EPS * sigma[0]).sum())
         return Decomposition(right if update.shape[0] >= update.shape[1] else left, rank)
 
 

@@ -77,6 +77,8 @@ def build_trainer(arguments: RunArguments, config: OPDConfig) -> tuple[OPDTraine
     """
     if not config.teacher_model_name_or_path:
         raise ConfigurationError("teacher_model_name_or_path is not set: distillation needs a teacher.")
+    if config.max_steps == 0:
+        raise ConfigurationError("max_steps=0 trains nothing; give a number of steps, or leave it out for epochs.")
     rewards = resolve_rewards(arguments.reward) if arguments.reward else None
     student_name, teacher_name = (
         model_path(name) for name in (arguments.model_name_or_path, config.teacher_model_name_or_path)

@@ -31,7 +31,7 @@ from effopd.updates.blocks import UpdateBlocks
 from effopd.updates.gram import GramEigen, Precision, gram_eigen
 
 _MAX_GRAM_ERROR = 5e-7
-_RANK_EPS = 2.2e-16
+RANK_EPS = 2.2e-16  # times max(rows, cols) and sigma_1: the least singular value that counts
 _PANEL = 64  # columns that LAPACK factors at a time
 
 Route = Literal["zero", "gram", "svd", "gram_float32"]
@@ -165,12 +165,12 @@ def _has_full_rank(blocks: UpdateBlocks, spectral: Tensor) -> bool:
         factor = _triangular_factor(blocks)
         norm = float(torch.linalg.matrix_norm(factor, 1))
         reciprocal_condition, _ = dtrcon(factor.numpy())
-    return bool(reciprocal_condition * norm / (10 * math.sqrt(short)) > long * _RANK_EPS * float(spectral))
+    return bool(reciprocal_condition * norm / (10 * math.sqrt(short)) > long * RANK_EPS * float(spectral))
 
 
 def _from_svd(blocks: UpdateBlocks) -> _Values:
     sigma = torch.linalg.svdvals(_triangular_factor(blocks))
-    tolerance = max(blocks.shape) * _RANK_EPS * float(sigma[0])
+    tolerance = max(blocks.shape) * RANK_EPS * float(sigma[0])
     rank = int((sigma > tolerance).sum())
     return _Values(sigma, rank, "svd", _effective_rank_error(sigma[:rank], torch.full_like(sigma[:rank], tolerance)))
 
