@@ -168,6 +168,10 @@ def test_a_sweep_may_want_more_and_other_cells(root: Path, tmp_path: Path, monke
     sweep(make(root, runs=changed["runs"], sweeps=spec.to_json()["sweeps"]), out, workers=1)
     assert len(calls) == 8  # alpha 1 of the new run; all others are known
     assert rows(out)[lambda frame: frame["run"] == "OPD"].reset_index(drop=True).equals(before)
+    assert (out / "unused.parquet").exists()
+    both = [*spec.to_json()["sweeps"], other | {"values": [0.5, 2]}]
+    sweep(make(root, runs=changed["runs"], sweeps=both, seeds=[0, 1]), out, workers=1)
+    assert not (out / "unused.parquet").exists()  # all is wanted again
 
 
 def test_cells_do_not_depend_on_how_paths_are_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,8 +116,8 @@ class Results:
             _write(pa.Table.from_pylist(list(found.values()), schema=SCHEMA), unused)
         table = pa.Table.from_pylist(rows, schema=SCHEMA).sort_by(_ORDER)
         _write(table, whole)
-        for part in parts:
-            part.unlink()
+        for part in [*parts, *([] if found else [unused])]:
+            part.unlink(missing_ok=True)
         return table
 
 
