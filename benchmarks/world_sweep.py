@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from world_analysis import difference, interval
 
 from effopd.files import write_json, write_text
 
@@ -27,18 +27,12 @@ FIGURES = Path(__file__).parents[1] / "docs" / "figures" / "world_sweep"
 Comparison = dict[str, Any]
 
 
+def comparison(what: str, run: str, numbers: list[float]) -> Comparison:
+    return {"what": what, "run": run, **dict(zip(("mean", "low", "high"), numbers, strict=True))}
+
+
 def mean(what: str, run: str, values: np.ndarray) -> Comparison:
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return comparison(what, run, values.mean(), values.mean() - half, values.mean() + half)
-
-
-def difference(what: str, run: str, one: np.ndarray, other: np.ndarray) -> Comparison:
-    interval = stats.ttest_ind(one, other, equal_var=False).confidence_interval()
-    return comparison(what, run, one.mean() - other.mean(), interval.low, interval.high)
-
-
-def comparison(what: str, run: str, *numbers: float) -> Comparison:
-    return {"what": what, "run": run, **dict(zip(("mean", "low", "high"), map(float, numbers), strict=True))}
+    return comparison(what, run, interval(values.tolist()))
 
 
 class Rows:
@@ -74,7 +68,8 @@ def compare(rows: Rows) -> list[Comparison]:
             what = f"accuracy at norm {norm:g}, {label}"
             found += [mean(what, run, values) for run, values in at.items()]
             found += [
-                difference(what, f"{run} - {other}", at[run], at[other]) for run, other in (RUNS[::2], RUNS[1::-1])
+                comparison(what, f"{run} - {other}", difference(at[run].tolist(), at[other].tolist()))
+                for run, other in (RUNS[::2], RUNS[1::-1])
             ]
     for run in RUNS:
         final = rows.finals(run)

@@ -11,7 +11,10 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from effopd.parameters import locate
-from effopd.report.records import OPTIONAL_FILES, UPDATE_COLUMNS
+from effopd.report.payload import make_payload, script_json
+from effopd.report.records import OPTIONAL_FILES, UPDATE_COLUMNS, read_records
+from effopd.report.series import read_spectra
+from effopd.report.tables import make_tables
 
 DENSE = {
     "self_attn.q_proj": (96, 64),
@@ -181,3 +184,12 @@ def _write(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -
     for column in {"step", "layer", "rank"} & set(columns):
         frame[column] = frame[column].astype("Int64")
     frame.to_parquet(path, index=False)
+
+
+def tables_of(out: Path) -> dict:
+    return make_tables(read_records(out))
+
+
+def payload_of(out: Path) -> dict:
+    records = read_records(out)
+    return json.loads(script_json(make_payload(records, read_spectra(records))))

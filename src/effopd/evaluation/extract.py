@@ -36,9 +36,8 @@ def _blocks(text: str) -> list[tuple[str, str]]:
     """Language and content of all fenced blocks."""
     blocks = []
     position = 0
-    without: set[str] = (
-        set()
-    )  # fences of which no more stand on a line of their own: from there, the end of one will do
+    # Fences of which no more stand on a line of their own: from there, one at the end of a line will do.
+    without: set[str] = set()
     while opening := _FENCE.search(text, position):
         start = min(opening.end() + 1, len(text))
         marks = opening["marks"]

@@ -5,6 +5,7 @@ models. `values` is always its grid.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from effopd.sweeps.points import BASE, Entry, Point, TrainingRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
+class Preset(ABC):
     """What all sweeps have.
 
     Attributes:
@@ -37,9 +38,9 @@ class Preset:
         if self.runs:
             object.__setattr__(self, "runs", listed(f"{self.name}: runs", self.runs))
 
+    @abstractmethod
     def plan(self, run: TrainingRun) -> Iterator[Point]:
         """The models of one run."""
-        raise NotImplementedError
 
     def _set_numbers(self, field: str, low: float = -math.inf, high: float = math.inf) -> None:
         values = listed(f"{self.name}: {field}", getattr(self, field))

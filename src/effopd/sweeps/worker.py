@@ -115,7 +115,7 @@ class Worker:
         ]
         settings = self._settings
         with loaded.live.intervened(*interventions):
-            norm = self._update_norm(stored_parameters(loaded.model))
+            norm = self._update_norm(loaded.parameters)
             result = evaluation.evaluate(
                 loaded.model,
                 loaded.tokenizer,
@@ -170,7 +170,7 @@ class Worker:
         if self._base.keys() != shapes.keys():
             reader = untie(open_model(settings.base), shapes)
             self._base = {name: reader.read(name) for name in shapes if name in reader.tensors}
-        return _Loaded(model, tokenizer, LiveModel(model, self._base))
+        return _Loaded(model, parameters, tokenizer, LiveModel(model, self._base))
 
     def _load_teacher(self) -> Any:
         if self._teacher is None:
@@ -189,6 +189,7 @@ class Worker:
 
 class _Loaded(NamedTuple):
     model: Any
+    parameters: dict[str, torch.Tensor]  # views: they follow the model's weights
     tokenizer: Any
     live: LiveModel
 

@@ -52,8 +52,7 @@ def load_prompts(
 
     Returns:
         A dataset with the columns `prompt` (all text, or all messages), `answer` (text or None; absent if the source
-        has none) and the source's other columns (an answer's
-        own one too, for rewards that ask for it by that name).
+        has none) and the source's other columns, `answer_column` too, for rewards that ask for it by that name.
 
     Raises:
         ConfigurationError: An argument cannot be right.
