@@ -1,4 +1,4 @@
-"""Proof that nothing is left of a sandbox, and less waiting."""
+"""Proof that nothing is left of a sandbox."""
 
 import os
 import time
@@ -8,14 +8,7 @@ from typing import Any
 
 import pytest
 
-from effopd.evaluation.limits import Limits
 from effopd.evaluation.start import SandboxedProcess
-
-
-@pytest.fixture
-def short_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs that wait without computing are broken off after a second and a half."""
-    monkeypatch.setattr(Limits, "wall_s", 1.5)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandboxes import SMALL, needs_bubblewrap
+from sandboxes import BRIEF, SMALL, hangs_are_short, needs_bubblewrap
 
 from effopd.errors import DataError, UnsupportedError
 from effopd.evaluation import Limits, Verdict, grade_code, run_program
@@ -24,9 +24,8 @@ def grade(program: str, tests: Any, **keywords: Any) -> Verdict:
     return verdict
 
 
-def time_for(reason: str) -> dict[str, int]:
-    """More time to fill the memory in, on a machine that is slow at giving it."""
-    return {"time_limit_s": 10} if "memory" in reason else {}
+def limits_for(reason: str) -> Limits:
+    return BRIEF if "time limit" in reason else SMALL
 
 
 @needs_bubblewrap
@@ -52,7 +51,7 @@ class TestInTheSandbox:
         ],
     )
     def test_stdin(self, program: str, reason: str) -> None:
-        verdict = grade(program, ADD | time_for(reason))
+        verdict = grade(program, ADD, limits=limits_for(reason))
         assert verdict.reason == reason
         assert verdict.passed == (reason == "passed")
         assert verdict.seconds >= 0
@@ -60,9 +59,8 @@ class TestInTheSandbox:
     def test_limits_of_the_tests_come_before_others(self) -> None:
         slow = "import time\nstop = time.process_time() + 0.6\nwhile time.process_time() < stop: pass\nprint(3)"
         case = {"stdin": [{"input": "", "output": "3"}]}
-        assert grade(slow, case).kind == "time limit"
-        assert grade(slow, case | {"time_limit_s": 10}).passed
-        case |= {"time_limit_s": 10}
+        assert grade(slow, case, limits=BRIEF).kind == "time limit"
+        assert grade(slow, case | {"time_limit_s": 30}, limits=BRIEF).passed
         assert grade("x = bytearray(400 * 2**20)\nprint(3)", case | {"memory_limit_mb": 600}).passed
         assert grade("x = bytearray(400 * 2**20)\nprint(3)", case).kind == "memory limit"
 
@@ -127,7 +125,7 @@ class TestInTheSandbox:
         ],
     )
     def test_wrong_functions_fail(self, program: str, kind: str) -> None:
-        verdict = grade(program, SQUARE | time_for(kind))
+        verdict = grade(program, SQUARE, limits=limits_for(kind))
         assert (verdict.passed, verdict.kind) == (False, kind), verdict.reason
 
     @pytest.mark.parametrize(
@@ -238,22 +236,21 @@ class TestInTheSandbox:
             "import time\ntime.sleep(600)",
         ],
     )
-    @pytest.mark.usefixtures("short_hangs")
-    def test_what_a_function_leaves_behind_ends(self, program: str) -> None:
+    def test_what_a_function_leaves_behind_ends(self, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        hangs_are_short(monkeypatch)
         assert not grade(program, SQUARE).passed
 
     def test_many_at_a_time_and_in_order(self) -> None:
-        programs = [
-            "def square(x): return x * x",
-            "def square(x): return x + x",
-            "import os; os._exit(0)",
-            "while True: pass",
-        ]
-        verdicts = grade_code(
-            [f"```python\n{program}\n```" for program in programs] * 3, [SQUARE] * 12, workers=6, limits=SMALL
-        )
-        kinds = ["passed", "wrong answer", "runtime error", "time limit"]
-        assert [verdict.kind for verdict in verdicts] == kinds * 3
+        kinds = {
+            "def square(x): return x * x": "passed",
+            "def square(x): return x + x": "wrong answer",
+            "import os; os._exit(0)": "runtime error",
+            "while True: pass": "time limit",
+        }
+        programs = [f"```python\n{program}\n```" for program in kinds]
+        tests = [SQUARE | ({"time_limit_s": BRIEF.time_s} if kind == "time limit" else {}) for kind in kinds.values()]
+        verdicts = grade_code(programs * 3, tests * 3, workers=6, limits=SMALL)
+        assert [verdict.kind for verdict in verdicts] == [*kinds.values()] * 3
 
     def test_leaving_early_does_not_wait_for_what_runs(self) -> None:
         endless = "import time; time.sleep(600)"
@@ -299,7 +296,7 @@ def test_unsafe_warns_and_needs_no_bubblewrap(monkeypatch: pytest.MonkeyPatch, t
         assert grade("def square(x): return x * x", SQUARE, unsafe=True).passed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert grade("while True: pass", ADD, unsafe=True).kind == "time limit"
+        assert grade("while True: pass", ADD, unsafe=True, limits=BRIEF).kind == "time limit"
         assert (
             grade("import os\nif os.fork() == 0:\n    while True: pass\nprint(3)", ADD, unsafe=True).kind
             == "wrong answer"
