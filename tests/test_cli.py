@@ -1,5 +1,7 @@
 """The command line as a person meets it: what it calls, what it says, and its exit status."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ([], "required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["demo", "--seeds", "0"], "0 is not at least 1"),
+        (["demo", "--seeds", "two"], "two is not at least 1, or no whole number"),
         (["demo", "--speed", "9"], "unrecognized arguments: --speed 9"),
         (["world", "build"], "required: --out"),
         (["train"], "required: CONFIG.yaml"),
@@ -35,6 +38,85 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_usage(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(*argv) == 2
     assert message in capsys.readouterr().err
+
+
+def test_as_a_module() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "effopd", "--version"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stdout == f"effopd {__version__}\n"
+
+
+RUN = "model_name_or_path: world:base\ndataset_name: world:train\nacceleration: none\nuse_cpu: true\nbf16: false\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "overrides", "message"),
+    [
+        ("max_steps: 2.5", [], "max_steps: got 2.5, expected a whole number"),
+        ("max_steps: true", [], "max_steps: got True, expected a whole number"),
+        ("learning_rate: fast", [], "learning_rate: got 'fast', expected a number"),
+        ("learning_rate:", [], "learning_rate: got None, expected a number"),
+        ("learning_rate: -1", [], "learning_rate=-1 is not possible; it is at least 0"),
+        ("learning_rate: .nan", [], "learning_rate=nan is not possible"),
+        ("per_device_train_batch_size: 0", [], "per_device_train_batch_size=0 is not possible; it is at least 1"),
+        ("temperature: 0", [], "temperature=0 is not possible; it is above 0"),
+        ("top_p: 2", [], "top_p=2 is not possible"),
+        ("fp16: [1]", [], "fp16: got [1], expected true or false"),
+        ("run_name: 2026-01-01", [], "run_name: got datetime.date(2026, 1, 1), expected text (in quotes"),
+        (
+            "save_strategy: no",
+            [],
+            "save_strategy: got False, expected one of 'no', 'steps', 'epoch', 'best', in quotes",
+        ),
+        ("reward: 3", [], "reward: got 3, expected a list of texts"),
+        ("extrapolation: [1]", [], "extrapolation: got [1], expected settings by name"),
+        ("learning_rat: 3", [], "there is no field 'learning_rat'; did you mean learning_rate?"),
+        ("7: 3", [], "there is no field '7'; docs/training.md has the fields"),
+        (
+            "",
+            ["--learnin-rate", "3"],
+            "The command line: there is no field '--learnin-rate'; did you mean learning_rate?",
+        ),
+        ("", ["--learning_rat", "3"], "there is no field '--learning_rat'"),
+        ("", ["--learning_rate", "fast"], "argument --learning_rate: invalid float value: 'fast'"),
+        ("", ["--learning_rate"], "argument --learning_rate: expected one argument"),
+        ("reward: world\nevaluation_dataset_name: world:evaluation\ntarget_accuracy: 95", [], "For 95 %, write 0.95"),
+        (
+            "reward: world\nevaluation_dataset_name: world:evaluation\ntarget_accuracy: 0.95",
+            [],
+            "target_accuracy=0.95 has no effect while eval_strategy is 'no'",
+        ),
+    ],
+)
+def test_wrong_values_and_names(
+    line: str, overrides: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN + line + "\n")
+    assert status_of("train", str(path), *overrides) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("effopd: ")
+    assert message in error
+    assert error.count("\n") == 1
+    if not overrides:
+        assert str(path) in error
+
+
+def test_what_yaml_and_trl_read_as_numbers_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("effopd.training.run.train", lambda *args: seen.extend(args))
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"{RUN}learning_rate: 1e-4\nwarmup_steps: 3\nmax_steps: '7'\ntf32: null\nreward: world\nseed: 2\n"
+        "model_init_kwargs: {dtype: float32}\nenv: {EFFOPD_TEST: 1}\n"
+    )
+    monkeypatch.setenv("EFFOPD_TEST", "0")
+    assert status_of("train", str(path), "--num-train-examples", "none") == 0
+    arguments, config = seen
+    assert (config.learning_rate, config.warmup_steps, config.max_steps, config.seed) == (1e-4, 3, 7, 2)
+    assert config.model_init_kwargs == {"dtype": "float32"}
+    assert (arguments.reward, arguments.num_train_examples) == (["world"], None)
 
 
 def test_train_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

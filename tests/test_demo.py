@@ -1,10 +1,12 @@
 """The demo, on the embedded world but smaller: results, reuse, continuing after an interruption."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from effopd import demo
 from effopd.errors import ConfigurationError
@@ -62,10 +64,31 @@ def test_results_and_reuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         demo._do_run(out, "none", 1e-3, 0, demo.QUICK._replace(prompts_per_step=64), demo.RunDisplay())
 
 
+def test_medians_of_an_even_number_of_seeds_are_not_rounded() -> None:
+    runs = [
+        {
+            "learning_rate": 1e-3,
+            "acceleration": acceleration,
+            "seed": seed,
+            "validation_rollouts": 25 * seed,
+            "steps_to_target": 16 + seed,
+            "rollouts_to_target": 100_000 + 25 * seed,
+            "seconds_to_target": 7.3,
+        }
+        for acceleration in demo.LABELS
+        for seed in range(2)
+    ]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(demo._table(runs, demo.QUICK))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for number in ("16.5 ", "100,012.5 ", " 12.5 ", " 7 "):
+        assert text.count(number) == 2
+
+
 def test_an_interrupted_demo_continues_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "QUICK", demo.QUICK._replace(target_accuracy=1.1, max_steps=4))
+    monkeypatch.setattr(demo, "QUICK", demo.QUICK._replace(target_accuracy=1.0, max_steps=4))
     whole = demo.run_demo(tmp_path / "whole", quick=True)
     assert all(run["rollouts_to_target"] is None for run in whole["runs"])
 

@@ -308,10 +308,9 @@ def _grade(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1, or no whole number")
+    return int(text)
 
 
 if __name__ == "__main__":

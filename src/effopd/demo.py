@@ -38,6 +38,8 @@ NOTE = (
     "on it: benchmarks/results/speedup.md has the whole row, with intervals. To see it yourself:"
 )
 WHOLE_ROW = "effopd demo --out runs/row --learning-rate 3e-5 1e-4 3e-4 1e-3 --seeds 3"
+# The median of an even number of counts may end in .5.
+COUNT = ",.10g"
 SUMMARY_KEYS = (
     "steps_to_target",
     "rollouts_to_target",
@@ -240,8 +242,11 @@ def _table(runs: Sequence[dict[str, Any]], settings: Settings) -> Table:
             for acceleration, group in groups.items()
         }
         for acceleration, group in groups.items():
-            steps, rollouts, seconds = (median_estimate(cost).format(interval=False) for cost in costs[acceleration])
-            validation = f"{median(run['validation_rollouts'] for run in group):,.0f}"
+            steps, rollouts, seconds = (
+                median_estimate(cost).format(spec, interval=False)
+                for cost, spec in zip(costs[acceleration], (COUNT, COUNT, ",.0f"), strict=True)
+            )
+            validation = f"{median(run['validation_rollouts'] for run in group):{COUNT}}"
             table.add_row(f"{rate:g}", LABELS[acceleration], steps, rollouts, validation, seconds)
         ratios = [
             ratio_estimate(*pair).format(".1f", interval=False).replace("?", "unknown")

@@ -51,6 +51,14 @@ def test_a_directory_has_splits(tmp_path: Path, suffix: str) -> None:
         load_prompts(tmp_path / "data", split="validation")
 
 
+@pytest.mark.parametrize("name", ["problems.jsonl", "data/problems.json", "problems.parquet"])
+def test_a_missing_file_is_not_looked_up_on_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "problem.jsonl", ROWS)
+    with pytest.raises(DataError, match=rf"{name}: no such file or directory; {tmp_path} has problem\.jsonl"):
+        load_prompts(name)
+
+
 def test_the_world_is_a_dataset() -> None:
     train = load_prompts("world", limit=5, require_answer=True)
     assert train.num_rows == 5
@@ -199,5 +207,7 @@ def test_empty_sources_are_refused(tmp_path: Path) -> None:
 def test_an_unreachable_hub_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r"nobody/nothing: cannot load split 'train'.*Without a network"):
+    with pytest.raises(
+        DataError, match=r"cannot load split 'train': .*no such file or directory here.*without a network"
+    ):
         load_prompts("nobody/nothing")

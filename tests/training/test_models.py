@@ -62,6 +62,11 @@ def test_load_model_takes_the_dtype_asked_for(qwen3: Path) -> None:
         load_model(qwen3, dtype="float31")
 
 
+def test_arguments_of_the_model_that_it_does_not_know(qwen3: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"'colour'\. Is model_init_kwargs right"):
+        load_model(qwen3, colour="red")
+
+
 def test_load_model_refuses_what_is_not_a_model(qwen3: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -1,7 +1,9 @@
 """Whole runs: from a configuration to a run directory, and on after an interruption."""
 
+import errno
 import json
 import shutil
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from tiny_models import write_tiny_llama, write_tiny_qwen3
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from effopd.checkpoints import find_checkpoints
-from effopd.errors import CheckpointError, ConfigurationError, DataError
+from effopd.errors import CheckpointError, ConfigurationError, DataError, EffOPDError
 from effopd.training import OPDConfig, RunArguments, build_trainer, train
 from effopd.training.parse import parse_config
 from effopd.training.rewards import code_reward
@@ -61,6 +63,136 @@ class Interrupt(TrainerCallback):
 def test_no_steps_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="max_steps=0 trains nothing"):
         build_trainer(*world(tmp_path / "out", max_steps=0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config", "message"),
+    [
+        ({}, {"num_train_epochs": 0, "max_steps": -1}, "num_train_epochs=0 trains nothing"),
+        ({}, {"eval_strategy": "steps", "eval_steps": 1}, "nothing to evaluate on. Set evaluation_dataset_name"),
+        ({}, {"resume_from_checkpoint": "elsewhere"}, "resume_from_checkpoint='elsewhere' has no effect"),
+        ({"num_train_examples": 31}, {"gradient_accumulation_steps": 2}, "31 rows are fewer than the 32 of one"),
+        ({"system_prompt": "You calculate."}, {}, "no chat template"),
+        ({}, {"generation_kwargs": ["x"]}, "These settings cannot be trained with: dictionary"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    arguments: dict[str, Any], config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        build_trainer(*world(tmp_path / "out", arguments, **config))
+
+
+def test_a_student_that_is_its_own_teacher_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    build_trainer(*world(tmp_path / "out"))
+    assert "the same model" not in caplog.text
+    student = write_tiny_qwen3(tmp_path / "student")
+    (tmp_path / "link").symlink_to(student)
+    names = {"model_name_or_path": str(student), "num_train_examples": 16}
+    build_trainer(*world(tmp_path / "out", names, teacher_model_name_or_path=str(tmp_path / "link")))
+    assert caplog.text.count("the same model") == 1
+
+
+def test_prompts_too_long_for_the_student_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "7+" * n + "1=", "answer": "1"}) + "\n" for n in range(10, 26)))
+    build_trainer(*world(tmp_path / "out", {"dataset_name": str(path)}))
+    assert "longest" not in caplog.text
+    build_trainer(*world(tmp_path / "out", {"dataset_name": str(path)}, max_completion_length=13))
+    assert "The longest prompt has 52 tokens; with max_completion_length=13 that is more than the 64" in caplog.text
+    student = write_tiny_qwen3(tmp_path / "student")
+    names = {"model_name_or_path": str(student), "dataset_name": str(path), "system_prompt": "You calculate. " * 50}
+    caplog.clear()
+    build_trainer(*world(tmp_path / "out", names, teacher_model_name_or_path=str(student)))
+    assert "more than the 512 tokens" in caplog.text
+
+
+def test_libraries_do_not_warn_of_one_another(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        train(*world(tmp_path, max_steps=1))
+    assert not [warning for warning in seen if "gradient_checkpointing" in str(warning.message)]
+
+
+def test_what_is_no_run_is_not_written_over(tmp_path: Path) -> None:
+    model = write_tiny_qwen3(tmp_path / "model")
+    before = {path: path.read_bytes() for path in model.iterdir()}
+    with pytest.raises(ConfigurationError, match=r"no run of effopd.*Choose another directory"):
+        train(*world(model))
+    assert before == {path: path.read_bytes() for path in model.iterdir()}
+    (tmp_path / "other" / "checkpoint-500").mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match=r"holds checkpoint-500 and no config\.yaml"):
+        train(*world(tmp_path / "other"))
+    for content, message in (("a: [", "is not YAML"), ("- 1", "holds no settings"), ("", "holds no settings")):
+        (tmp_path / "config.yaml").write_text(content)
+        with pytest.raises(DataError, match=message):
+            train(*world(tmp_path))
+
+
+def test_where_nothing_can_be_written_no_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effopd.training.run.build_trainer", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        train(*world(tmp_path / "file"))
+
+
+def test_a_full_disk_is_told_from_other_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any, directory: str) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("effopd.training.run.OPDTrainer.save_model", fail)
+    settings = world(tmp_path, max_steps=1, save_strategy="no")
+    message = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(OSError, match="No space left") as raised:
+        train(*settings)
+    assert raised.value.errno == errno.ENOSPC
+    message = "a bug"
+    with pytest.raises(RuntimeError, match="a bug"):
+        train(*settings)
+
+
+def test_training_that_diverges_says_so(tmp_path: Path) -> None:
+    with pytest.raises(EffOPDError, match=r"training has diverged\. Lower the learning rate"):
+        train(*world(tmp_path, learning_rate=1e6, save_strategy="no"))
+
+
+def test_metrics_hold_no_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "rewards_of_none.py").write_text("def none(completions, **kwargs): return [None] * len(completions)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    one = {"acceleration": "none", "extrapolation": None, "evaluation_dataset_name": "world:evaluation"}
+    every = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 1, "save_strategy": "no"}
+    [row] = train(*world(tmp_path / "one", one | {"num_evaluation_examples": 1}, **every))
+    assert row["accuracy"] in (0, 1)
+    assert row["accuracy_stderr"] is None
+    assert "no accuracy" not in caplog.text
+    none = one | {"num_evaluation_examples": 4, "reward": ["rewards_of_none:none"]}
+    [row] = train(*world(tmp_path / "none", none, **every))
+    assert row["accuracy"] is None
+    assert "Step 1 has no accuracy: the reward gave no number" in caplog.text
+
+
+def test_the_end_of_sequence_pads_as_well_as_any_token(tmp_path: Path) -> None:
+    student, teacher = write_tiny_qwen3(tmp_path / "student"), write_tiny_qwen3(tmp_path / "teacher", seed=1)
+    names = {
+        "model_name_or_path": str(student),
+        "num_train_examples": 16,
+        "acceleration": "none",
+        "extrapolation": None,
+    }
+    rows = [
+        train(
+            *world(
+                tmp_path / str(number),
+                names | {"pad_token": pad},
+                teacher_model_name_or_path=str(teacher),
+                max_steps=2,
+                save_strategy="no",
+                per_device_train_batch_size=8,
+            )
+        )
+        for number, pad in enumerate(("<|endoftext|>", "<|im_start|>"))
+    ]
+    assert [*map(without_seconds, rows[0])] == [*map(without_seconds, rows[1])]
 
 
 def test_the_run_directory(tmp_path: Path) -> None:
@@ -113,6 +245,9 @@ def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
     trainer, _ = build_trainer(*world(tmp_path / "other"))
     with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / "checkpoint-best" / "effopd-complete.json").touch()
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
 
 
 def test_a_finished_run_is_used_again_and_other_settings_are_refused(
@@ -203,6 +338,8 @@ def test_vocabularies_that_differ_are_named(tmp_path: Path) -> None:
         ({"extrapolation": "{num_prompts: 3}"}, "is not JSON"),
         ({"extrapolation": {"num_prompt": 3}}, "Unknown extrapolation settings"),
         ({"target_accuracy": 0.9}, "needs evaluation_dataset_name"),
+        ({"target_accuracy": 0, "evaluation_dataset_name": "world:evaluation"}, "above 0 and at most 1"),
+        ({"num_train_examples": 0}, "num_train_examples=0 is not possible; it is at least 1. Leave it out for all"),
         ({"acceleration": "none", "reward": [], "evaluation_dataset_name": "world:evaluation"}, "no reward"),
     ],
 )

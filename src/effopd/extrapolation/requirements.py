@@ -35,8 +35,8 @@ def check_trainer(trainer: Any) -> None:
         raise UnsupportedError("FSDP1 flattens parameters. Set fsdp_version: 2 in the accelerate configuration.")
     if trainer._tokenizer.pad_token_id is None:
         raise ConfigurationError(
-            "The tokenizer has no padding token, which batched generation needs. Set tokenizer.pad_token to a token "
-            "that is not end-of-sequence before making the trainer."
+            "The tokenizer has no padding token, which batched generation needs. Set tokenizer.pad_token before making "
+            "the trainer; tokenizer.eos_token will do, padding being masked by its place and not by its token."
         )
 
 

@@ -1,6 +1,7 @@
 """What `effopd train` is told: TRL's `DistillationConfig` with the estimator, and what to train on what."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -10,6 +11,24 @@ from effopd.errors import ConfigurationError
 from effopd.extrapolation.presets import PRESETS, ExtrapolationConfig, resolve_preset
 
 Estimator = Literal["full_vocab", "sampled"]
+
+_ABOVE_0, _BELOW_1, _FINITE = math.nextafter(0, 1), math.nextafter(1, 0), math.nextafter(math.inf, 0)
+# Fields of TRL and transformers that nobody checks before they are used: least and greatest value, and both in words.
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "per_device_train_batch_size": (1, _FINITE, "at least 1"),
+    "per_device_eval_batch_size": (1, _FINITE, "at least 1"),
+    "gradient_accumulation_steps": (1, _FINITE, "at least 1"),
+    "max_completion_length": (1, _FINITE, "at least 1"),
+    "learning_rate": (0, _FINITE, "at least 0"),
+    "weight_decay": (0, _FINITE, "at least 0"),
+    "adam_beta1": (0, _BELOW_1, "at least 0 and below 1"),
+    "adam_beta2": (0, _BELOW_1, "at least 0 and below 1"),
+    "adam_epsilon": (0, _FINITE, "at least 0"),
+    "max_grad_norm": (0, _FINITE, "at least 0"),
+    "temperature": (_ABOVE_0, _FINITE, "above 0"),
+    "top_p": (_ABOVE_0, 1, "above 0 and at most 1"),
+    "top_k": (0, _FINITE, "at least 0, which is no limit"),
+}
 
 
 @dataclass
@@ -29,10 +48,10 @@ class OPDConfig(DistillationConfig):
     )
 
     def __post_init__(self) -> None:
-        """Check the estimator.
+        """Check the estimator, and numbers that cannot be.
 
         Raises:
-            ConfigurationError: It is not known, or beta would have no effect.
+            ConfigurationError: The estimator is not known, beta would have no effect, or a number is out of range.
         """
         if self.activation_checkpointing is None:  # transformers' new name; TRL still sets the old one, which warns
             self.activation_checkpointing: bool | None = self.gradient_checkpointing
@@ -46,6 +65,9 @@ class OPDConfig(DistillationConfig):
                 f"estimator='sampled' is the reverse KL; beta={self.beta} has no effect on it. Leave beta at 1.0, or "
                 "use estimator='full_vocab'."
             )
+        for name, (least, most, words) in _RANGES.items():
+            if (value := getattr(self, name)) is not None and not least <= value <= most:
+                raise ConfigurationError(f"{name}={value} is not possible; it is {words}.")
 
 
 @dataclass
@@ -122,11 +144,24 @@ class RunArguments:
             raise ConfigurationError("evaluation_dataset_name is set, but no reward to score its answers by; set one.")
         if self.target_accuracy is not None and not self.evaluation_dataset_name:
             raise ConfigurationError("target_accuracy needs evaluation_dataset_name to measure the accuracy on.")
+        most = len(self.reward) if set(self.reward) <= {"world", "math", "code"} else math.inf
+        if self.target_accuracy is not None and not 0 < self.target_accuracy <= most:
+            raise ConfigurationError(
+                f"target_accuracy={self.target_accuracy} is not possible; it is above 0"
+                + (f" and at most {most}. For 95 %, write 0.95." if most < math.inf else ".")
+            )
         if self.monitor_matrices is not None and self.monitor_every is None:
             raise ConfigurationError(f"monitor_matrices={self.monitor_matrices} has no effect; set monitor_every too.")
-        for name in ("monitor_every", "monitor_matrices"):
+        for name, otherwise in (
+            ("monitor_every", "none"),
+            ("monitor_matrices", "none"),
+            ("num_train_examples", "all"),
+            ("num_evaluation_examples", "all"),
+        ):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigurationError(f"{name}={value} is not possible; it is at least 1. Leave it out for none.")
+                raise ConfigurationError(
+                    f"{name}={value} is not possible; it is at least 1. Leave it out for {otherwise}."
+                )
 
     def extrapolation_config(self) -> ExtrapolationConfig | None:
         """The settings of EffOPD, or None for vanilla OPD."""

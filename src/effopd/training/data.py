@@ -1,6 +1,7 @@
 """Loading prompts, with their answers where there are any, from files, the hub or the embedded world."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,8 @@ from datasets.exceptions import DatasetsError
 
 from effopd.errors import ConfigurationError, DataError
 from effopd.training.models import local_path
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_WORLD_PROMPTS = 8192
 """Prompts drawn from the embedded world when no limit is given."""
@@ -94,6 +97,21 @@ def load_prompts(
     return _with_columns(Dataset.from_dict(prepared), table, others, path_or_name)
 
 
+def warn_of_long_prompts(dataset: Dataset, tokenizer: Any, context: int, completion: int) -> None:
+    """Warn if the longest prompt, in characters, and `completion` tokens are more than the `context` of a model."""
+    longest = max(dataset["prompt"], key=lambda prompt: len(str(prompt)))
+    if not isinstance(longest, str):
+        longest = tokenizer.apply_chat_template(longest, tokenize=False, add_generation_prompt=True)
+    if (length := len(tokenizer(longest)["input_ids"])) + completion > context:
+        logger.warning(
+            "The longest prompt has %d tokens; with max_completion_length=%d that is more than the %d tokens that the "
+            "student was made for. Remove long prompts, or lower max_completion_length.",
+            length,
+            completion,
+            context,
+        )
+
+
 def _read(
     path_or_name: str | Path, split: str, config_name: str | None, limit: int | None
 ) -> Dataset | dict[str, list[Any]]:
@@ -112,9 +130,15 @@ def _read(
         if path is not None:  # a broken JSON file is named by its line
             for file in sorted([*path.rglob("*.json"), *path.rglob("*.jsonl")]):
                 _read_json(file)
-        remedy = "" if path else " Without a network, download it elsewhere and pass the directory."
+        of_configuration = f" of configuration {config_name!r}" if config_name else ""
+        remedy = (
+            "."
+            if path
+            else ". There is no such file or directory here, so it was looked up on the hub. Check the name; without a "
+            "network, download it elsewhere and pass the directory."
+        )
         raise DataError(
-            f"{path_or_name}: cannot load split {split!r} of configuration {config_name!r}: {error}{remedy}"
+            f"{path_or_name}: cannot load split {split!r}{of_configuration}: {str(error).rstrip('.')}{remedy}"
         ) from error
 
 

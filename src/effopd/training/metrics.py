@@ -15,6 +15,8 @@ Keys of a row. Counts and seconds are cumulative over the run: counts summed ove
 """
 
 import json
+import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from effopd.errors import CheckpointError
 from effopd.extrapolation.callback import EffOPDCallback
 from effopd.files import append_json_line, drop_later_steps, write_json
 from effopd.training.trainer import OPDTrainer, StepMeter
+
+logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 # Its presence says that everything of a checkpoint has been written: this callback's on_save comes last.
@@ -125,6 +129,12 @@ class MetricsCallback(TrainerCallback):
         if self.row is not None and not self._written and metrics:
             for key in ("accuracy", "accuracy_stderr"):
                 self.row[key] = metrics.get(f"eval_{key}")
+            if math.isnan(metrics.get("eval_accuracy", 0.0)):
+                logger.warning(
+                    "Step %d has no accuracy: the reward gave no number for some of the evaluation prompts. It must "
+                    "give one for each.",
+                    state.global_step,
+                )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the row, then mark the checkpoint as complete."""
@@ -164,6 +174,9 @@ class MetricsCallback(TrainerCallback):
 
     def _write(self, args: TrainingArguments, state: TrainerState) -> None:
         if self.row is not None and not self._written and state.is_world_process_zero:
+            for key, value in self.row.items():  # JSON has neither NaN nor infinity
+                if isinstance(value, float) and not math.isfinite(value):
+                    self.row[key] = None
             append_json_line(Path(args.output_dir) / METRICS, self.row)
         self._written = True
 

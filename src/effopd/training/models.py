@@ -22,7 +22,7 @@ PADDING_LOGIT = -50.0
 """Logit of the rows added to a narrower teacher: probability 2e-22 beside a logit of 0, and a finite log."""
 
 _LOGIT_SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-_HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
+_HUB_NAME = re.compile(r"(?!.*\.(jsonl?|parquet)$)[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 _LOADING_ERRORS = (OSError, ValueError, KeyError, SafetensorError)
 
 
@@ -114,6 +114,8 @@ def load_model(
             output_loading_info=True,
             **model_init_kwargs,
         )
+    except TypeError as error:
+        raise ConfigurationError(f"{name_or_path}: {error}. Is model_init_kwargs right?") from error
     except _LOADING_ERRORS as error:
         raise _loading_error("model", name_or_path, source, error) from error
     if missing := sorted(info["missing_keys"]):

@@ -1,0 +1,8 @@
+"""`python -m effopd`."""
+
+import sys
+
+from effopd.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
