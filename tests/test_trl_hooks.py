@@ -144,15 +144,20 @@ def test_generate_depends_on_its_seed_alone(make: Any, tmp_path: Path) -> None:
         assert trainer.processing_class.decode(rollout.prompt_ids) == rollout.example["prompt"]
 
 
-def test_divergence_per_rollout_is_the_exact_reverse_kl(tmp_path: Path) -> None:
-    """Against a plain computation of each sequence by itself; nothing of training is touched."""
-    trainer = distillation_trainer(tmp_path)
-    rollouts = trl_hooks.generate(trainer, list(tiny_dataset(11)), seed=0)
+@pytest.mark.parametrize("beta", [1.0, 0.0])
+def test_divergence_per_rollout_is_the_exact_reverse_kl(beta: float, tmp_path: Path) -> None:
+    """Against a plain computation of each sequence by itself, whatever trains; nothing of training is touched."""
+    trainer = distillation_trainer(tmp_path, beta=beta)
+    rollouts = trl_hooks.generate(trainer, [{"prompt": "1+" * (i % 3) + "1="} for i in range(11)], seed=0)
     before = weights(trainer)
     trainer._metrics["eval"]["kept"] = [1.0]
     divergences = trl_hooks.divergence_per_rollout(trainer, rollouts)
     assert dict(trainer._metrics["eval"]) == {"kept": [1.0]}
+    assert not trainer._metrics["train"]
     assert trainer.model.training
+    trainer.model.eval()
+    trl_hooks.divergence_per_rollout(trainer, rollouts[:1])
+    assert not trainer.model.training
     assert_same(before, weights(trainer))
     for rollout, divergence in zip(rollouts, divergences, strict=True):
         ids = torch.tensor([rollout.prompt_ids + rollout.completion_ids])
@@ -172,3 +177,43 @@ def test_replaced_loss_is_put_back() -> None:
         assert trl_hooks.divergence_loss() is not original
         raise KeyError
     assert trl_hooks.divergence_loss() is original
+
+
+def test_completions_are_parsed_as_trl_parses_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a `response_template`, rewards are given what it makes of a completion; only in a conversation."""
+    trainer = distillation_trainer(tmp_path)
+    tokenizer = trainer.processing_class
+    ids = tokenizer("12")["input_ids"]
+    text, chat = {"prompt": "1+1="}, {"prompt": [{"role": "user", "content": "1+1="}]}
+
+    def completion(example: dict[str, Any]) -> Any:
+        (rollout,) = trl_hooks.make_rollouts(trainer, [example], [[2]], [ids])
+        return rollout.completion
+
+    assert completion(chat) == [{"role": "assistant", "content": "12"}]
+
+    def parse(ids: list[int], prefix: list[int], **kwargs: Any) -> dict[str, str]:
+        assert prefix == [2]
+        return {"role": "assistant", "thinking": "1", "content": tokenizer.decode(ids)[1:]}
+
+    monkeypatch.setattr(tokenizer, "response_template", {}, raising=False)
+    monkeypatch.setattr(tokenizer, "parse_response", parse)
+    assert completion(chat) == [{"role": "assistant", "thinking": "1", "content": "2"}]
+    assert completion(text) == "12"
+
+
+def test_prompts_go_in_batches_of_what_training_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = distillation_trainer(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    sizes: list[int] = []
+    tokenize = trainer._tokenize_prompts
+    monkeypatch.setattr(trainer, "_tokenize_prompts", lambda prompts: sizes.append(len(prompts)) or tokenize(prompts))
+    trl_hooks.generate(trainer, list(tiny_dataset(11)), seed=0)
+    assert sizes == [8, 3]
+
+
+def test_the_order_of_prompts_is_looked_after_once(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path)
+    trl_hooks.on_resume(trainer, print)
+    initialize = trainer._init_training_state
+    trl_hooks.on_resume(trainer, print)
+    assert trainer._init_training_state is initialize

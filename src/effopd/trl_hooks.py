@@ -10,11 +10,16 @@
     Trainer._load_optimizer_and_scheduler               is given the checkpoint that training resumes from
     Trainer._get_train_sampler, RepeatSampler           draws an order of the prompts at each pass over them
     Trainer._init_training_state                        tells how many passes a resumed training has behind it
+    Trainer.async_loop                                  runs GRPO's asynchronous rewards; only there if it has some
     distillation_trainer._chunked_divergence_loss       the loss on hidden states and heads of student and teacher
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+import atexit
+import random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from inspect import signature
 from itertools import count
 from typing import Any, NamedTuple
@@ -22,9 +27,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch.distributed.fsdp import FSDPModule
+from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
 from trl.trainer import distillation_trainer
-from trl.trainer.utils import RepeatSampler, pad
+from trl.trainer.utils import RepeatSampler, pad, shutdown_event_loop_in_daemon, start_event_loop_in_daemon
 
 # Student and teacher hidden states [B, T, H], their heads [V, H], the loss mask [B, T] and beta come first;
 # then, by name, num_items_in_batch, biases, logit scales, soft caps and the temperature.
@@ -38,7 +44,8 @@ class Rollout(NamedTuple):
         example: The dataset's row; `prompt` is text or a list of messages.
         prompt_ids: Token ids of the prompt, unpadded.
         completion_ids: Token ids of the completion, unpadded, with the end-of-sequence token if it was reached.
-        completion: The decoded completion, as TRL hands it to reward functions: text, or one assistant message.
+        completion: The decoded completion, as TRL hands it to reward functions: text, or one assistant message, parsed
+            if the tokenizer has a `response_template`.
     """
 
     example: dict[str, Any]
@@ -58,7 +65,7 @@ def generate(trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> lis
     batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
     takes_num_generations = "num_generations" in signature(trainer._generate_single_turn).parameters
     rollouts: list[Rollout] = []
-    with _seeded(trainer, seed):
+    with seeded(trainer, seed), _seeded_vllm(trainer, seed):
         for start in range(0, len(examples), batch_size):
             batch = examples[start : start + batch_size]
             prompts = [example["prompt"] for example in batch]
@@ -79,8 +86,13 @@ def make_rollouts(
 ) -> list[Rollout]:
     """Examples with what was sampled for them, decoded as TRL decodes it for reward functions."""
     texts = trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
-    chat = bool(examples) and is_conversational({"prompt": examples[0]["prompt"]})
-    completions = [[{"role": "assistant", "content": text}] if chat else text for text in texts]
+    completions: list[Any] = texts
+    if examples and is_conversational({"prompt": examples[0]["prompt"]}):
+        completions = [[{"role": "assistant", "content": text}] for text in texts]
+        tokenizer = trainer._tokenizer
+        if getattr(tokenizer, "response_template", None) is not None:
+            pairs = zip(completion_ids, prompt_ids, strict=True)
+            completions = [[parse_response(tokenizer, ids, prefix=prompt)] for ids, prompt in pairs]
     rows = zip(examples, prompt_ids, completion_ids, completions, strict=True)
     return [Rollout(*row) for row in rows]
 
@@ -166,6 +178,16 @@ def log_metric(trainer: Any, name: str, value: float) -> None:
     trainer._metrics["train"][name].append(value)
 
 
+def wait_for(trainer: Any, values: Awaitable[Any]) -> Any:
+    """What an asynchronous reward gives. All run on one loop: they may keep what is bound to it."""
+
+    async def wait() -> Any:
+        return await values
+
+    loop = getattr(trainer, "async_loop", None) or _event_loop()
+    return asyncio.run_coroutine_threadsafe(wait(), loop).result()
+
+
 def on_resume(trainer: Any, action: Callable[[str], None]) -> None:
     """Call `action` with the checkpoint's directory when training resumes from one, before its first step.
 
@@ -180,6 +202,16 @@ def on_resume(trainer: Any, action: Callable[[str], None]) -> None:
             action(checkpoint)
 
     trainer._load_optimizer_and_scheduler = load
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """One in a thread of its own, since a notebook's thread runs one already."""
+    loop: asyncio.AbstractEventLoop
+    thread, loop, ready = start_event_loop_in_daemon(name="effopd-rewards")
+    ready.wait()
+    atexit.register(shutdown_event_loop_in_daemon, thread, loop)
+    return loop
 
 
 def _keep_order_of_prompts(trainer: Any) -> None:
@@ -203,12 +235,19 @@ def _keep_order_of_prompts(trainer: Any) -> None:
 
 
 @contextmanager
-def _seeded(trainer: Any, seed: int) -> Iterator[None]:
-    """Fix torch's and vLLM's sampling by `seed` within the context, apart for each process."""
-    process, device = trainer.accelerator.process_index, trainer.accelerator.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _seeded_vllm(trainer, seed):
-        torch.manual_seed((seed * 1_000_003 + process) % 2**31)
-        yield
+def seeded(trainer: Any, seed: int) -> Iterator[None]:
+    """Fix the random numbers of torch, numpy and Python by `seed` within the context, apart for each process."""
+    device = trainer.accelerator.device
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the state of whoever uses it)
+    seed = (seed * 1_000_003 + trainer.accelerator.process_index) % 2**31
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for set_seed in (torch.manual_seed, random.seed, np.random.seed):
+            set_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
 @contextmanager

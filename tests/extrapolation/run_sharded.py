@@ -35,6 +35,7 @@ class ScriptedTrainer:
         self.args = SimpleNamespace(output_dir=str(out), seed=0, should_save=self.accelerator.is_main_process)
         self.state = SimpleNamespace(global_step=0, is_world_process_zero=self.accelerator.is_main_process)
         self._tokenizer = SimpleNamespace(pad_token_id=0)
+        self.callback_handler = SimpleNamespace(callbacks=[])
         self._metrics: Any = {"train": defaultdict(list)}
         self._generate_single_turn = self._load_optimizer_and_scheduler = lambda *args: None
         self._get_train_sampler = self._init_training_state = lambda *args: None

@@ -18,14 +18,16 @@ def records(out: Path) -> list[dict[str, Any]]:
 
 
 class Scripted:
-    """Stands in for `validate`: gives the scores it was told to, and keeps the weights it was asked to score."""
+    """Stands in for `validate`: gives the scores it was told to, and keeps the weights and seeds it was given."""
 
     def __init__(self, *scores: float) -> None:
         self.scores = list(scores)
         self.seen: list[dict[str, torch.Tensor]] = []
+        self.seeds: list[int] = []
 
     def __call__(self, trainer: Any, validator: Any, rows: Any, seed: int) -> Score:
         self.seen.append(weights(trainer))
+        self.seeds.append(seed)
         return Score(self.scores.pop(0))
 
 

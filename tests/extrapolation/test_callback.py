@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 from tiny import assert_same, contains_answer, distillation_trainer, grpo_trainer, tiny_dataset, tiny_model, weights
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from transformers import TrainerCallback
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError
 from effopd.extrapolation import EffOPDCallback, ExtrapolationConfig
 from effopd.extrapolation.validation import RewardValidator, TeacherKLValidator
+from effopd.parameters import clean_name
 from extrapolation.scripted import records, script, with_effopd
 
 
@@ -115,6 +119,34 @@ def test_the_next_anchor_is_what_was_accepted(tmp_path: Path, monkeypatch: pytes
         torch.testing.assert_close(candidate[name].double(), exact, rtol=3e-7, atol=1e-12)
 
 
+def test_the_next_anchor_is_w_t_if_nothing_was_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=2)
+    with_effopd(trainer, seed=40)
+    scripted = script(monkeypatch, 0.5, 0.4, 0.5, 0.4)
+    trainer.train()
+    w_1, _, w_2, candidate = scripted.seen
+    for name in w_1:
+        exact = w_2[name].double() + 2 * (w_2[name].double() - w_1[name].double())
+        torch.testing.assert_close(candidate[name].double(), exact, rtol=3e-7, atol=1e-12)
+    assert scripted.seeds == [41, 41, 42, 42]  # the same random numbers for all of a trigger
+
+
+def test_teacher_tokens_are_counted(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=1)
+    callback = with_effopd(trainer, preset="adaptive")
+    trainer.train()
+    (row,) = records(tmp_path)
+    assert row["teacher_tokens"] == row["generated_tokens"] == callback.cost["teacher_tokens"] > 0
+
+
+def test_frozen_parameters_are_left_out(tmp_path: Path) -> None:
+    model = tiny_model(0)
+    model.lm_head.weight.requires_grad = False
+    callback = EffOPDCallback(distillation_trainer(tmp_path, model=model), contains_answer)
+    assert "model.norm.weight" in callback._names
+    assert "lm_head.weight" not in callback._names
+
+
 def test_only_selected_parameters_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = distillation_trainer(tmp_path, max_steps=1)
     with_effopd(trainer, preset="reference")
@@ -161,7 +193,8 @@ def test_float32_weights_do_not_warn(tmp_path: Path) -> None:
         trainer.train()
 
 
-def test_every_change_of_the_weights_reaches_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("acceptance", ["paper", "reference"])
+def test_every_change_of_the_weights_reaches_generation(acceptance: str, tmp_path: Path) -> None:
     """With vLLM, weights are sent again only when `_last_loaded_step` differs from the step number.
 
     TRL's own rule decides here when a fake engine is sent weights; the test is that it never samples from others than
@@ -170,8 +203,9 @@ def test_every_change_of_the_weights_reaches_generation(tmp_path: Path, monkeypa
     trainer = distillation_trainer(tmp_path, max_steps=4)
     engine = FakeEngine(trainer)
     trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, engine, -1
-    with_effopd(trainer)
+    callback = with_effopd(trainer, acceptance=acceptance)
     trainer.train()
+    assert callback.num_accepted == (3 if acceptance == "paper" else 0)  # the engine's answers are always the same
     assert engine.num_stale == 0
     assert engine.num_generations > 4 + 3 * 2
 
@@ -289,3 +323,73 @@ def test_standard_errors(tmp_path: Path) -> None:
     baseline = records(tmp_path)[0]["baseline"]
     assert baseline["score"] == 0.5
     assert baseline["stderr"] == pytest.approx(math.sqrt(0.25 * 10 / 9 / 10))
+
+
+def test_weights_that_did_not_move_are_not_validated(tmp_path: Path) -> None:
+    """The learning rate of the first step of a warm-up is 0."""
+    trainer = distillation_trainer(tmp_path, max_steps=2, lr_scheduler_type="constant_with_warmup", warmup_steps=2)
+    callback = with_effopd(trainer)
+    trainer.train()
+    still, moved = records(tmp_path)
+    assert (still["changed_fraction"], still["rollouts"], still["accepted_scale"]) == (0, 0, 0)
+    assert (still["baseline"], still["candidates"]) == (None, [])
+    assert moved["rollouts"] >= 20
+    assert callback.num_accepted == (moved["accepted_scale"] > 0)
+
+
+def test_layers_wrapped_after_the_callback_was_made(tmp_path: Path) -> None:
+    """As accelerate does for FSDP2 with activation checkpointing, which changes the names of parameters."""
+    plain = distillation_trainer(tmp_path / "plain")
+    with_effopd(plain)
+    plain.train()
+    wrapped = distillation_trainer(tmp_path / "wrapped")
+    with_effopd(wrapped)
+    apply_activation_checkpointing(wrapped.model, check_fn=lambda module: isinstance(module, LlamaDecoderLayer))
+    wrapped.train()
+    assert_same(weights(plain), {clean_name(name): tensor for name, tensor in weights(wrapped).items()})
+    assert any(row["accepted_scale"] for row in records(tmp_path / "wrapped"))
+
+
+def test_a_callback_of_another_trainer_is_refused(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path)
+    trainer.add_callback(EffOPDCallback(distillation_trainer(tmp_path / "other"), contains_answer))
+    with pytest.raises(ConfigurationError, match="made for another trainer"):
+        trainer.train()
+
+
+def test_two_callbacks_on_one_trainer_are_refused(tmp_path: Path) -> None:
+    """As when a notebook's cell that adds one is run again."""
+    trainer = distillation_trainer(tmp_path, max_steps=1)
+    with_effopd(trainer)
+    with_effopd(trainer)
+    with pytest.raises(ConfigurationError, match="more than one EffOPDCallback"):
+        trainer.train()
+    trainer.remove_callback(EffOPDCallback)
+    trainer.train()
+    assert len(records(tmp_path)) == 1
+
+
+def test_a_callback_that_comes_too_late_is_refused(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path)
+
+    class AddsOne(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            with_effopd(trainer)
+
+    trainer.add_callback(AddsOne())
+    with pytest.raises(ConfigurationError, match="training was under way"):
+        trainer.train()
+
+
+def test_weights_that_leave_all_range_are_recorded(tmp_path: Path) -> None:
+    """JSON has neither infinity nor NaN: norms and cosines are null then."""
+    trainer = distillation_trainer(tmp_path)
+    callback = with_effopd(trainer, scales=[])
+    trainer.state.global_step = 0
+    callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+    for trainer.state.global_step, value in ((1, 1e30), (2, -1e30)):
+        trainer.model.lm_head.weight.data[0, 0] = value
+        callback.on_step_end(trainer.args, trainer.state, trainer.control)
+    last = records(tmp_path)[-1]
+    assert last["delta_norm"]["total"] is last["delta_norm"]["lm_head"] is last["cosine_to_previous"] is None
+    assert last["delta_norm"]["mlp"] == 0

@@ -15,7 +15,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from effopd import trl_hooks
-from effopd.errors import CheckpointError
+from effopd.errors import CheckpointError, ConfigurationError
 from effopd.extrapolation.presets import ExtrapolationConfig, resolve_preset
 from effopd.extrapolation.requirements import check_trainer, validation_rows
 from effopd.extrapolation.schedule import parse_schedule
@@ -29,7 +29,7 @@ from effopd.extrapolation.validation import (
     validate,
 )
 from effopd.files import append_json_line, drop_later_steps, write_json
-from effopd.parameters import select
+from effopd.parameters import clean_name, select
 
 # Below this share of changed elements, half-precision weights are losing most of the optimizer's updates.
 MIN_CHANGED_FRACTION = 0.5
@@ -93,7 +93,7 @@ class EffOPDCallback(TrainerCallback):
         if self.config.scales:
             self.validator.check(trainer)
         self._names = select(
-            (name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad),
+            (clean_name(name) for name, parameter in trainer.model.named_parameters() if parameter.requires_grad),
             self.config.parameters,
         )
         self._seed = trainer.args.seed if self.config.seed is None else self.config.seed
@@ -109,7 +109,18 @@ class EffOPDCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take the initial weights as the anchor, or the saved anchor when resuming."""
-        parameters = dict(self.trainer.model.named_parameters())
+        if state is not self.trainer.state:
+            raise ConfigurationError(
+                "This EffOPDCallback was made for another trainer, whose weights it would move. Make one for each: "
+                "trainer.add_callback(EffOPDCallback(trainer, ...))."
+            )
+        if sum(isinstance(callback, EffOPDCallback) for callback in self.trainer.callback_handler.callbacks) > 1:
+            raise ConfigurationError(
+                "The trainer has more than one EffOPDCallback, and would extrapolate as often. Leave one of them: "
+                "trainer.remove_callback(EffOPDCallback) removes the first."
+            )
+        # By clean names: FSDP2 with activation checkpointing has wrapped the layers since.
+        parameters = {clean_name(name): parameter for name, parameter in self.trainer.model.named_parameters()}
         self._snapshot = Snapshot({name: parameters[name] for name in self._names}, self.config.snapshot_device)
         self.cost, self.num_accepted, self.last = dict.fromkeys(_COSTS, 0), 0, None
         records = Path(args.output_dir) / RECORDS
@@ -129,6 +140,10 @@ class EffOPDCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Extrapolate if the schedule says so."""
+        if self._snapshot is None:
+            raise ConfigurationError(
+                "The EffOPDCallback came when training was under way. Add it before trainer.train()."
+            )
         if self._triggers(state.global_step):
             self._extrapolate(state.global_step)
             if state.is_world_process_zero:
@@ -154,7 +169,9 @@ class EffOPDCallback(TrainerCallback):
             self._snapshot.begin()
         self._warn_of_underflow(displacement, step)
         try:
-            result = search(self._evaluator(step, displacement), self.config.scales, self.config.acceptance)
+            # Candidates of weights that did not move would all be these weights.
+            scales = self.config.scales if displacement.changed_fraction else ()
+            result = search(self._evaluator(step, displacement), scales, self.config.acceptance)
             with self._timed("extrapolation_seconds"):
                 self._finish(result)
         except BaseException:  # a Ctrl-C must not leave a candidate behind
@@ -267,6 +284,7 @@ def _record(step: int, result: SearchResult, displacement: Displacement, cost: d
     def entry(score: Score) -> dict[str, float | None]:
         return {"score": _finite(score.value), "stderr": _finite(score.stderr)}
 
+    cosine = displacement.cosine_to_previous
     return {
         "step": step,
         "accepted_scale": result.accepted_scale,
@@ -275,7 +293,7 @@ def _record(step: int, result: SearchResult, displacement: Displacement, cost: d
             {"scale": c.scale, **entry(c.score), "accepted": c.accepted, "reason": c.reason} for c in result.candidates
         ],
         "delta_norm": {kind: _finite(norm) for kind, norm in displacement.norms.items()},
-        "cosine_to_previous": displacement.cosine_to_previous,
+        "cosine_to_previous": cosine if cosine is None else _finite(cosine),
         "changed_fraction": displacement.changed_fraction,
         **cost,
     }

@@ -5,7 +5,6 @@ no verifier. Each maps rollouts to one score per rollout, higher is better; `val
 and sums up.
 """
 
-import asyncio
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -76,12 +75,13 @@ class RewardValidator:
             )
 
     def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
-        """Weighted sum of the rewards of each rollout; NaN where every function returned None."""
+        """Weighted sum of the rewards of each rollout, to which None adds nothing, as in TRL; NaN if all are None."""
         columns = {key: [rollout.example[key] for rollout in rollouts] for key in rollouts[0].example}
-        columns.pop("completion", None)
+        for ours in ("completion", "completion_ids"):
+            columns.pop(ours, None)
         prompts = columns.pop("prompt")
         total = torch.zeros(len(rollouts))
-        applicable = torch.zeros(len(rollouts), dtype=torch.bool)
+        num_given = 0
         for function, weight in zip(self.functions, self.weights, strict=True):
             values = function(
                 prompts=prompts,
@@ -93,16 +93,15 @@ class RewardValidator:
                 log_metric=_ignore,
             )
             if inspect.isawaitable(values):
-                values = asyncio.run(_wait(values))
+                values = trl_hooks.wait_for(trainer, values)
             if len(values) != len(rollouts):
                 raise ConfigurationError(
                     f"Reward function {getattr(function, '__name__', function)!r} returned {len(values)} rewards for "
                     f"{len(rollouts)} completions; it must return one for each, None where it does not apply."
                 )
-            given = torch.tensor([value is not None for value in values])
+            num_given += sum(value is not None for value in values)
             total += weight * torch.tensor([0.0 if value is None else float(value) for value in values])
-            applicable |= given
-        return torch.where(applicable, total, math.nan)
+        return total if gather(torch.tensor([num_given], device=trainer.accelerator.device)).any() else total * math.nan
 
 
 class TeacherKLValidator:
@@ -146,7 +145,8 @@ def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, An
     share = -(-len(examples) // world)
     indices = [(rank * share + i) % len(examples) for i in range(share)]
     rollouts = trl_hooks.generate(trainer, [examples[i] for i in indices], seed)
-    scores = validator.scores(trainer, rollouts).to(accelerator.device, torch.float32)
+    with trl_hooks.seeded(trainer, seed):  # rewards may draw random numbers too
+        scores = validator.scores(trainer, rollouts).to(accelerator.device, torch.float32)
     tokens = torch.tensor([sum(len(rollout.completion_ids) for rollout in rollouts)], device=accelerator.device)
     all_scores = gather(scores)[: len(examples)].double().cpu()
     num_tokens = int(gather(tokens).sum())
@@ -161,7 +161,3 @@ def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, An
 
 def _ignore(*args: Any, **kwargs: Any) -> None:
     """Takes what a reward function logs while validating: it is not part of training's log."""
-
-
-async def _wait(values: Any) -> Any:
-    return await values

@@ -1,0 +1,173 @@
+"""What rewards may do while they validate."""
+
+import asyncio
+import math
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import distillation_trainer, settings, tiny_dataset, tiny_model
+from transformers import set_seed
+from trl import GRPOConfig, GRPOTrainer
+
+from effopd import trl_hooks
+from effopd.extrapolation.validation import RewardValidator, TeacherKLValidator, validate
+from effopd.world.tokenizer import make_tokenizer
+
+
+def score(trainer: Any, *rewards: Any, weights: list[float] | None = None, num_prompts: int = 10) -> Any:
+    return validate(trainer, RewardValidator(rewards, weights), list(tiny_dataset(num_prompts)), seed=0)
+
+
+def grpo(out: Path, rewards: Any, **overrides: Any) -> GRPOTrainer:
+    return GRPOTrainer(
+        model=tiny_model(0),
+        reward_funcs=rewards,
+        args=GRPOConfig(**settings(out, num_generations=4, **overrides)),
+        train_dataset=tiny_dataset(),
+        processing_class=make_tokenizer(),
+    )
+
+
+def test_none_adds_nothing_as_in_trl(tmp_path: Path) -> None:
+    def first(completions: list[str], **kwargs: Any) -> list[float | None]:
+        return [None, None, *[1.0] * (len(completions) - 2)]
+
+    def second(completions: list[str], **kwargs: Any) -> list[float | None]:
+        return [4.0, *[None] * (len(completions) - 1)]
+
+    trainer = distillation_trainer(tmp_path)
+    assert score(trainer, first).value == pytest.approx(0.8)
+    assert score(trainer, first, second, weights=[2.0, 0.5]).value == pytest.approx(1.8)
+    nothing = score(trainer, lambda completions, **kwargs: [None] * len(completions))
+    assert math.isnan(nothing.value)
+    assert nothing.rollouts == 10
+
+
+def test_another_process_may_have_all_the_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = distillation_trainer(tmp_path)
+    monkeypatch.setattr("effopd.extrapolation.validation.gather", lambda tensor: torch.cat([tensor, tensor + 1]))
+    validator = RewardValidator(lambda completions, **kwargs: [None] * len(completions))
+    rollouts = [trl_hooks.Rollout(example, [2], [3], "") for example in tiny_dataset(2)]
+    assert validator.scores(trainer, rollouts).tolist() == [0, 0]
+
+
+def test_a_reward_that_is_not_a_number_makes_the_score_nan(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path)
+    assert math.isnan(score(trainer, lambda completions, **kwargs: [math.nan] + [1.0] * (len(completions) - 1)).value)
+
+
+def test_mean_and_standard_error_of_one_prompt(tmp_path: Path) -> None:
+    single = score(distillation_trainer(tmp_path), lambda completions, **kwargs: [0.5], num_prompts=1)
+    assert single.value == 0.5
+    assert math.isnan(single.stderr)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(()).item()])
+def test_rewards_that_draw_random_numbers_leave_those_of_training(draw: Any, tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path)
+    set_seed(7)
+    expected = draw()
+    set_seed(7)
+    first, second = (score(trainer, lambda completions, **kwargs: [draw() for _ in completions]) for _ in range(2))
+    assert first == second  # common random numbers
+    assert first.stderr > 0
+    assert draw() == expected
+
+
+def test_asynchronous_rewards_share_a_loop_of_their_own(tmp_path: Path) -> None:
+    """What is bound to the loop lives on from one validation to the next; a notebook's loop may be running."""
+    one_at_a_time = asyncio.Semaphore(1)
+
+    async def length(completion: str) -> float:
+        async with one_at_a_time:
+            await asyncio.sleep(0)
+            return float(len(completion))
+
+    async def reward(completions: list[str], **kwargs: Any) -> list[float]:
+        return await asyncio.gather(*map(length, completions))
+
+    async def notebook() -> list[float]:
+        return [score(trainer, reward).value for _ in range(2)]
+
+    trainer = distillation_trainer(tmp_path)
+    first, second = asyncio.run(notebook())
+    assert first == second == score(trainer, lambda completions, **kwargs: [*map(len, completions)]).value
+
+
+def test_asynchronous_rewards_of_grpo_run_where_its_own_do(tmp_path: Path) -> None:
+    loops = []
+
+    async def reward(completions: list[str], **kwargs: Any) -> list[float]:
+        loops.append(asyncio.get_running_loop())
+        return [0.0] * len(completions)
+
+    trainer = grpo(tmp_path, reward)
+    score(trainer, reward)
+    assert loops == [trainer.async_loop]
+
+
+def test_the_rewards_of_a_grpo_trainer_keep_their_weights(tmp_path: Path) -> None:
+    def one(completions: list[str], **kwargs: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    trainer = grpo(tmp_path, [one, one], reward_weights=[0.25, 2.0])
+    validator = RewardValidator()
+    validator.check(trainer)
+    assert validate(trainer, validator, list(tiny_dataset(10)), seed=0).value == 2.25
+
+
+def test_columns_that_are_arguments_too(tmp_path: Path) -> None:
+    rows = [{"prompt": "1+1=", "completion": "x", "completion_ids": [1], "answer": "2"}]
+    seen = []
+
+    def reward(completions: list[str], answer: list[str], **kwargs: Any) -> list[float]:
+        seen.append((completions[0], answer[0], kwargs["completion_ids"][0]))
+        return [0.0]
+
+    validate(distillation_trainer(tmp_path), RewardValidator(reward), rows, seed=0)
+    assert seen[0][0] != "x"
+    assert seen[0][1] == "2"
+    assert seen[0][2] != [1]
+
+
+def test_every_process_scores_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eleven prompts on three processes: four each, and the last process's last one counts as cost alone."""
+    rows = [{"prompt": "1+1=", "answer": str(i)} for i in range(11)]
+    shares: list[list[int]] = []
+
+    def generate(trainer: Any, examples: list[dict[str, Any]], seed: int) -> list[trl_hooks.Rollout]:
+        shares.append([int(example["answer"]) for example in examples])
+        return [trl_hooks.Rollout(example, [2], [3] * int(example["answer"]), "") for example in examples]
+
+    class Validator:
+        teacher_passes = 2
+
+        def scores(self, trainer: Any, rollouts: list[trl_hooks.Rollout]) -> torch.Tensor:
+            return torch.tensor([float(rollout.example["answer"]) for rollout in rollouts])
+
+    def gather(tensor: torch.Tensor) -> torch.Tensor:
+        everywhere = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 0]]
+        values = everywhere if len(tensor) == 4 else [[sum(share)] for share in everywhere]
+        assert tensor.tolist() == values[rank]
+        return torch.tensor(values, dtype=tensor.dtype).flatten()
+
+    monkeypatch.setattr(trl_hooks, "generate", generate)
+    monkeypatch.setattr("effopd.extrapolation.validation.gather", gather)
+    for rank in range(3):
+        accelerator = SimpleNamespace(num_processes=3, process_index=rank, device=torch.device("cpu"))
+        result = validate(SimpleNamespace(accelerator=accelerator), Validator(), rows, seed=0)  # type: ignore[arg-type]
+        assert result.value == 5
+        assert result.stderr == pytest.approx(math.sqrt(11 / 11))
+        assert (result.rollouts, result.generated_tokens, result.teacher_tokens) == (12, 55, 110)
+    assert shares == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 0]]
+
+
+def test_the_teacher_reads_every_token_once(tmp_path: Path) -> None:
+    result = validate(distillation_trainer(tmp_path), TeacherKLValidator(), list(tiny_dataset(10)), seed=0)
+    assert result.teacher_tokens == result.generated_tokens > 0
+    assert result.value < 0
