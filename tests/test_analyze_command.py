@@ -43,6 +43,17 @@ def test_from_checkpoints_to_a_report(
     assert (out / "report.html").read_bytes() == report
 
 
+def test_a_base_given_as_the_run_is_told(
+    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, run = models
+    command = ["analyze", "--base", str(base), "--out", str(tmp_path / "out")]
+    assert main([*command, "--run", f"mine [1]={base}", "--run", f"real={run}"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Run ")]
+    assert lines == ["Run mine [1]: all its weights are those of the base. Was the base given as the run?"]
+    assert "was the base given as the run?" in (tmp_path / "out" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -78,6 +78,9 @@ def analyze(
             on_start=_starter(progress, task, console),
             on_job=lambda cost: progress.update(task, advance=cost, done=progress.tasks[0].fields["done"] + 1),
         )
+        for run in _unmoved(records):
+            note = f"Run {run}: all its weights are those of the base. Was the base given as the run?"
+            console.print(note, markup=False, soft_wrap=True)
         progress.update(task, description="comparing")
         write_tables(records, out)
         write_embedding_tables(base, dict(runs), out, ignore=ignore, wanted=wanted)
@@ -88,6 +91,12 @@ def analyze(
     for label, place in (("Report", report), ("Tables", out / "tables.md"), ("Records", out / "updates.parquet")):
         console.print(f"{label + ':':9}{place}", soft_wrap=True)
     return report
+
+
+def _unmoved(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Runs without a weight that differs from the base's."""
+    moved = {record["run"] for record in records if record["frobenius_norm"] > 0}
+    return list(dict.fromkeys(record["run"] for record in records if record["run"] not in moved))
 
 
 def _starter(progress: Progress, task: TaskID, console: Console) -> Callable[[int, int, float], None]:

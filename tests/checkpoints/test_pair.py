@@ -121,6 +121,14 @@ def test_a_diverged_model(llama: Path, tmp_path: Path) -> None:
         pair.delta("model.norm.weight")
 
 
+def test_a_base_that_is_not_finite(llama: Path, tmp_path: Path) -> None:
+    tensors = load_tensors(llama)
+    tensors["model.norm.weight"][3] = float("inf")
+    pair = open_pair(write_raw(tmp_path / "base", tensors), llama)
+    with pytest.raises(DataError, match=r"model\.norm\.weight: the base .*base holds NaN or infinite"):
+        pair.delta("model.norm.weight")
+
+
 def test_patterns_are_checked(llama: Path) -> None:
     with pytest.raises(ConfigurationError, match="is not a regular expression"):
         open_pair(llama, llama, ignore=["("])

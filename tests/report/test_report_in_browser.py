@@ -139,6 +139,17 @@ def test_every_choice_of_every_figure_draws(browser: Any, report: Path) -> None:
     visit.check()
 
 
+def test_layers_of_a_vision_tower_can_be_chosen(browser: Any, tmp_path: Path) -> None:
+    plan = Fabricated(layers=2, modules={"self_attn.q_proj": (32, 32), "visual.attn.qkv": (32, 32)})
+    visit = Visit(browser, write_report(fabricate(tmp_path / "out", plan))[-1], DESKTOP)
+    kinds = visit.page.locator('[data-figure="layers"] select')
+    assert kinds.evaluate("s => [...s.options].map(o => o.text)") == ["attention", "normalisation", "visual attention"]
+    kinds.select_option(label="visual attention")
+    visit.draw_everything()
+    assert visit.page.locator('[data-figure="layers"] .plot .bars path').count() == 4
+    visit.check()
+
+
 def test_the_table_filters(browser: Any, report: Path) -> None:
     visit = Visit(browser, report, DESKTOP)
     assert set(visit.column("step")) == {"50"}

@@ -118,6 +118,28 @@ def test_every_point_of_every_figure_has_an_error_bar(tmp_path: Path, kl: bool) 
     assert len(matching.axes) == (4 if kl else 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("update_norm", ("scale", "checkpoint")),
+        ("sliding_window", ("mlp", "attention")),
+        ("top_bottom", ("top", "bottom")),
+        ("mine", ("scale",)),
+    ],
+)
+def test_curves_go_through_the_points_of_their_panel(tmp_path: Path, name: str, kinds: tuple[str, ...]) -> None:
+    records = read_sweep(write_sweep(tmp_path / "out"))
+    points = chosen(sweep_points(records), sweep=name)
+    panels = [axes for axes in draw_sweep(records.sweeps[name], points, records.runs).axes if axes.get_xlabel()]
+    for axes, kind in zip(panels, kinds, strict=True):
+        bars = [bar for bar in axes.containers if isinstance(bar, ErrorbarContainer)]
+        for bar, run in zip(bars, records.runs, strict=True):
+            of = chosen(points, kind=kind, run=run).sort_values("x")
+            np.testing.assert_array_equal(bar.lines[0].get_xydata(), of[["x", "accuracy"]])
+            ends = [segment[:, 1] for segment in bar.lines[2][-1].get_segments()]
+            np.testing.assert_allclose(ends, of[["accuracy_low", "accuracy_high"]])
+
+
 def test_captions_say_what_the_error_bars_are(tmp_path: Path) -> None:
     out = write_sweep(tmp_path / "out", kl=False)
     records = read_sweep(out)

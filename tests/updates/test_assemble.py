@@ -6,9 +6,11 @@ import torch
 from safetensors.torch import load_file
 from updates.runs_on_disk import MATRICES, matrix, random_tensors, write, write_run
 
-from effopd.updates.assemble import write_tables
-from effopd.updates.jobs import measure_runs
+from effopd.parameters import locate
+from effopd.updates.assemble import _pictured, write_tables
+from effopd.updates.jobs import measure_runs, vectors_file
 from effopd.updates.records import UpdateRecord
+from effopd.updates.subspace import trajectory
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +62,28 @@ def test_trajectories_have_both_pictures_where_there_are_enough_checkpoints(anal
     assert set(paths.run) == {"long"}  # one checkpoint has no trajectory
     assert paths.pc1.notna().all()
     drawn = paths[paths.tsne1.notna()]
-    assert drawn.parameter.nunique() > 2
+    dense = {name for name in MATRICES if ".layers.0." in name}
+    assert set(drawn.parameter) == dense | {"model.layers.1.mlp.experts.down_proj[0]"}
     assert drawn.groupby("parameter").size().eq(5).all()
     table = pd.read_parquet(out / "updates.parquet")
     evr = table[(table.run == "long") & table.parameter.isin(MATRICES)].groupby("parameter").trajectory_evr
     assert evr.nunique().eq(1).all()
     assert table[table.run == "final"].trajectory_evr.isna().all()
+
+
+def test_of_experts_stored_apart_the_first_has_both_pictures() -> None:
+    names = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj.weight" for layer in range(4) for expert in range(3)]
+    rows = [{"route": "gram", "parameter": name, **locate(name)._asdict()} for name in names]
+    assert _pictured(rows) == {f"model.layers.{layer}.mlp.experts.0.up_proj.weight" for layer in (0, 2, 3)}
+
+
+def test_a_trajectory_is_that_of_the_left_vectors_over_checkpoints(analysed) -> None:
+    out, _ = analysed
+    for name, path in pd.read_parquet(out / "trajectories.parquet").groupby("parameter"):
+        assert list(path.step) == [10, 20, 30, 40, 50]
+        firsts = [load_file(vectors_file(out, "long", index, name))["left"][:, 0].double() for index in range(5)]
+        expected = trajectory(torch.stack(firsts)).coordinates
+        torch.testing.assert_close(torch.tensor(path[["pc1", "pc2"]].to_numpy()), expected)
 
 
 def test_a_direction_that_stands_still_is_a_point(tmp_path) -> None:

@@ -44,6 +44,12 @@ def test_every_checkpoint_gets_its_records_and_vectors(tmp_path: Path) -> None:
     first = by_key(records)["a", 0, "lm_head.weight"]
     assert (first["displacement_norm"], first["displacement_cosine"]) == (first["frobenius_norm"], None)
     for name in MATRICES:
+        steps = [(matrix(states[i], name) - matrix(states[i - 1], name)).flatten() for i in (1, 2, 3)]
+        for index in (1, 2):
+            record = by_key(records)["a", index, name]
+            cosine = torch.nn.functional.cosine_similarity(steps[index], steps[index - 1], dim=0)
+            assert record["displacement_norm"] == pytest.approx(float(steps[index].norm()))
+            assert record["displacement_cosine"] == pytest.approx(float(cosine))
         saved = load_file(vectors_file(tmp_path / "out", "a", 1, name))
         update = matrix(states[2], name) - matrix(states[0], name)
         assert torch.linalg.matrix_norm(update, 2) == pytest.approx(float(saved["singular_values"][0]))
@@ -168,10 +174,10 @@ def test_patterns_that_match_nothing_or_everything_are_refused(tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "a\nb"])
+@pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "a\nb", "<b>", "a\tb", "\udcff", 99 * "é" + "abc"])
 def test_names_that_cannot_name_a_directory_are_refused(tmp_path: Path, name: str) -> None:
     base, run, _ = write_run(tmp_path, 1)
-    with pytest.raises(ConfigurationError, match="run name"):
+    with pytest.raises(ConfigurationError, match=r"run name.*at most 200 bytes.*none of /"):
         measure_runs(base, {name: run}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

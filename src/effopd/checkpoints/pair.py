@@ -107,6 +107,11 @@ class Pair:
         if name in self.lora:
             delta += self.lora[name].delta(shape, *window)
         if not math.isfinite(delta.sum()):  # without the copy that isfinite() takes
+            if not math.isfinite(base_square):
+                raise DataError(
+                    f"{name}: the base {self.base.directory} holds NaN or infinite numbers there; expected finite ones."
+                    " Copy or download it again, or leave the tensor out with `ignore`."
+                )
             raise DataError(
                 f"{name}: {self.trained.directory} minus {self.base.directory} is not finite. Did training diverge?"
                 " Use an earlier checkpoint."

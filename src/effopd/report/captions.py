@@ -63,7 +63,8 @@ _NORMS = (
 )
 _LAYERS = (
     "Frobenius norm of ΔW in each layer at each run's last checkpoint: root of the sum of squares over the layer's "
-    "parameters of the chosen kind. Parameters outside the stack of layers are not in it."
+    "parameters of the chosen kind. Parameters outside the stack of layers are not in it; layers of a vision tower and "
+    "the like are apart."
 )
 _CONCENTRATION = (
     "The three metrics of the paper's Table 1 at every checkpoint. Lines are means over attention and MLP matrices, "

@@ -44,14 +44,15 @@ def plain(text: str) -> str:
     return text if len(text) <= 32 else text[:31] + "…"
 
 
-def line_style(index: int) -> dict[str, Any]:
-    """How the run of this number is drawn, everywhere."""
+def line_style(index: int, points: int = 1) -> dict[str, Any]:
+    """How the run of this number is drawn, everywhere; of many points, some 20 have a marker."""
     index += 1  # grey is for what is no run
     return {
         "color": COLOURS[index % len(COLOURS)],
         "marker": MARKERS[index % len(MARKERS)],
         "markersize": 4.5,
         "linewidth": 1.8,
+        "markevery": max(1, points // 20),
         "linestyle": ("-", "--", ":", "-.")[index // len(COLOURS) % 4],
     }
 

@@ -62,7 +62,7 @@ def draw_update_norm(records: Records) -> Figure | None:
     for axes, kind in zip(panels, kinds, strict=True):
         for index, run in enumerate(records.runs):
             of = rows[(rows["run"] == run) & (rows["kind"] == kind)]
-            axes.plot(of[records.x], of["norm"], label=plain(run), **line_style(index))
+            axes.plot(of[records.x], of["norm"], label=plain(run), **line_style(index, len(of)))
         axes.set_title(_KIND_LABEL[kind], loc="left", fontsize=10)
         over_training_axes(axes, records.x)
         axes.set_ylim(bottom=0)
@@ -136,11 +136,12 @@ def draw_layer_norms(records: Records) -> Figure | None:
     for axes, kind in zip(panels, kinds, strict=True):
         for index, run in enumerate(records.runs):
             of = rows[(rows["run"] == run) & (rows["kind"] == kind)].sort_values("layer")
-            style = line_style(index) | {"markevery": max(1, len(of) // 20)}
-            axes.plot(of["layer"], of["norm"], label=plain(run), **style)
+            axes.plot(of["layer"], of["norm"], label=plain(run), **line_style(index, len(of)))
         axes.set_title(_KIND_LABEL[kind], loc="left", fontsize=10)
         axes.set_xlabel("layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        if len(layers := rows.loc[rows["kind"] == kind, "layer"].unique()) == 1:
+            axes.set_xlim(layers[0] - 1, layers[0] + 1)  # or the ticks are fractions of a layer
         tidy(axes)
     panels[0].set_ylim(bottom=0)  # after the last panel: the axis is shared, and a limit ends its autoscaling
     panels[0].set_ylabel(r"$\Vert\Delta W\Vert_F$ of the layer")
@@ -151,7 +152,7 @@ def _draw_bands(axes: Axes, records: Records, column: str) -> None:
     rows = over_training(records, column)
     for index, run in enumerate(records.runs):
         of = rows[rows["run"] == run]
-        style = line_style(index)
+        style = line_style(index, len(of))
         axes.plot(of[records.x], of["mean"], label=plain(run), **style)
         axes.fill_between(of[records.x], of["low"], of["high"], color=style["color"], alpha=0.15, linewidth=0)
     over_training_axes(axes, records.x)

@@ -114,7 +114,7 @@ def _lead(records: Records) -> str:
 
 def _facts(records: Records) -> str:
     rows = records.updates
-    layers = rows["layer"].dropna().nunique()
+    layers = len(rows.dropna(subset="layer").drop_duplicates(["tower", "layer"]))
     facts = (
         ("runs" if len(records.runs) != 1 else "run", len(records.runs)),
         ("checkpoints in all", rows.groupby("run")["checkpoint"].nunique().sum()),

@@ -112,7 +112,8 @@ def _heat_maps(
         max(np.nanmax(table) for table in maps.values()) or 1.0,
     )
     width = min(max(3.2 + 0.19 * len(layers), 5.5), 13)
-    figure = Figure(figsize=(width, 0.4 + (0.75 + 0.27 * len(modules)) * len(maps)), layout="constrained")
+    height = max(0.4 + (0.75 + 0.27 * len(modules)) * len(maps), 3.4)  # that the label of the colours has room in
+    figure = Figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(len(maps), 1, squeeze=False, sharex=True).ravel()
     for axes, (run, table) in zip(panels, maps.items(), strict=True):
         values = table.reindex(index=modules, columns=layers).to_numpy(dtype=float)
@@ -121,7 +122,7 @@ def _heat_maps(
         dense[:, [int(layer - layers[0]) for layer in layers]] = values
         axes.imshow(dense, cmap=_COLOUR_MAP, vmin=low, vmax=high, aspect="auto", extent=extent, interpolation="none")
         axes.set_yticks(range(len(modules)), [plain(module) for module in modules], fontsize=8)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(len(layers), 20)))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(len(layers), 20), min_n_ticks=1))
         axes.set_title(plain(run), loc="left", fontsize=10)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)

@@ -51,6 +51,7 @@ _TEXT = {"run", "parameter", "module", "kind", "route", "token"}
 _INDEX = re.compile(r"\[\d+\]$")
 _ROLES = [re.compile(role) for role in ("q(_|$)", "k(_|$)", "v(_|$)", "o(_|$)", "gate", "up", "down")]
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_TOWER = r"^((?:visual|vision|image|audio|speech)\w*)\."  # before a module in layers beside the language model's
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,8 @@ class Records:
         directory: Where it lies.
         analysis: `analysis.json`.
         updates: `updates.parquet`, ordered by run, checkpoint, layer (embeddings first, what else is outside last),
-            kind and module, with three more columns: `group`, the module with the numbers of experts taken out;
+            kind and module, with four more columns: `group`, the module with the numbers of experts taken out;
+            `tower`, the stack of layers beside the language model's that it is in, such as `visual`, or nothing;
             `relative_update`, frobenius_norm / base_norm; and `effective_rank_share`, effective_rank / min(rows, cols).
         trajectories: `trajectories.parquet`, its parameters in the order of `updates`; empty if there is none.
         embeddings: `embeddings.parquet`, in the same order, so the embedding table before an output head; empty if
@@ -88,8 +90,16 @@ class Records:
 
     @property
     def x(self) -> str:
-        """The column that orders checkpoints in pictures: `step`, or `checkpoint` where some step is not known."""
-        return "checkpoint" if self.updates["step"].isna().any() else "step"
+        """The column that orders checkpoints in pictures.
+
+        `step`; or `checkpoint`, where some step is not known or a run's steps do not ascend, as in a list of models.
+        """
+        steps = self.updates.drop_duplicates(["run", "checkpoint"]).groupby("run")["step"]
+        return (
+            "step"
+            if steps.agg(lambda of: bool((of.diff().iloc[1:] > 0).all() and of.notna().all())).all()
+            else "checkpoint"
+        )
 
     @property
     def num_checkpoints(self) -> int:
@@ -150,6 +160,7 @@ def _prepare(updates: pd.DataFrame, runs: tuple[str, ...]) -> pd.DataFrame:
     base = updates["base_norm"].where(updates["base_norm"] > 0)
     updates = updates.assign(
         group=updates["module"].map(groups),
+        tower=updates["module"].str.extract(_TOWER, expand=False).where(updates["layer"].notna()).fillna(""),
         relative_update=updates["frobenius_norm"] / base,
         effective_rank_share=updates["effective_rank"] / np.minimum(updates["rows"], updates["cols"]),
     )
@@ -157,6 +168,7 @@ def _prepare(updates: pd.DataFrame, runs: tuple[str, ...]) -> pd.DataFrame:
         "run": updates["run"].map({run: index for index, run in enumerate(runs)}),
         "checkpoint": updates["checkpoint"],
         "layer": updates["layer"].fillna(updates["kind"].map({"embedding": -1.0}).fillna(np.inf)),
+        "tower": updates["tower"] != "",
         "kind": updates["kind"].map({"attention": 0, "mlp": 1}).fillna(2),
         "role": updates["group"].map({group: _role(group) for group in groups.values()}),
     }

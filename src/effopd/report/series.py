@@ -75,9 +75,11 @@ def layer_norms(records: Records) -> pd.DataFrame:
 
     Returns:
         Columns run, layer, kind, norm (root of the sum of squares over the parameters of that kind in that layer).
+        Layers of a tower are apart, with its name before the kind: `visual attention`.
     """
     rows = last_checkpoints(records.updates)
     rows = rows[rows["layer"].notna()]
+    rows = rows.assign(kind=(rows["tower"] + " " + rows["kind"]).str.strip())
     squares = (rows["frobenius_norm"] ** 2).groupby([rows["run"], rows["layer"], rows["kind"]], sort=False).sum()
     return np.sqrt(squares).rename("norm").reset_index()
 

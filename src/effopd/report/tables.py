@@ -124,6 +124,7 @@ def _spectral_cells(rows: pd.DataFrame) -> tuple[str, ...]:
 
 
 _SPECTRAL_HEADER = ("step", "matrices", "unmoved", *(label for _, label, _ in SPECTRAL))
+_NO_MATRICES = "No attention or MLP matrix is known in these models: see what is not known, below."
 _ZEROS = "Unmoved matrices, exactly as in the base, count with 0 in ranks and norms and are left out of the two ratios."
 
 
@@ -131,9 +132,8 @@ def _spectral_table(records: Records) -> Table:
     rows = last_checkpoints(records.matrices)
     cells = tuple((run, *_spectral_cells(group)) for run, group in rows.groupby("run", sort=False))
     note = f"Last checkpoint of each run, {SPREAD} of attention and MLP, all layers, each counted once. {_ZEROS}"
-    return Table(
-        "spectral", "Concentration of the update (the paper's Table 1)", note, ("run", *_SPECTRAL_HEADER), cells
-    )
+    title = "Concentration of the update (the paper's Table 1)"
+    return Table("spectral", title, note if cells else _NO_MATRICES, ("run", *_SPECTRAL_HEADER), cells)
 
 
 def _spectral_by_kind(records: Records) -> Table:
@@ -146,7 +146,9 @@ def _spectral_by_kind(records: Records) -> Table:
     )
     note = f"Last checkpoint of each run, {SPREAD} of one kind, all layers, each counted once. {_ZEROS}"
     title = "Concentration, attention and MLP apart"
-    return Table("spectral_by_kind", title, note, ("run", "kind", *_SPECTRAL_HEADER), cells, 2)
+    return Table(
+        "spectral_by_kind", title, note if cells else _NO_MATRICES, ("run", "kind", *_SPECTRAL_HEADER), cells, 2
+    )
 
 
 def _norm_table(records: Records) -> Table:
@@ -238,12 +240,14 @@ def _unknown_table(records: Records) -> Table:
     matrix = rows["kind"].isin(["attention", "mlp"]) & (rows["cols"] > 1)
     bare = sorted(set(rows.loc[matrix & rows["effective_rank"].isna(), "parameter"]))
     unmoved = sorted(set(rows.loc[matrix & (rows["frobenius_norm"] == 0), "parameter"]))
+    moved = records.updates.groupby("run", sort=False)["frobenius_norm"].max() > 0
     stepless = list(dict.fromkeys(records.updates.loc[records.updates["step"].isna(), "run"]))
     counts = records.updates.groupby(["run", "checkpoint"]).size()
     uneven = [str(run) for run, of in counts.groupby("run") if of.nunique() > 1]
     found = [
         ("Parameters of unknown kind: in norms, in no spectral table", other),
         ("Attention and MLP matrices without spectral metrics", bare),
+        ("Runs that hold the base's weights and no others: was the base given as the run?", list(moved.index[~moved])),
         ("Matrices exactly as in the base", unmoved),
         ("Runs with checkpoints of unknown step", stepless),
         ("Runs whose checkpoints differ in the number of parameters", uneven),

@@ -30,7 +30,6 @@ from effopd.updates.blocks import UpdateBlocks
 from effopd.updates.embedding import EmbeddingShift, embedding_picture, embedding_shift
 from effopd.updates.gram import GramEigen, gram_eigen
 from effopd.updates.measure import compare
-from effopd.updates.norms import ModuleMovement, layer_norms, module_movements, nearly_unmoved
 from effopd.updates.projection import pca, tsne
 from effopd.updates.records import UpdateRecord
 from effopd.updates.spectrum import Spectrum, spectrum
@@ -47,7 +46,6 @@ from effopd.updates.subspace import (
 __all__ = [
     "EmbeddingShift",
     "GramEigen",
-    "ModuleMovement",
     "SingularVectors",
     "Spectrum",
     "Trajectory",
@@ -58,9 +56,6 @@ __all__ = [
     "embedding_picture",
     "embedding_shift",
     "gram_eigen",
-    "layer_norms",
-    "module_movements",
-    "nearly_unmoved",
     "pca",
     "singular_vectors",
     "spectrum",

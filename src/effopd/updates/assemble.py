@@ -1,5 +1,6 @@
 """From records and vectors to the tables of an analysis (columns: docs/decisions/0006-analysis.md)."""
 
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from effopd.updates.records import UpdateRecord
 Row = dict[str, Any]
 
 _MIN_CHECKPOINTS_FOR_TSNE = 5
+_EXPERT = re.compile(r"\[\d+\]$|\.\d+(?=\.)")  # its number in the name of a module
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 _PATH_SCHEMA = pa.schema(
     [("run", pa.string()), ("parameter", pa.string()), ("checkpoint", pa.int64()), ("step", pa.int64())]
@@ -78,14 +80,14 @@ def _matrices(records: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def _pictured(records: Iterable[Row]) -> set[str]:
-    """Matrices of the first, the middle and the last layer, the first of each module: for t-SNE, which takes time."""
+    """Of the first, middle and last layer the first matrix of each module: for t-SNE, which takes time."""
     rows = [row for row in records if row["route"] and row["layer"] is not None]
     layers = sorted({row["layer"] for row in rows})
     wanted = {layers[0], layers[len(layers) // 2], layers[-1]} if layers else set()
     first: dict[tuple[int, str], str] = {}
     for row in rows:
         if row["layer"] in wanted:
-            first.setdefault((row["layer"], row["module"]), row["parameter"])
+            first.setdefault((row["layer"], _EXPERT.sub("", row["module"])), row["parameter"])
     return set(first.values())
 
 

@@ -31,6 +31,7 @@ from effopd.updates.measure import Source, displacement, measure, parameters
 from effopd.updates.pool import one_thread_each
 
 PLAN, PROGRESS, SUBSPACES = "analysis.json", "progress.jsonl", "subspaces"
+_NOT_IN_NAMES, _LONGEST_NAME = '/\\:*?"<>|', 200  # bytes
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,12 @@ def _plan(
     unknown: dict[str, None] = {}
     base_directory: Path | None = None
     for run, path in runs.items():
-        if not run or run.startswith(".") or set(run) & set('/\\:*?"<>|\0\n'):
-            raise ConfigurationError(f"Got the run name {run!r}; expected one that can name a directory.")
+        strange = not run.isprintable() or set(run) & set(_NOT_IN_NAMES)
+        if not run or run.startswith(".") or strange or len(run.encode()) > _LONGEST_NAME:
+            raise ConfigurationError(
+                f"Got the run name {run[:60]!r}; expected one that can name a directory: at most {_LONGEST_NAME} bytes,"
+                f" no dot in front, no line break and none of {_NOT_IN_NAMES} in it."
+            )
         checkpoints = find_checkpoints(path)
         pairs = [open_pair(base, checkpoint.directory, ignore) for checkpoint in checkpoints]
         base_directory = pairs[0].base.directory

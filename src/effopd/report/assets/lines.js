@@ -14,14 +14,17 @@ function band(line, low, high) {
     type: "scatter", mode: "lines", fill: "toself", fillcolor: rgba(runStyle(line.run).colour, 0.14), line: { width: 0 }, hoverinfo: "skip" };
 }
 /* Whole ticks where checkpoints are counted. */
-function trainingAxis() {
+function trainingAxis(extra = {}) {
   const most = Math.max(...data.checkpoints.map((list) => list.length));
-  return axis(data.x, data.x === "checkpoint" ? { dtick: wholeTicks(most) } : {});
+  return axis(data.x, { ...(data.x === "checkpoint" ? { dtick: wholeTicks(most) } : {}), ...extra });
 }
 function wholeTicks(count) { return [1, 2, 5, 10].find((step) => count / step <= 16) || 20; }
 const runNumbers = data.runs.map((_, index) => index);
 const KIND_NAMES = { all: "all parameters", attention: "attention", mlp: "MLP", embedding: "embedding", lm_head: "output head", norm: "normalisation", other: "other" };
-function kindsOf(lines) { return Object.keys(KIND_NAMES).filter((kind) => lines.some((line) => line.kind === kind)).map((kind) => [kind, KIND_NAMES[kind]]); }
+function kindsOf(lines) {
+  const kinds = [...new Set([...Object.keys(KIND_NAMES), ...lines.map((line) => line.kind)])];
+  return kinds.filter((kind) => lines.some((line) => line.kind === kind)).map((kind) => [kind, KIND_NAMES[kind] || kind]);
+}
 
 figure("norms", (controls, plots, keys, refresh) => {
   const kind = choose(controls, "Parameters", kindsOf(data.norms), refresh);
@@ -65,7 +68,8 @@ function multiples(columns, reference, limits) {
     panels(plots, shown.map(([, title]) => title), "17rem").forEach((element, index) => {
       const lines = data.training[shown[index][0]];
       const traces = [...lines.map((line) => band(line, line.low, line.high)), ...lines.map((line) => curve(line, line.mean))];
-      const layout = { height: 290, xaxis: trainingAxis(), yaxis: axis("", limits ? { range: limits } : {}) };
+      const fixed = { automargin: false }; // in small panels, margins and ticks chase each other
+      const layout = { height: 290, xaxis: trainingAxis({ ...fixed, tickangle: 0 }), yaxis: axis("", limits ? { ...fixed, range: limits } : fixed) };
       if (shown[index][0] === reference && data.chance !== null) {
         layout.shapes = [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.chance, y1: data.chance, line: { color: palette().quiet, width: 1.2, dash: "dash" } }];
         layout.annotations = [{ xref: "paper", x: 1, y: data.chance, text: "chance", showarrow: false, xanchor: "right", yanchor: "bottom", font: { size: 11 } }];
