@@ -11,6 +11,7 @@
     Trainer._get_train_sampler, RepeatSampler           draws an order of the prompts at each pass over them
     Trainer._init_training_state                        tells how many passes a resumed training has behind it
     Trainer.async_loop                                  runs GRPO's asynchronous rewards; only there if it has some
+    DistillationTrainer._get_last_hidden_state          runs student and teacher up to their heads
     distillation_trainer._chunked_divergence_loss       the loss on hidden states and heads of student and teacher
 """
 
@@ -97,18 +98,34 @@ def make_rollouts(
     return [Rollout(*row) for row in rows]
 
 
-def divergence_per_rollout(trainer: Any, rollouts: Sequence[Rollout]) -> list[torch.Tensor]:
+def divergence_per_rollout(
+    trainer: Any, rollouts: Sequence[Rollout], teacher_states: dict[int, torch.Tensor] | None = None
+) -> list[torch.Tensor]:
     """Reverse KL from student to teacher, in nats, summed over the tokens of each rollout's completion.
 
     Exact over the vocabulary, without gradients, in micro-batches of `per_device_train_batch_size`. Collective: every
     process must bring the same number of rollouts.
+
+    Args:
+        trainer: A `DistillationTrainer`.
+        rollouts: What to compute it on.
+        teacher_states: Last hidden states of the teacher, [B, T, H] by micro-batch, of an earlier call with the same
+            rollouts. Where empty, they are put there. With None, the teacher reads the rollouts and nothing is kept.
     """
     size = trainer.args.per_device_train_batch_size
     model = trainer.model_wrapped
     was_training = model.training
     metrics = {key: list(values) for key, values in trainer._metrics["eval"].items()}
-    original = divergence_loss()
+    original, hidden_states = divergence_loss(), trainer._get_last_hidden_state
+    teacher = trainer.accelerator.unwrap_model(trainer.teacher_model)
     divergences: list[torch.Tensor] = []
+
+    def hidden_states_or_kept(model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if teacher_states is None or model is not teacher:
+            return hidden_states(model, *args, **kwargs)  # type: ignore[no-any-return]
+        if start not in teacher_states:
+            teacher_states[start] = hidden_states(model, *args, **kwargs)
+        return teacher_states[start]
 
     def loss(
         student_BTH: torch.Tensor,
@@ -128,11 +145,13 @@ def divergence_per_rollout(trainer: Any, rollouts: Sequence[Rollout]) -> list[to
         return zero, zero, mask_BT.sum()
 
     model.eval()  # so that compute_loss books its by-products under "eval", which is put back below
+    trainer._get_last_hidden_state = hidden_states_or_kept
     try:
         with torch.no_grad(), trainer.compute_loss_context_manager(), replaced_loss(loss):
             for start in range(0, len(rollouts), size):
                 trainer.compute_loss(model, _pad_rollouts(trainer, rollouts[start : start + size]))
     finally:
+        trainer._get_last_hidden_state = hidden_states
         model.train(was_training)
         trainer._metrics["eval"].clear()
         trainer._metrics["eval"].update(metrics)

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,26 +12,34 @@ from tiny import contains_answer, distillation_trainer
 from effopd.extrapolation import EffOPDCallback
 
 
-def train(out: Path, checkpoint: str | None = None) -> torch.Tensor:
-    """All weights in one vector. Eleven prompts do not divide by two."""
+def train(out: Path, checkpoint: str | None = None, **settings: Any) -> torch.Tensor:
+    """All weights in one vector. Eleven prompts, and seven, do not divide by two."""
     trainer = distillation_trainer(out, per_device_train_batch_size=4, save_strategy="steps", save_steps=3)
-    trainer.add_callback(EffOPDCallback(trainer, contains_answer, num_prompts=11))
+    trainer.add_callback(EffOPDCallback(trainer, contains_answer, **{"num_prompts": 11} | settings))
     trainer.train(resume_from_checkpoint=checkpoint)
     return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "extrapolations.jsonl").read_text().splitlines()]
 
 
 def main(out: Path) -> None:
     weights = train(out)
     copies = [torch.empty_like(weights) for _ in range(dist.get_world_size())]
     dist.all_gather(copies, weights)
-    rows = [json.loads(line) for line in (out / "extrapolations.jsonl").read_text().splitlines()]
+    rows = read(out)
     resumed = train(out, str(out / "checkpoint-3"))
+    train(out / "shared", validator="shared_kl", num_prompts=7)
+    shared = read(out / "shared")
     if dist.get_rank() == 0:
         seen = {
             "rollouts": [row["rollouts"] / (1 + len(row["candidates"])) for row in rows],
             "same_everywhere": all(torch.equal(copy, weights) for copy in copies),
             "same_resumed": torch.equal(resumed, weights),
             "moved": any(row["accepted_scale"] for row in rows),
+            "shared": [row["rollouts"] for row in shared],
+            "shared_moved": any(row["accepted_scale"] for row in shared),
         }
         (out / "seen.json").write_text(json.dumps(seen))
     dist.destroy_process_group()

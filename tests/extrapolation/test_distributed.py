@@ -35,6 +35,8 @@ def on_two_processes(script: str, out: Path) -> dict[str, Any]:
 def test_replicas_agree_and_resume_to_the_bit(tmp_path: Path) -> None:
     seen = on_two_processes("run_replicated.py", tmp_path)
     assert seen.pop("moved")
+    assert seen.pop("shared_moved")
+    assert seen.pop("shared") == [8, 8, 8]
     # 11 prompts over 2 processes: 6 each, one of which only counts as cost.
     assert seen == {"rollouts": [12, 12, 12], "same_everywhere": True, "same_resumed": True}
     files = {path.name for path in (tmp_path / "checkpoint-3" / "effopd").iterdir()}

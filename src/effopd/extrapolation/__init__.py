@@ -21,7 +21,13 @@ from effopd.extrapolation.presets import PRESETS, ExtrapolationConfig
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import Candidate, Score, SearchResult, search
 from effopd.extrapolation.snapshot import Displacement, Snapshot
-from effopd.extrapolation.validation import RewardValidator, TeacherKLValidator, validate
+from effopd.extrapolation.validation import (
+    RewardValidator,
+    SharedKLValidator,
+    TeacherKLValidator,
+    Validator,
+    validate,
+)
 
 __all__ = [
     "Candidate",
@@ -32,8 +38,10 @@ __all__ = [
     "RewardValidator",
     "Score",
     "SearchResult",
+    "SharedKLValidator",
     "Snapshot",
     "TeacherKLValidator",
+    "Validator",
     "parse_schedule",
     "search",
     "validate",

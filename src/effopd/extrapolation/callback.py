@@ -23,9 +23,8 @@ from effopd.extrapolation.search import Score, SearchResult, search
 from effopd.extrapolation.snapshot import Displacement, Snapshot
 from effopd.extrapolation.validation import (
     RewardFunction,
-    RewardValidator,
-    TeacherKLValidator,
     Validator,
+    make_validator,
     validate,
 )
 from effopd.files import append_json_line, drop_later_steps, write_json
@@ -58,7 +57,7 @@ class EffOPDCallback(TrainerCallback):
         reward: For validation by reward: one function or several with TRL's reward signature. None: the trainer's own.
         preset: `paper`, `reference`, `adaptive`, or an `ExtrapolationConfig`.
         validation_dataset: Rows to draw the validation prompts from; None: the training set, as in the paper.
-        validator: `reward` or `teacher_kl`, in place of the preset's; or a validator of your own.
+        validator: `reward`, `teacher_kl` or `shared_kl`, in place of the preset's; or a validator of your own.
         **overrides: Settings of `ExtrapolationConfig` that differ from the preset.
 
     Raises:
@@ -85,9 +84,7 @@ class EffOPDCallback(TrainerCallback):
         if isinstance(validator, str):
             overrides["validator"], validator = validator, None
         self.config = resolve_preset(preset, **overrides)
-        self.validator: Validator = validator or (
-            RewardValidator(reward) if self.config.validator == "reward" else TeacherKLValidator()
-        )
+        self.validator = make_validator(validator or self.config.validator, reward)
         check_trainer(trainer)
         self._rows = validation_rows(trainer, validation_dataset, self.config)
         if self.config.scales:
@@ -189,7 +186,7 @@ class EffOPDCallback(TrainerCallback):
         """What `search` calls: scale -> score of the weights extrapolated by it."""
         snapshot = self._snapshot
         assert snapshot is not None
-        rows = self._draw(step)
+        rows, validator = self._draw(step), self.validator.of_trigger()
 
         def evaluate(scale: float) -> Score:
             if scale:
@@ -200,7 +197,7 @@ class EffOPDCallback(TrainerCallback):
                     return Score(math.nan)
             trl_hooks.publish_weights(self.trainer)
             with self._timed("validation_seconds"):
-                score = validate(self.trainer, self.validator, rows, self._seed + step)
+                score = validate(self.trainer, validator, rows, self._seed + step)
             for key in ("rollouts", "generated_tokens", "teacher_tokens"):
                 self.cost[key] += getattr(score, key)
             return score

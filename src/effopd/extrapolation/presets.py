@@ -8,7 +8,7 @@ from effopd.errors import ConfigurationError
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import PAPER_SCALES, Acceptance, check_scales
 
-ValidatorName = Literal["reward", "teacher_kl"]
+ValidatorName = Literal["reward", "teacher_kl", "shared_kl"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ExtrapolationConfig:
         scales: Strictly increasing multiples of `W_t - anchor` that are tried in turn. Empty: no extrapolation.
         acceptance: `paper` accepts a score >= the best so far, `reference` only one > it.
         parameters: `all` trainable ones, `attention_and_mlp`, or a regular expression.
-        validator: `reward` or `teacher_kl`.
+        validator: `reward`; `teacher_kl`; or `shared_kl`, which scores all candidates of a trigger on the same rollouts.
         num_prompts: Validation prompts, one completion each.
         redraw_prompts: Draw other prompts at each trigger, rather than once before training.
         snapshot_device: Where the two copies of the parameters live; None: pinned CPU memory when training on an
@@ -71,9 +71,9 @@ PRESETS = {
     "paper": ExtrapolationConfig(),
     # The public code: strict improvement, and a substring match that also takes in post_attention_layernorm.
     "reference": ExtrapolationConfig(acceptance="reference", parameters="attn|attention|mlp"),
-    # Ours: look after every step, double the scale while it helps, judge by the teacher on few samples.
+    # Ours: look after every step, double the scale while it helps, judge by the teacher on rollouts sampled once.
     "adaptive": ExtrapolationConfig(
-        schedule="every:1", scales=tuple(2.0**k for k in range(10)), validator="teacher_kl", num_prompts=8
+        schedule="every:1", scales=tuple(2.0**k for k in range(10)), validator="shared_kl", num_prompts=64
     ),
 }
 

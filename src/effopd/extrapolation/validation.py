@@ -1,14 +1,15 @@
 """How good the live weights are: validators score completions that the student itself samples.
 
 `RewardValidator` is the paper's (mean verifiable reward of one sampled answer per prompt); `TeacherKLValidator` needs
-no verifier. Each maps rollouts to one score per rollout, higher is better; `validate` spreads prompts over processes
-and sums up.
+no verifier; `SharedKLValidator` samples once for all candidates. Each maps rollouts to one score per rollout, higher is
+better; `validate` spreads prompts over processes and sums up.
 """
 
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate.utils import gather
@@ -21,19 +22,35 @@ from effopd.trl_hooks import Rollout
 RewardFunction = Callable[..., Any]
 
 
-class Validator(Protocol):
-    """Scores rollouts sampled from the live weights. `teacher_passes` is how often the teacher reads each one."""
+class Validator(ABC):
+    """Scores rollouts. One of your own derives from it.
 
-    teacher_passes: int
+    Attributes:
+        teacher_passes: How often the teacher reads each rollout.
+        is_new: Whether the rollouts scored last were sampled, and read by the teacher, for that score.
+    """
+
+    teacher_passes: int = 0
+    is_new: bool = True
 
     def check(self, trainer: Any) -> None:
         """Raise ConfigurationError if this trainer lacks what the validator needs."""
+        return
 
+    def of_trigger(self) -> "Validator":
+        """What validates the candidates of one trigger: this one, or a copy that keeps what they have in common."""
+        return self
+
+    def rollouts(self, trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> list[Rollout]:
+        """One rollout for each example: here, sampled from the live weights. Collective."""
+        return trl_hooks.generate(trainer, examples, seed)
+
+    @abstractmethod
     def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
         """One float32 score per rollout, shape [len(rollouts)], higher is better. Collective."""
 
 
-class RewardValidator:
+class RewardValidator(Validator):
     """Sum of verifiable rewards (arXiv 2605.11739, EffOPD: V is the mean score on the validation set).
 
     Args:
@@ -42,8 +59,6 @@ class RewardValidator:
             None takes the trainer's own `reward_funcs` and `reward_weights` (GRPO).
         weights: A weight for each function; all 1 by default.
     """
-
-    teacher_passes = 0
 
     def __init__(
         self,
@@ -104,7 +119,7 @@ class RewardValidator:
         return total if gather(torch.tensor([num_given], device=trainer.accelerator.device)).any() else total * math.nan
 
 
-class TeacherKLValidator:
+class TeacherKLValidator(Validator):
     """Minus the reverse KL from student to teacher, in nats, over each sampled completion.
 
     The exact KL of the next-token distributions is summed over the tokens of the completion, which estimates the
@@ -117,13 +132,59 @@ class TeacherKLValidator:
         """Refuse trainers without a teacher of their own."""
         if getattr(trainer, "teacher_model", None) is None:
             raise ConfigurationError(
-                f"Validation by teacher_kl needs a trainer with a teacher model; {type(trainer).__name__} has none. "
+                f"Validation by KL needs a trainer with a teacher model; {type(trainer).__name__} has none. "
                 "Use validator='reward'."
             )
 
     def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
         """Minus the summed reverse KL of each rollout."""
         return -torch.stack(trl_hooks.divergence_per_rollout(trainer, rollouts)).float().cpu()
+
+
+class SharedKLValidator(TeacherKLValidator):
+    """Minus the reverse KL from student to teacher, in nats, on completions that W_t sampled, for every candidate.
+
+    They are sampled, and read by the teacher, once a trigger: a candidate costs a forward pass of the student. All are
+    compared at the same prefixes, without the noise of sampling; how a candidate's own prefixes differ, goes unseen.
+    """
+
+    def __init__(self) -> None:
+        self._rollouts: list[Rollout] = []
+        self._teacher_states: dict[int, torch.Tensor] = {}
+
+    def of_trigger(self) -> "SharedKLValidator":
+        """One that keeps rollouts and the teacher's hidden states from one candidate to the next."""
+        return SharedKLValidator()
+
+    def rollouts(self, trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> list[Rollout]:
+        """Sampled when asked for first, which is for W_t."""
+        self.is_new = not self._rollouts
+        if self.is_new:
+            self._rollouts = super().rollouts(trainer, examples, seed)
+        return self._rollouts
+
+    def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
+        """Minus the summed reverse KL of each rollout."""
+        return -torch.stack(trl_hooks.divergence_per_rollout(trainer, rollouts, self._teacher_states)).float().cpu()
+
+
+def make_validator(
+    validator: str | Validator, reward: RewardFunction | Sequence[RewardFunction] | None = None
+) -> Validator:
+    """The validator of that name (`reward`, `teacher_kl`, `shared_kl`), or the one given.
+
+    Raises:
+        ConfigurationError: It is no `Validator`.
+    """
+    if validator == "reward":
+        return RewardValidator(reward)
+    if isinstance(validator, str):
+        return {"teacher_kl": TeacherKLValidator, "shared_kl": SharedKLValidator}[validator]()
+    if not isinstance(validator, Validator):
+        raise ConfigurationError(
+            f"validator={validator!r}: expected a name, or an object of a class derived from effopd's Validator."
+        )
+    return validator
 
 
 def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, Any]], seed: int) -> Score:
@@ -144,16 +205,16 @@ def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, An
     world, rank = accelerator.num_processes, accelerator.process_index
     share = -(-len(examples) // world)
     indices = [(rank * share + i) % len(examples) for i in range(share)]
-    rollouts = trl_hooks.generate(trainer, [examples[i] for i in indices], seed)
+    rollouts = validator.rollouts(trainer, [examples[i] for i in indices], seed)
     with trl_hooks.seeded(trainer, seed):  # rewards may draw random numbers too
         scores = validator.scores(trainer, rollouts).to(accelerator.device, torch.float32)
     tokens = torch.tensor([sum(len(rollout.completion_ids) for rollout in rollouts)], device=accelerator.device)
     all_scores = gather(scores)[: len(examples)].double().cpu()
-    num_tokens = int(gather(tokens).sum())
+    num_tokens = int(gather(tokens).sum()) * validator.is_new
     return Score(
         value=all_scores.mean().item(),
         stderr=(all_scores.std() / math.sqrt(len(examples))).item() if len(examples) > 1 else math.nan,
-        rollouts=share * world,
+        rollouts=share * world * validator.is_new,
         generated_tokens=num_tokens,
         teacher_tokens=num_tokens * validator.teacher_passes,
     )
