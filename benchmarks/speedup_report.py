@@ -9,7 +9,7 @@ from typing import Any
 
 from effopd.files import write_text
 from effopd.report.curves import CostPoint, cost_figure
-from effopd.study.speed import Estimate, Range, cost_range, median_estimate, ratio_estimate
+from effopd.study.speed import Estimate, Range, cost_range, median_estimate, ratio_estimate, spread_estimate
 
 Record = dict[str, Any]
 Cells = dict[tuple[int, str, float], list[Record]]  # (prompts per step, method, learning rate) -> runs
@@ -44,6 +44,12 @@ def costs(runs: Sequence[Record], quantity: str) -> list[Range]:
     return [cost_range(run, f"{quantity}_to_target") for run in runs]
 
 
+def of_the_same_seeds(groups: Sequence[Sequence[Record]]) -> list[list[Record]] | None:
+    """The runs of those seeds that all groups have, in the same order; None if there is no such seed."""
+    seeds = set.intersection(*({run["run"]["seed"] for run in group} for group in groups))
+    return [[run for run in group if run["run"]["seed"] in seeds] for group in groups] if seeds else None
+
+
 def best_learning_rates(records: Iterable[Record], prompts: int = SMALL_STEP) -> dict[str, float]:
     """Each method's learning rate with the least median rollouts to the target."""
     best: dict[str, tuple[float, float]] = {}
@@ -75,9 +81,10 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
             ("speedup_at_equal_rate", cells.get((prompts, "vanilla", rate))),
             ("speedup_against_best_vanilla", cells.get((prompts, "vanilla", vanilla_best or rate))),
         ):
-            if method != "vanilla" and baseline:
+            paired = of_the_same_seeds([baseline, runs]) if method != "vanilla" and baseline else None
+            if paired:
                 row[key] = {
-                    name: ratio_estimate(costs(baseline, name), costs(runs, name)).to_json() for name in SPEEDUPS
+                    name: ratio_estimate(*(costs(group, name) for group in paired)).to_json() for name in SPEEDUPS
                 }
         rows.append(row)
     return {
@@ -96,14 +103,13 @@ def _worst_to_best(cells: Cells) -> dict[str, Any]:
     result = {}
     for method in LABELS:
         by_rate = {
-            rate: costs(runs, "rollouts")
-            for (prompts, name, rate), runs in cells.items()
-            if name == method and prompts == SMALL_STEP
+            rate: runs for (prompts, name, rate), runs in cells.items() if name == method and prompts == SMALL_STEP
         }
-        if len(by_rate) > 1:
-            ranked = sorted(by_rate, key=lambda rate: median_estimate(by_rate[rate]).at_least)
-            ratio = ratio_estimate(by_rate[ranked[-1]], by_rate[ranked[0]])
-            result[method] = {"worst": ranked[-1], "best": ranked[0], "ratio": ratio.to_json()}
+        if len(by_rate) > 1 and (groups := of_the_same_seeds(list(by_rate.values()))):
+            all_costs = [costs(runs, "rollouts") for runs in groups]
+            medians = dict(zip(by_rate, (median_estimate(each).at_least for each in all_costs), strict=True))
+            worst, best = max(medians, key=medians.__getitem__), min(medians, key=medians.__getitem__)
+            result[method] = {"worst": worst, "best": best, "ratio": spread_estimate(all_costs, all_costs).to_json()}
     return result
 
 
@@ -177,8 +183,9 @@ def markdown(summary: dict[str, Any]) -> str:
     parts = [
         f"# Cost of reaching an accuracy of {target:g} on the embedded world",
         f"Made by `{summary['command']}`. Every number is a median over seeds with its 95 % bootstrap interval "
-        "(percentile, seeds resampled; of a ratio of medians, both groups independently). Of a median of so few that "
-        "is their range: it covers the true median 94 times in 100 with five seeds, 75 times with three.",
+        "(percentile). Of a median of so few that is their range: it covers the true median 94 times in 100 with five "
+        "seeds, 75 times with three, and so much for ratios, too. A ratio is that of the medians; runs of one seed have "
+        "the same prompts in the same order, so seeds are resampled together in numerator and denominator.",
         *([summary["note"]] if summary["note"] else []),
         _what_is_counted(summary),
     ]

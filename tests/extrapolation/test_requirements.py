@@ -52,3 +52,16 @@ def test_fewer_prompts_than_processes_are_refused() -> None:
     assert len(validation_rows(described(processes=8), None, config)) == 60
     with pytest.raises(ConfigurationError, match=r"num_prompts=8 is less than the 16 processes.*Raise num_prompts"):
         validation_rows(described(processes=16), None, config)
+
+
+@pytest.mark.parametrize("name", ["tools", "environments", "rollout_func"])
+def test_rollouts_that_validation_does_not_sample_are_refused(name: str) -> None:
+    trainer = described()
+    setattr(trainer, name, [print])
+    with pytest.raises(UnsupportedError, match=f"has {name}.*another task"):
+        check_trainer(trainer)
+
+
+def test_images_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="validation dataset has images"):
+        validation_rows(described(), [{"prompt": "?", "images": []}] * 60, ExtrapolationConfig())

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from effopd.errors import DataError
-from effopd.study.speed import QUANTITIES, Estimate, cost_range, median_estimate, ratio_estimate, to_target
+from effopd.study.speed import (
+    QUANTITIES,
+    Estimate,
+    cost_range,
+    median_estimate,
+    ratio_estimate,
+    spread_estimate,
+    to_target,
+)
 
 
 def make_rows(accuracies, scales=None):
@@ -114,7 +122,26 @@ def test_a_run_censored_early_may_lie_on_either_side():
 def test_ratio_without_censoring():
     estimate = ratio_estimate(exact(80, 100, 120), exact(20, 25, 30))
     assert estimate.at_least == estimate.at_most == 4.0
-    assert (estimate.low, estimate.high) == (80 / 30, 120 / 20)
+    assert (estimate.low, estimate.high) == (4.0, 4.0)  # every seed says the same, however much seeds differ
+
+
+def test_ratio_of_runs_that_have_nothing_in_common():
+    estimate = ratio_estimate(exact(80, 100, 120), exact(30, 25, 20))
+    assert (estimate.low, estimate.at_least, estimate.high) == (80 / 30, 4.0, 120 / 20)
+
+
+def test_spread_chooses_its_groups_in_each_resample():
+    groups = [exact(10, 20, 30), exact(12, 12, 12), exact(20, 20, 20)]
+    estimate = spread_estimate(groups, groups)
+    assert estimate.at_least == estimate.at_most == 20 / 12
+    assert (estimate.low, estimate.high) == (20 / 12, 30 / 12)  # never 20 / 20, nor 12 / 12
+
+
+def test_ratios_of_runs_that_are_not_paired_are_refused():
+    with pytest.raises(DataError, match=r"groups of \[1, 2\] runs"):
+        ratio_estimate(exact(1, 2), exact(1))
+    with pytest.raises(DataError, match="no runs"):
+        ratio_estimate([], [])
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,19 @@ def check_trainer(trainer: Any) -> None:
 
     Raises:
         ConfigurationError: The trainer does not generate, or its tokenizer has no padding token.
-        UnsupportedError: PEFT adapters, DeepSpeed, FSDP1.
+        UnsupportedError: Tools, environments, a rollout function; PEFT adapters, DeepSpeed, FSDP1.
     """
     if not hasattr(trainer, "_generate_single_turn"):
         raise ConfigurationError(
             f"EffOPDCallback needs a TRL trainer that samples from the model (DistillationTrainer, GRPOTrainer), got "
             f"{type(trainer).__name__}."
         )
+    for name in ("tools", "environments", "rollout_func"):
+        if getattr(trainer, name, None):
+            raise UnsupportedError(
+                f"The trainer has {name}, with which rollouts are more than one completion of a prompt. Validation "
+                "samples just that, so it would judge candidates by another task. Train without acceleration."
+            )
     if is_peft_model(trainer.model):
         raise UnsupportedError(
             "The model has PEFT adapters. Extrapolating A and B separately is not extrapolating their product BA, so "
@@ -45,6 +51,7 @@ def validation_rows(trainer: Any, dataset: Any, config: ExtrapolationConfig) -> 
 
     Raises:
         ConfigurationError: There are none, too few of them, fewer than processes, or no `prompt` column.
+        UnsupportedError: They have images.
     """
     rows = trainer.train_dataset if dataset is None else dataset
     source = "training" if dataset is None else "validation"
@@ -65,4 +72,9 @@ def validation_rows(trainer: Any, dataset: Any, config: ExtrapolationConfig) -> 
         )
     if "prompt" not in rows[0]:
         raise ConfigurationError(f"The {source} dataset has no column 'prompt'; it has {sorted(rows[0])}.")
+    if {"image", "images"} & set(rows[0]):
+        raise UnsupportedError(
+            f"The {source} dataset has images, which validation does not show to the model. Pass validation_dataset= "
+            "with prompts of text, or train without acceleration."
+        )
     return rows

@@ -127,9 +127,8 @@ def median_estimate(
     Raises:
         DataError: There are no runs.
     """
-    lower, upper = _bounds(costs)
-    at_least, at_most = _resampled_medians(lower, upper, num_resamples, np.random.default_rng(seed))
-    return _estimate((np.median(lower), np.median(upper)), at_least, at_most, confidence)
+    lower, upper = _resampled_medians([costs], num_resamples, seed)
+    return _estimate(lower[0], upper[0], confidence)
 
 
 def ratio_estimate(
@@ -142,11 +141,12 @@ def ratio_estimate(
 ) -> Estimate:
     """Ratio of the median costs of two groups of runs, with a percentile bootstrap interval.
 
-    The runs of the two groups are resampled independently. A speed-up has the slower method's runs as numerator.
+    Runs are paired: the i-th of both groups have the same seed, thus the same order of prompts and random numbers, and
+    seeds are resampled, not runs. A speed-up has the slower method's runs as numerator.
 
     Args:
         numerator: Costs of one group, all positive.
-        denominator: Costs of the other.
+        denominator: Costs of the other, in the same order of seeds.
         confidence: Coverage of the interval, in (0, 1).
         num_resamples: Bootstrap resamples.
         seed: Of the resampling.
@@ -156,38 +156,48 @@ def ratio_estimate(
         and (0, infinity), nothing, where both are.
 
     Raises:
-        DataError: A group has no runs.
+        DataError: A group has no runs, or they are not paired.
     """
-    rng = np.random.default_rng(seed)
-    top, bottom = _bounds(numerator), _bounds(denominator)
-    top_low, top_high = _resampled_medians(*top, num_resamples, rng)
-    bottom_low, bottom_high = _resampled_medians(*bottom, num_resamples, rng)
-    point = (np.median(top[0]) / np.median(bottom[1]), np.median(top[1]) / np.median(bottom[0]))
-    return _estimate(point, top_low / bottom_high, top_high / bottom_low, confidence)
+    return spread_estimate([numerator], [denominator], confidence=confidence, num_resamples=num_resamples, seed=seed)
+
+
+def spread_estimate(
+    numerators: Sequence[Sequence[Range]],
+    denominators: Sequence[Sequence[Range]],
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Estimate:
+    """Largest median cost of some groups of runs over the smallest of others, as `ratio_estimate` gives it for two.
+
+    Which groups these are is found anew in each resample, so that the interval accounts for having chosen them.
+    """
+    if len(numbers := {len(costs) for costs in [*numerators, *denominators]}) > 1:
+        raise DataError(f"Got groups of {sorted(numbers)} runs; expected the same seeds in all of them.")
+    (top_low, top_high), (bottom_low, bottom_high) = (
+        _resampled_medians(groups, num_resamples, seed) for groups in (numerators, denominators)
+    )
+    return _estimate(top_low.max(0) / bottom_high.min(0), top_high.max(0) / bottom_low.min(0), confidence)
 
 
 _Floats = npt.NDArray[np.float64]
 
 
-def _bounds(costs: Sequence[Range]) -> tuple[_Floats, _Floats]:
-    if not costs:
+def _resampled_medians(groups: Sequence[Sequence[Range]], num_resamples: int, seed: int) -> tuple[_Floats, _Floats]:
+    """Medians of lower and of upper bounds, each [groups, 1 + num_resamples]: of the runs, then of the resampled."""
+    if not all(groups):
         raise DataError("Got no runs to take a median of; expected at least one.")
-    lower, upper = np.array(costs, dtype=np.float64).T
-    return lower, upper
+    number = len(groups[0])
+    resamples = np.random.default_rng(seed).integers(number, size=(num_resamples, number))
+    chosen = np.concatenate([np.arange(number)[None], resamples])
+    lower, upper = np.array(groups, dtype=np.float64).transpose(2, 0, 1)[..., chosen]
+    return np.median(lower, axis=-1), np.median(upper, axis=-1)
 
 
-def _resampled_medians(
-    lower: _Floats, upper: _Floats, num_resamples: int, rng: np.random.Generator
-) -> tuple[_Floats, _Floats]:
-    """Medians of lower and upper bounds of the same resampled runs, each [num_resamples]."""
-    chosen = rng.integers(len(lower), size=(num_resamples, len(lower)))
-    return np.median(lower[chosen], axis=1), np.median(upper[chosen], axis=1)
-
-
-def _estimate(
-    point: tuple[np.floating[Any], np.floating[Any]], at_least: _Floats, at_most: _Floats, confidence: float
-) -> Estimate:
+def _estimate(at_least: _Floats, at_most: _Floats, confidence: float) -> Estimate:
+    """From the bounds of a statistic, first of the runs, then of the resampled ones."""
     tail = (1 - confidence) / 2
-    low = np.quantile(at_least, tail, method="inverted_cdf")  # no interpolation: values may be infinite
-    high = np.quantile(at_most, 1 - tail, method="inverted_cdf")
-    return Estimate(float(point[0]), float(point[1]), float(low), float(high))
+    low = np.quantile(at_least[1:], tail, method="inverted_cdf")  # no interpolation: values may be infinite
+    high = np.quantile(at_most[1:], 1 - tail, method="inverted_cdf")
+    return Estimate(float(at_least[0]), float(at_most[0]), float(low), float(high))

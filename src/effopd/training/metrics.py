@@ -131,8 +131,7 @@ class MetricsCallback(TrainerCallback):
                 self.row[key] = metrics.get(f"eval_{key}")
             if math.isnan(metrics.get("eval_accuracy", 0.0)):
                 logger.warning(
-                    "Step %d has no accuracy: the reward gave no number for some of the evaluation prompts. It must "
-                    "give one for each.",
+                    "Step %d has no accuracy: the reward gave NaN for an evaluation prompt, or None for all of them.",
                     state.global_step,
                 )
 
