@@ -184,7 +184,7 @@ def markdown(summary: dict[str, Any]) -> str:
         f"# Cost of reaching an accuracy of {target:g} on the embedded world",
         f"Made by `{summary['command']}`. Every number is a median over seeds with its 95 % bootstrap interval "
         "(percentile). Of a median of so few that is their range: it covers the true median 94 times in 100 with five "
-        "seeds, 75 times with three, and so much for ratios, too. A ratio is that of the medians; runs of one seed have "
+        "seeds, 75 times with three, and ratios about as often. A ratio is that of the medians; runs of one seed have "
         "the same prompts in the same order, so seeds are resampled together in numerator and denominator.",
         *([summary["note"]] if summary["note"] else []),
         _what_is_counted(summary),

@@ -20,7 +20,7 @@ class ExtrapolationConfig:
         scales: Strictly increasing multiples of `W_t - anchor` that are tried in turn. Empty: no extrapolation.
         acceptance: `paper` accepts a score >= the best so far, `reference` only one > it.
         parameters: `all` trainable ones, `attention_and_mlp`, or a regular expression.
-        validator: `reward`; `teacher_kl`; or `shared_kl`, which scores all candidates of a trigger on the same rollouts.
+        validator: `reward`, `teacher_kl`, or `shared_kl`: all candidates of a trigger on the same rollouts.
         num_prompts: Validation prompts, one completion each.
         redraw_prompts: Draw other prompts at each trigger, rather than once before training.
         snapshot_device: Where the two copies of the parameters live; None: pinned CPU memory when training on an
