@@ -73,7 +73,7 @@ PRESETS = {
     "reference": ExtrapolationConfig(acceptance="reference", parameters="attn|attention|mlp"),
     # Ours: look after every step, double the scale while it helps, judge by the teacher on rollouts sampled once.
     "adaptive": ExtrapolationConfig(
-        schedule="every:1", scales=tuple(2.0**k for k in range(10)), validator="shared_kl", num_prompts=64
+        schedule="every:1", scales=tuple(2.0**k for k in range(10)), validator="shared_kl", num_prompts=32
     ),
 }
 
