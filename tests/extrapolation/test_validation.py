@@ -15,7 +15,7 @@ from transformers import set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from effopd import trl_hooks
-from effopd.extrapolation.validation import RewardValidator, TeacherKLValidator, validate
+from effopd.extrapolation.validation import RewardValidator, TeacherKLValidator, Validator, validate
 from effopd.world.tokenizer import make_tokenizer
 
 
@@ -144,7 +144,7 @@ def test_every_process_scores_its_share(tmp_path: Path, monkeypatch: pytest.Monk
         shares.append([int(example["answer"]) for example in examples])
         return [trl_hooks.Rollout(example, [2], [3] * int(example["answer"]), "") for example in examples]
 
-    class Validator:
+    class Twice(Validator):
         teacher_passes = 2
 
         def scores(self, trainer: Any, rollouts: list[trl_hooks.Rollout]) -> torch.Tensor:
@@ -160,7 +160,7 @@ def test_every_process_scores_its_share(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("effopd.extrapolation.validation.gather", gather)
     for rank in range(3):
         accelerator = SimpleNamespace(num_processes=3, process_index=rank, device=torch.device("cpu"))
-        result = validate(SimpleNamespace(accelerator=accelerator), Validator(), rows, seed=0)  # type: ignore[arg-type]
+        result = validate(SimpleNamespace(accelerator=accelerator), Twice(), rows, seed=0)
         assert result.value == 5
         assert result.stderr == pytest.approx(math.sqrt(11 / 11))
         assert (result.rollouts, result.generated_tokens, result.teacher_tokens) == (12, 55, 110)
