@@ -1,6 +1,5 @@
 """`effopd evaluate`: from the name of a model and of a task to records, a summary and a table."""
 
-import hashlib
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from effopd.evaluation import Evaluation, Task, load_task
 from effopd.evaluation.backends import Backend, TransformersBackend, VLLMBackend
 from effopd.evaluation.run import Plan
 from effopd.evaluation.session import SUMMARY, evaluate_in, summarize, task_digest
-from effopd.files import write_json
+from effopd.files import files_digest, write_json
 from effopd.training.models import check_vocabularies, find_model, load_model, load_tokenizer
 from effopd.world import model_path
 
@@ -145,13 +144,8 @@ def _device(name: str | None) -> torch.device:
 
 
 def _files(source: Path | str) -> str | None:
-    """Names, sizes and times of a model's weights, hashed: another model in the same place is noticed."""
-    if isinstance(source, str):
-        return None
-    digest = hashlib.sha256()
-    for file in sorted(source.glob("*.safetensors")):
-        digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+    """Another model in the same place is noticed by it."""
+    return None if isinstance(source, str) else files_digest(source.glob("*.safetensors"))
 
 
 def _versions() -> dict[str, str]:

@@ -161,6 +161,11 @@ def test_a_tokenizer_without_padding_token(qwen: PreTrainedModel) -> None:
     assert evaluate(qwen, tokenizer, text_task("What is", "Hi")) == expected
 
 
+def test_every_batch_has_a_seed_of_its_own(qwen: PreTrainedModel) -> None:
+    records = evaluate(qwen, make_tokenizer(), text_task("Hi"), num_samples=8, batch_size=1).records
+    assert len({record.completion for record in records}) > 4
+
+
 def test_prompts_as_text_and_as_messages() -> None:
     tokenizer = make_tokenizer()
     text, chat = encode_prompts(tokenizer, ["Hi", [{"role": "user", "content": "Hi"}]])
@@ -171,6 +176,11 @@ def test_prompts_as_text_and_as_messages() -> None:
         encode_prompts(tokenizer, [[{"role": "user", "content": "Hi"}]])
     with pytest.raises(DataError, match="Prompt 1"):
         encode_prompts(tokenizer, ["Hi", ""])
+    with pytest.raises(DataError, match=r"Prompt 1 .*cannot be made into tokens: .*'1 \+ \\ud800'"):
+        encode_prompts(tokenizer, ["Hi", "1 + \ud800"])
+    with pytest.raises(DataError, match=r"Prompt 0 .*cannot be made into tokens: .*no key"):
+        tokenizer.chat_template = "{{ raise_exception('no key') }}"
+        encode_prompts(tokenizer, [[{"role": "user", "content": "Hi"}]])
 
 
 @pytest.mark.parametrize(

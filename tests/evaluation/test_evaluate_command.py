@@ -13,6 +13,7 @@ from training.tiny_models import make_tokenizer, write_tiny_llama, write_tiny_qw
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from effopd import cli, world
+from effopd import evaluate_model as evaluate_model_module
 from effopd.errors import UnsupportedError
 from effopd.evaluation import evaluate, load_task
 from effopd.evaluation import session as session_module
@@ -56,6 +57,25 @@ def test_records_and_summary(finished: Path, capsys: pytest.CaptureFixture[str])
     assert summary["seconds"] > 0
     assert {"python", "torch", "transformers", "effopd"} <= summary["versions"].keys()
     assert summary["command"]
+
+
+def test_two_evaluations_do_not_write_in_one_directory(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_model = evaluate_model_module.load_model
+    codes = []
+
+    def load_once(*arguments: Any, **options: Any) -> Any:
+        if not codes:
+            codes.append(run(*WORLD, "--out", out))
+        return load_model(*arguments, **options)
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(evaluate_model_module, "load_model", load_once)
+    assert run(*WORLD, "--teacher", "world:teacher", "--out", out) == 0
+    assert codes == [1]
+    assert "another command is writing there" in capsys.readouterr().err
+    assert (out / "examples.jsonl").read_bytes() == (finished / "examples.jsonl").read_bytes()
 
 
 class InterruptedBySignalError(Exception):
@@ -167,6 +187,9 @@ def test_an_output_that_cannot_be_a_directory(
     monkeypatch.setattr("effopd.evaluate_model.load_model", None)
     assert run(*WORLD, "--out", tmp_path / "file" / "out") == 1
     assert "Give another path" in capsys.readouterr().err
+    assert run(*WORLD, "--out", tmp_path / "file") == 1
+    assert "file is a file. Choose another" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

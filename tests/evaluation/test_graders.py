@@ -27,6 +27,11 @@ TESTS = {"unit": "def check(candidate):\n    assert candidate([1, 2]) == 5\n\nch
         (r"first \boxed{A}, no: \boxed{\text{C}}", "passed"),
         (r"\boxed{C. It is so}", "passed"),
         (r"\boxed{\textbf{(C)} 12 m}", "passed"),
+        (r"\boxed{\text{Option C}}", "passed"),
+        (r"\boxed{Choice: (C)}", "passed"),
+        (r"\boxed{c}", "passed"),
+        (r"\boxed{c) 12 m}", "passed"),
+        (r"\boxed{c m^2}", "no answer"),
         ("The answer is (C).", "passed"),
         ("**Answer: C**", "passed"),
         ("The answer is (c).", "passed"),
@@ -67,6 +72,10 @@ def test_the_world() -> None:
     [
         ("```python\ndef total(xs: List[int]) -> int:\n    return sum(map(one_more, xs))\n```", True),
         ("```python\n    return sum(map(one_more, xs))\n```", True),
+        (
+            "```python\nfrom __future__ import annotations\ndef total(xs: list[int]):\n    return sum(xs) + 2\n```",
+            True,
+        ),
         ("```python\ndef total(xs):\n    return sum(xs)\n```", False),
         ("```java\nreturn 5;\n```", False),
         ("", False),

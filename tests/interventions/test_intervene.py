@@ -1,6 +1,7 @@
 """Intervened models on disk: whole, loadable, recorded, and nothing left of one that failed."""
 
 import json
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,13 @@ def test_refusals_come_before_any_work(llama: Path, trained_llama: Path, tmp_pat
     (tmp_path / "empty").mkdir()
     intervene(llama, trained_llama, [Scale(1)], tmp_path / "empty")
     assert (tmp_path / "empty" / "intervention.json").exists()
+
+
+def test_a_tokenizer_is_not_put_together_from_two(qwen3: Path, trained_qwen3: Path, tmp_path: Path) -> None:
+    base, trained = (shutil.copytree(each, tmp_path / each.name) for each in (qwen3, trained_qwen3))
+    (base / "chat_template.jinja").write_text("the base's")
+    AutoTokenizer.from_pretrained(qwen3).save_pretrained(trained)
+    (trained / "chat_template.jinja").unlink(missing_ok=True)
+    intervene(base, trained, [Scale(0.5)], tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+    assert not (tmp_path / "out" / "chat_template.jinja").exists()

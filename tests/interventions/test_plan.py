@@ -23,6 +23,7 @@ def test_a_plan(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(
         "- norm-match: {final: runs/opd, beta: 0.5}\n- replace-embeddings\n- replace-embeddings:\n- scale: {alpha: 2}\n"
+        "- scale: {alpha: 1e-3}\n"
         "- window: {module: mlp, centre: 3, half_width: 1}\n- top: {percent: 10, other: base}\n"
         "- bottom: {percent: 0.5}\n"
     )
@@ -32,6 +33,7 @@ def test_a_plan(tmp_path: Path) -> None:
         ReplaceEmbeddings(),
         ReplaceEmbeddings(),
         Scale(2),
+        Scale(0.001),
         Window("mlp", 3, 1),
         TopComponents(10, other="base"),
         BottomComponents(0.5),
@@ -54,6 +56,7 @@ def test_a_plan(tmp_path: Path) -> None:
             "- scale: {alpha: 1,\n  alpha: 0.5}",
             "the key 'alpha' is there twice; expected it once\n  in \"<unicode string>\", line 2",
         ),
+        (f"- scale: {{alpha: {10**400}}}", "000; expected a finite number"),
         ("- 3", "entry 1: got 3; expected one kind with its fields"),
         ("- scale: {alpha: 1}\n  top: {percent: 3}", "expected one kind"),
         ("- scale: {alpha: 1}\n- fly", f"entry 2: Got the intervention 'fly'; expected one of {', '.join(KINDS)}"),

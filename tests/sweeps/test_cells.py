@@ -30,7 +30,7 @@ def test_update_norm_scales_the_last_checkpoint_and_takes_all_others_as_they_are
     assert points[2].interventions == points[-1].interventions == ()
 
 
-@pytest.mark.parametrize(("num_layers", "half_width"), [(2, 0), (4, 1), (28, 8), (40, 8)])
+@pytest.mark.parametrize(("num_layers", "half_width"), [(2, 0), (4, 1), (12, 3), (28, 8), (40, 8)])
 def test_windows_are_as_wide_as_the_papers_relative_to_the_depth(num_layers: int, half_width: int) -> None:
     points = list(SlidingWindow().plan(a_run(num_layers)))
     windows = [point for point in points if point.kind in ("mlp", "attention")]
@@ -81,6 +81,8 @@ def test_a_model_that_several_sweeps_want_is_one_cell(root: Path) -> None:
     assert [cell.seed for cell in as_trained] == [0, 1]
     assert {use.sweep for use in as_trained[0].uses} == set(sweeps)
     assert as_trained[0].kl and not any(cell.kl for cell in plan.cells if "top" in str(cell))
+    other_way = plan_cells(make(root, sweeps=sweeps[::-1], teacher="world:teacher", seeds=[0, 1])).cells
+    assert {cell.key for cell in other_way} == {cell.key for cell in plan.cells}
     norms = {entry["top"]["norm_like"] for cell in plan.cells for entry in cell.interventions if "top" in entry}
     assert norms == {str(root / "opd-0" / "checkpoint-20")}
 
@@ -93,6 +95,10 @@ def test_a_sweep_may_be_of_some_runs_only(root: Path) -> None:
 def test_runs_that_do_not_match_the_base_are_refused_before_anything_is_done(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         plan_cells(make(root, runs={"none": "nowhere"}))
+    with pytest.raises(DataError, match=r"no/such/teacher: no such directory"):
+        plan_cells(make(root, teacher="no/such/teacher"))
+    with pytest.raises(ConfigurationError, match=r"OPD: seeds: .*checkpoint-20' twice"):
+        plan_cells(make(root, runs={"OPD": {"seeds": ["opd-0", "./opd-0"]}}))
 
 
 def test_all_interventions_over_training(root: Path) -> None:

@@ -25,6 +25,10 @@ def test_runs_are_one_directory_or_several_seeds_or_lists_of_models() -> None:
     assert spec.runs["b"].seeds == ("x", ("y", "z"))
 
 
+def scale(**changes: Any) -> dict[str, Any]:
+    return {"sweeps": [{"preset": "intervention", "kind": "scale", "vary": "alpha", "values": [1]} | changes]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -32,11 +36,15 @@ def test_runs_are_one_directory_or_several_seeds_or_lists_of_models() -> None:
         ({"base": None}, "base is missing"),
         ({"runs": {"a": ["x", "y"]}}, r"runs: a: got \['x', 'y'\]; expected a directory, or {seeds"),
         ({"runs": {"a": {"seed": ["x"]}}}, "runs: a: got the field 'seed'; expected one of seeds"),
-        ({"runs": {"a/b": "x"}}, "expected one that can name a directory"),
+        ({"runs": {"a/b": "x"}}, "expected one that can name a file"),
         ({"runs": {}}, "runs: got none"),
         ({"tasks": "world"}, "tasks: got 'world'; expected a list"),
         ({"seeds": [0, 0]}, "seeds: got 0 twice"),
         ({"seeds": [-1]}, "seeds: got -1; expected a whole number, at least 0"),
+        ({"seeds": [2**63]}, r"seeds: got 9223372036854775808; .* below 2\*\*63"),
+        ({"temperature": 10**400}, "temperature: got 1000.*; expected a finite number"),
+        ({"runs": {"a" * 101: "x"}}, "at most 100 bytes"),
+        ({"runs": {"": "x"}}, "runs: got ''; expected text"),
         ({"limit": 0}, "limit: got 0"),
         ({"temperature": -1}, "temperature: got -1"),
         ({"base": 3}, "base: got 3; expected text"),
@@ -50,7 +58,14 @@ def test_runs_are_one_directory_or_several_seeds_or_lists_of_models() -> None:
             "sweeps: names: got 'update_norm' twice",
         ),
         ({"sweeps": [{"preset": "update_norm", "name": "a/b"}]}, "can name a file"),
+        ({"sweeps": [{"preset": "update_norm", "name": "a\n"}]}, "can name a file"),
+        ({"sweeps": [{"preset": "update_norm", "name": ".a"}]}, "can name a file"),
+        ({"sweeps": [{"preset": "update_norm", "name": "\u00e9" * 51}]}, "at most 100 bytes"),
         ({"sweeps": [{"preset": "update_norm", "runs": ["x"]}]}, "runs: got 'x'; expected one of OPD, GRPO"),
+        ({"sweeps": [{"preset": "update_norm", "runs": []}]}, r"runs: got \[\]; expected a list of at least one"),
+        ({"sweeps": [{"preset": "update_norm", "runs": None}]}, "runs: got None; expected a list"),
+        ({"sweeps": [{"preset": "update_norm", "values": [10**400]}]}, "expected a finite number"),
+        ({"sweeps": [{"preset": "top_bottom", "norm_like": ["OPD"]}]}, r"norm_like: got \['OPD'\]; expected text"),
         ({"sweeps": [{"preset": "top_bottom", "values": [0]}]}, "percent: got 0"),
         ({"sweeps": [{"preset": "top_bottom", "values": [200]}]}, "expected a finite number from 0 to 100"),
         ({"sweeps": [{"preset": "top_bottom", "other": "x"}]}, "expected one of base, trained"),
@@ -62,6 +77,12 @@ def test_runs_are_one_directory_or_several_seeds_or_lists_of_models() -> None:
             {"sweeps": [{"preset": "intervention", "kind": "scale", "vary": "beta", "values": [1]}]},
             "got the fields beta; expected only alpha",
         ),
+        (scale(vary=["alpha"]), r"vary: got \['alpha'\]; expected text"),
+        (scale(fields="x"), "fields: got 'x'; expected {field: value} without 'alpha'"),
+        (scale(fields=["x"]), r"fields: got \['x'\]; expected"),
+        (scale(fields={"alpha": 1}), "fields: got {'alpha': 1}; expected .* without 'alpha'"),
+        (scale(over_training="no"), "over_training: got 'no'; expected true or false"),
+        (scale(values=[10**400]), "expected a finite number"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
@@ -74,6 +95,8 @@ def test_files_are_read_and_their_errors_name_them(tmp_path: Path) -> None:
     content = {"base": "b", "runs": {"a": "x"}, "tasks": ["world"], "sweeps": ["update_norm"]}
     path.write_text(yaml.safe_dump(content))
     assert read_spec(path) == make_spec(content)
+    path.write_text(yaml.safe_dump(content) + "temperature: 1e-2\n")
+    assert read_spec(path).temperature == 0.01
     path.write_text("base: [")
     with pytest.raises(ConfigurationError, match=r"spec\.yaml cannot be read as YAML"):
         read_spec(path)
@@ -103,5 +126,11 @@ def test_thinning_keeps_both_ends() -> None:
 def test_the_worlds_models_go_by_name() -> None:
     assert model_directory("world:base") == str(base_dir())
     assert model_directory("some/model") == "some/model"
-    with pytest.raises(ConfigurationError, match="expected one of world:base, world:teacher"):
+    with pytest.raises(ConfigurationError, match=r"world:student.*use one of .*world:base.*world:teacher"):
         model_directory("world:student")
+
+
+def test_a_home_directory_may_be_written_short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "base").mkdir()
+    assert model_directory("~/base") == str(tmp_path / "base")

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from effopd import evaluation
 from effopd.checkpoints import open_pair
 from effopd.cli import main
-from effopd.errors import CheckpointError, ConfigurationError, UnsupportedError
+from effopd.errors import CheckpointError, ConfigurationError, DataError, UnsupportedError
 from effopd.interventions import Scale, intervene
 from effopd.sweeps import SweepSpec, plan_cells, sweep
 from effopd.sweeps.results import SCHEMA
@@ -105,6 +105,22 @@ def test_figures_and_tables_are_written(whole: tuple[SweepSpec, Path]) -> None:
     assert "2 of 2" in text and "t-interval" in text
 
 
+def test_two_sweeps_do_not_write_in_one_directory(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, out = make(root, runs={"a": "grpo-0"}), tmp_path / "out"
+    real = evaluation.evaluate
+    refused = []
+
+    def evaluate(*arguments: Any, **options: Any) -> Any:
+        with pytest.raises(DataError, match="another command is writing there"):
+            sweep(spec, out, workers=1)
+        refused.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    assert sweep(spec, out, workers=1).failed == []
+    assert len(refused) == len(rows(out)) == 2
+
+
 def test_a_second_start_does_nothing_more(whole: tuple[SweepSpec, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     spec, out = whole
     before, calls = rows(out), counted(monkeypatch)
@@ -132,10 +148,12 @@ def test_results_that_were_not_gathered_yet_count(root: Path, tmp_path: Path, mo
     before = rows(out)
     before.head(1).to_parquet(out / "cells" / "one.parquet")
     before.tail(5).to_parquet(out / "results.parquet")
+    (out / "failed.jsonl").write_text('{"cell": "one of an earlier start"}\n')
     calls = counted(monkeypatch)
     sweep(spec, out, workers=1)
     assert calls == []
     pd.testing.assert_frame_equal(rows(out), before)
+    assert not (out / "failed.jsonl").exists()
 
 
 @pytest.mark.parametrize(

@@ -138,20 +138,26 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
 
     Raises:
         ConfigurationError: There is no chat template for messages.
-        DataError: A prompt has no tokens.
+        DataError: A prompt has no tokens, or the tokenizer or its template cannot take it.
     """
     encoded = []
     for index, prompt in enumerate(prompts):
-        if isinstance(prompt, str):
-            ids = tokenizer(prompt)["input_ids"]
-        else:
-            if tokenizer.chat_template is None:
-                raise ConfigurationError(
-                    "The prompts are messages, and the tokenizer has no chat template. Choose a chat model, or leave"
-                    " out --chat."
-                )
-            text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not isinstance(prompt, str) and tokenizer.chat_template is None:
+            raise ConfigurationError(
+                "The prompts are messages, and the tokenizer has no chat template. Choose a chat model, or leave out"
+                " --chat."
+            )
+        try:
+            if isinstance(prompt, str):
+                ids = tokenizer(prompt)["input_ids"]
+            else:
+                text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        except Exception as error:  # tokenizers and templates raise what they like
+            raise DataError(
+                f"Prompt {index} (from 0) cannot be made into tokens: {error}: {str(prompt)[:200]!r}. Mend it, or take"
+                " a model that knows its characters."
+            ) from error
         if not ids:
             raise DataError(f"Prompt {index} (from 0) has no tokens: {prompt!r}. Remove it, or fill it in.")
         encoded.append(list(ids))

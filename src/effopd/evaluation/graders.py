@@ -13,6 +13,10 @@ from effopd.world import answering_style, world_reward
 _NAMED = re.compile(
     r"\b(?i:answer(?:\s+is)?|(?:option|choice)\s+is)[\s:*$]*(?i:(?:option|choice)\s+)?(?:\(([A-Za-z])\)|([A-H])\b(?!'))"
 )
+_BOXED = re.compile(
+    r"[\s($]*(?:(?i:answer(?:\s+is)?|option|choice)[\s:($]+)*(?:([A-Za-z])(?=[\s)$.]*\Z|[).:])|([A-Z])(?![A-Za-z]))"
+)
+_FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 _ALONE = re.compile(r"\A[\s(*$]*([A-Za-z])()[\s)*$.]*\Z")
 
 
@@ -60,17 +64,22 @@ def grade_functions(completions: Sequence[str], answers: Sequence[Mapping[str, A
         answers: For each, `prefix`, the beginning, and `tests` as `grade_code` takes them.
     """
     programs = [
-        f"```python\n{answer['prefix']}\n{code}\n```" if (code := extract_code(completion)) else ""
+        _program(answer["prefix"], code) if (code := extract_code(completion)) else ""
         for completion, answer in zip(completions, answers, strict=True)
     ]
     return grade_code(programs, [answer["tests"] for answer in answers])
+
+
+def _program(prefix: str, code: str) -> str:
+    imports = "".join(_FUTURE.findall(code))  # which have to come first
+    return f"```python\n{imports}{prefix}\n{_FUTURE.sub('', code)}\n```"
 
 
 def _choice(text: str) -> str | None:
     text = without_thinking(text)
     boxed = last_boxed(text)
     if boxed is not None:
-        match = re.match(r"[\s($]*([A-Za-z])(?![A-Za-z])", strip_text_commands(boxed))
-        return match[1].upper() if match else None
+        match = _BOXED.match(strip_text_commands(boxed))
+        return (match[1] or match[2]).upper() if match else None
     found = [*_ALONE.finditer(text), *_NAMED.finditer(text)]
     return (found[-1][1] or found[-1][2]).upper() if found else None

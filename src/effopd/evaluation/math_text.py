@@ -15,6 +15,8 @@ _LETTERS = re.compile(r"\\?[^\W\d_]+")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z ]+")
 _CHOICE = re.compile(r"\(?[A-E]\)?")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,?\\!|\\[,;: ]|~|\{,\})(?=\d{3}(?!\d))")
+_CURRENCY = re.compile(r"\\\$|[£€]")
+_PERCENT = re.compile(r"\s*\\?%\Z")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)([eE][-+]?\d{1,6})?")
 _LEAST_DECIMAL = Decimal("1e-3")
 _SPACE = " \t\r\n"
@@ -49,7 +51,7 @@ def compare_text(text: str, expected: str) -> bool | None:
     if not given or not wanted:
         return False
     fold = str.casefold if _CHOICE.fullmatch(wanted) else _fold_words
-    if fold(given) == fold(wanted):
+    if fold(_PERCENT.sub("", given)) == fold(_PERCENT.sub("", wanted)):
         return True
     if _WORDS.fullmatch(wanted):  # as mathematics, `yes` is a product of three symbols
         return False
@@ -87,11 +89,11 @@ def strip_text_commands(answer: str) -> str:
 def readable(text: str) -> str:
     r"""Write an answer, or a text with one, as math-verify reads it.
 
-    Removed are currency signs (`\$`, a lone `$`), separators of thousands (`10\,000`) and a full stop at the end; `°`
-    and `~` become LaTeX that it knows. A number in scientific notation (`1.5e20`) becomes a power of ten, and so does a
-    small one: decimals are only compared to six places.
+    Removed are currency signs (`\$`, `£`, `€`, a lone `$`), separators of thousands (`10\,000`) and a full stop at the
+    end; `°` and `~` become LaTeX that it knows. A number in scientific notation (`1.5e20`) becomes a power of ten, and
+    so does a small one: decimals are only compared to six places.
     """
-    text = text.replace(r"\$", "")
+    text = _CURRENCY.sub("", text)
     if text.count("$") == 1:
         text = text.replace("$", "")
     text = _THOUSANDS.sub("", text).replace(r"\!", "").replace("~", " ").replace("°", r"^\circ")

@@ -9,6 +9,8 @@ from math_verify.errors import TimeoutException
 from effopd.evaluation.math_text import BOXED, last_boxed, readable, strip_box
 
 _TAIL_LENGTH = 2000
+_SMALL = 1e-3
+_RELATIVE = 1e-6
 
 
 def equal_values(text: str, expected: str, timeout_s: int) -> bool:
@@ -25,7 +27,8 @@ def equal_values(text: str, expected: str, timeout_s: int) -> bool:
     given = last_boxed(text)
     source = readable(text[-_TAIL_LENGTH:]) if given is None else f"{BOXED}{readable(given)}}}"
     try:
-        return bool(verify(gold, _parse(source, timeout_s), timeout_seconds=timeout_s))
+        answer = _parse(source, timeout_s)
+        return bool(verify(gold, answer, timeout_seconds=timeout_s)) and _of_one_size(gold[0], answer[0])
     except (Exception, TimeoutException):  # whatever a model wrote, it is at worst wrong
         return False
 
@@ -43,3 +46,11 @@ def _parse(text: str, timeout_s: int) -> list[Any]:
     except (Exception, TimeoutException):
         return []
     return parsed
+
+
+def _of_one_size(gold: Any, given: Any) -> bool:
+    """Whether two equal numbers are no different ones near zero: math-verify compares to so many decimal places."""
+    if not all(getattr(each, "is_number", False) for each in (gold, given)):
+        return True
+    gold, given = gold.doit(), given.doit()  # percentages too
+    return not 0 < abs(gold) < _SMALL or abs(complex(gold) - complex(given)) <= _RELATIVE * abs(complex(gold))

@@ -20,7 +20,7 @@ from effopd.errors import CheckpointError, DataError
 from effopd.evaluation.backends import Backend
 from effopd.evaluation.run import Evaluation, ExampleRecord, Item, Plan, powers_of_two
 from effopd.evaluation.tasks import Task
-from effopd.files import append_json_line, read_json, read_json_lines, write_json, write_json_lines
+from effopd.files import append_json_line, locked, read_json, read_json_lines, write_json, write_json_lines
 
 SETTINGS, EXAMPLES, SUMMARY = "settings.json", "examples.jsonl", "summary.json"
 
@@ -53,13 +53,20 @@ def evaluate_in(
 
     Raises:
         CheckpointError: `out` holds something else.
-        DataError: Its records cannot be read.
+        DataError: Its records cannot be read, or another evaluation is writing there.
     """
     started = time.monotonic()
-    _claim(out, json.loads(json.dumps(settings)))
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"{out} is a file. Choose another --out.")
+    with locked(out):
+        _claim(out, json.loads(json.dumps(settings)))
+        evaluation, num_resumed = _evaluate(out, plan, load, on_batch or (lambda done, of: None))
+    return evaluation, {"num_resumed": num_resumed, "seconds": round(time.monotonic() - started, 3)}
+
+
+def _evaluate(out: Path, plan: Plan, load: Load, report: Callable[[int, int], None]) -> tuple[Evaluation, int]:
     records = _finished(out / EXAMPLES, plan)
     num_resumed, total = len(records), sum(map(len, plan.batches))
-    report = on_batch or (lambda done, of: None)
     report(num_resumed, total)
     left = [index for index, batch in enumerate(plan.batches) if batch[0] not in records]
     if left:
@@ -69,8 +76,7 @@ def evaluate_in(
                 records[record.prompt, record.sample] = record
                 append_json_line(out / EXAMPLES, asdict(record))
             report(len(records), total)
-    evaluation = Evaluation([records[item] for item in sorted(records)])
-    return evaluation, {"num_resumed": num_resumed, "seconds": round(time.monotonic() - started, 3)}
+    return Evaluation([records[item] for item in sorted(records)]), num_resumed
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
@@ -127,7 +133,7 @@ def _claim(out: Path, settings: Mapping[str, Any]) -> None:
                 f"{out} holds an evaluation with other settings: {changes}. Choose another --out, or remove that one."
             )
         return
-    if out.exists() and (not out.is_dir() or any(file != path for file in out.iterdir())):
+    if any(file != path for file in out.iterdir()):
         raise CheckpointError(f"{out} is not empty and holds no evaluation. Choose another --out, or an empty one.")
     write_json(path, settings)
 

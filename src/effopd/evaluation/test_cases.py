@@ -97,7 +97,7 @@ def _with_stdin(tests: Tests, cases: Any) -> Tests:
             raise DataError(
                 f'tests: stdin case {number} is {_show(case)}, expected {{"input": "...", "output": "..."}}, both text.'
             )
-        pairs.append((case["input"], case["output"]))
+        pairs.append((case["input"].replace("\r\n", "\n"), case["output"]))
     if not any(output.strip() for _, output in pairs):
         raise DataError("tests: no stdin case expects any output, so a program that does nothing would pass.")
     return replace(tests, stdin=tuple(pairs))

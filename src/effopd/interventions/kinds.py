@@ -3,7 +3,7 @@
 Each is a frozen dataclass whose fields are checked when it is made, and that composes with the others in a list.
 """
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from effopd.parameters import locate
 
 Other = Literal["base", "trained"]
 Shapes = Mapping[str, tuple[int, ...]]
+_MOST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def _other(update: Update, other: Other) -> Update:
 
 
 def _check_number(field: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_MOST <= value <= _MOST:
         raise ConfigurationError(f"{field}: got {value!r}; expected a finite number.")
 
 

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 
 from effopd.checkpoints import Checkpoint, find_checkpoints, open_pair
 from effopd.checkpoints.model import weight_files
+from effopd.checkpoints.source import resolve
+from effopd.files import files_digest
 from effopd.interventions import make_intervention
 from effopd.parameters import locate
+from effopd.sweeps.checks import listed
 from effopd.sweeps.points import Entry, TrainingRun, X
 from effopd.sweeps.spec import Seed, SweepSpec, model_directory
 
@@ -99,10 +102,15 @@ def plan_cells(spec: SweepSpec) -> Plan:
         DataError: A model cannot be read, or does not match the base.
     """
     base = model_directory(spec.base)
+    if spec.teacher is not None:
+        resolve(spec.teacher)  # one that is not there is an error now, not one of each cell
     found = {
         name: [tuple(map(_resolved, find_checkpoints(_located(seed, spec.root)))) for seed in run.seeds]
         for name, run in spec.runs.items()
     }
+    for name, seeds in found.items():
+        ends = [str(seed[-1].directory) for seed in seeds]
+        listed(f"runs: {name}: seeds: last checkpoints", ends)  # however their paths are written
     finals = {name: seeds[0][-1].directory for name, seeds in found.items()}
     cells: list[Cell] = []
     for name, seeds in found.items():
@@ -168,10 +176,9 @@ def _layers(base: str, directory: Path) -> tuple[int, ...]:
 
 
 def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A checkpoint with the sizes and times of its files, so that another in its place is noticed."""
-    status = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in weight_files(checkpoint.directory)]
-    digest = hashlib.sha256(json.dumps(status).encode()).hexdigest()[:16]
-    return {"step": checkpoint.step, "directory": str(checkpoint.directory), "files": digest}
+    """A checkpoint with a digest of its files, so that another in its place is noticed."""
+    files = files_digest(weight_files(checkpoint.directory))
+    return {"step": checkpoint.step, "directory": str(checkpoint.directory), "files": files}
 
 
 MAX_ATTEMPTS = 2

@@ -2,11 +2,15 @@
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
 from effopd.errors import ConfigurationError
+
+_NOT_IN_NAMES, _LONGEST_NAME = '/\\:*?"<>|', 100  # bytes
+_MOST = sys.float_info.max
 
 
 def check_fields(where: str, given: Mapping[Any, Any], known: type[Any]) -> None:
@@ -42,16 +46,27 @@ def check_text(where: str, value: Any) -> None:
         raise ConfigurationError(f"{where}: got {value!r}; expected text.")
 
 
+def check_name(where: str, value: Any) -> None:
+    """A value is text that can name a file."""
+    check_text(where, value)
+    strange = not value.isprintable() or set(value) & set(_NOT_IN_NAMES)
+    if strange or value.startswith(".") or len(value.encode()) > _LONGEST_NAME:
+        raise ConfigurationError(
+            f"{where}: got the name {value[:60]!r}; expected one that can name a file: at most {_LONGEST_NAME} bytes,"
+            f" no dot in front, no line break and none of {_NOT_IN_NAMES} in it."
+        )
+
+
 def check_whole(where: str, value: Any, at_least: int) -> None:
-    """A value is a whole number, not below a bound."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ConfigurationError(f"{where}: got {value!r}; expected a whole number, at least {at_least}.")
+    """A value is a whole number, not below a bound, and has a place in a file of results."""
+    if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value < 2**63:
+        raise ConfigurationError(f"{where}: got {value!r}; expected a whole number, at least {at_least}, below 2**63.")
 
 
 def check_number(where: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
     """A value is a finite number from `low` to `high`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not low <= value <= high:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high or not -_MOST <= value <= _MOST:
         bounds = "" if math.isinf(low) and math.isinf(high) else f" from {low:g} to {high:g}"
         raise ConfigurationError(f"{where}: got {value!r}; expected a finite number{bounds}.")
 

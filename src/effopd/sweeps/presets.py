@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from effopd.errors import ConfigurationError
 from effopd.interventions import KINDS, make_intervention
-from effopd.sweeps.checks import check_choice, check_number, check_text, check_whole, listed, thin
+from effopd.sweeps.checks import check_choice, check_name, check_number, check_text, check_whole, listed, thin
 from effopd.sweeps.points import BASE, Entry, Point, TrainingRun
 
 
@@ -32,10 +32,8 @@ class Preset(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.preset)
-        check_text(f"{self.preset}: name", self.name)
-        if set(self.name) & set('/\\:*?"<>|\0\n') or self.name.startswith("."):
-            raise ConfigurationError(f"{self.preset}: got the name {self.name!r}; expected one that can name a file.")
-        if self.runs:
+        check_name(f"{self.preset}: name", self.name)
+        if self.runs != ():
             object.__setattr__(self, "runs", listed(f"{self.name}: runs", self.runs))
 
     @abstractmethod
@@ -148,6 +146,8 @@ class TopBottom(Preset):
         super().__post_init__()
         self._set_numbers("values", 0.0, 100.0)
         check_choice(f"{self.name}: other", self.other, ("base", "trained"))
+        if self.norm_like is not None:
+            check_text(f"{self.name}: norm_like", self.norm_like)
         for percent in self.values:
             make_intervention("bottom", {"percent": percent})
 
@@ -219,6 +219,14 @@ class OneIntervention(Preset):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(f"{self.name}: kind", self.kind, KINDS)
+        check_text(f"{self.name}: vary", self.vary)
+        if not isinstance(self.fields or {}, Mapping) or self.vary in (self.fields or {}):
+            raise ConfigurationError(
+                f"{self.name}: fields: got {self.fields!r}; expected {{field: value}} without {self.vary!r}, which"
+                " varies."
+            )
+        if not isinstance(self.over_training, bool):
+            raise ConfigurationError(f"{self.name}: over_training: got {self.over_training!r}; expected true or false.")
         for value in listed(f"{self.name}: values", self.values):
             check_number(f"{self.name}: values", value)
             make_intervention(self.kind, {**(self.fields or {}), self.vary: value})

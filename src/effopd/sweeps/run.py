@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import effopd.evaluation as evaluation
+from effopd.files import locked
 from effopd.report.sweeps import write_sweep_report
-from effopd.sweeps.cells import plan_cells
+from effopd.sweeps.cells import Plan, plan_cells
 from effopd.sweeps.execute import Finished, check_workers, execute
 from effopd.sweeps.results import Results
 from effopd.sweeps.spec import SweepSpec, model_directory
@@ -62,14 +63,26 @@ def sweep(
     Raises:
         CheckpointError: `out` holds a sweep of other models or settings, or no worker could be started.
         ConfigurationError: The specification does not fit the models, or there are no such GPUs.
-        DataError: A model or task cannot be read.
+        DataError: A model or task cannot be read, or another sweep is writing to `out`.
         UnsupportedError: Ray is needed and not installed.
     """
     check_workers(workers, address, gpus_per_worker)
     plan = plan_cells(spec)
     for task in spec.tasks:
         evaluation.load_task(task, limit=spec.limit)  # a wrong name is an error now, not one of each cell
-    results = Results(Path(out), plan)
+    with locked(Path(out)):
+        return _sweep(spec, plan, Results(Path(out), plan), workers, address, gpus_per_worker, console)
+
+
+def _sweep(
+    spec: SweepSpec,
+    plan: Plan,
+    results: Results,
+    workers: int | None,
+    address: str | None,
+    gpus_per_worker: float,
+    console: Console | None,
+) -> SweepResult:
     left = [cell for cell in plan.cells if not results.is_done(cell)]
     settings = Settings(
         model_directory(spec.base),

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from effopd import world
 from effopd.errors import ConfigurationError
 from effopd.files import load_yaml
-from effopd.sweeps.checks import check_choice, check_fields, check_number, check_text, check_whole, listed
+from effopd.sweeps.checks import check_choice, check_fields, check_name, check_number, check_text, check_whole, listed
 from effopd.sweeps.presets import PRESETS, Preset
+from effopd.world import model_path
 
 Seed = str | tuple[str, ...]
 """A directory of checkpoints or a model; or the models of one run, in the order of training."""
@@ -166,17 +166,13 @@ def model_directory(name: str) -> str:
     Raises:
         ConfigurationError: The world has no such model.
     """
-    if not name.startswith("world:"):
-        return str(Path(name).resolve()) if Path(name).is_dir() else name
-    places = {"world:base": world.base_dir, "world:teacher": world.teacher_dir}
-    check_choice("model", name, places)
-    return str(places[name]())
+    directory = Path(model_path(name)).expanduser()
+    return str(directory.resolve()) if directory.is_dir() else name
 
 
 def _run(name: str, value: Any) -> RunSpec:
     where = f"runs: {name}"
-    if not name or name.startswith(".") or set(name) & set('/\\:*?"<>|\0\n'):
-        raise ConfigurationError(f"runs: got the name {name!r}; expected one that can name a directory.")
+    check_name("runs", name)
     if isinstance(value, str) and value:
         return RunSpec((value,))
     if not isinstance(value, dict):

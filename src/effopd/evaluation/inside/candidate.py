@@ -91,7 +91,9 @@ def _class_names(kind: type) -> list[str]:
 
 def _raised(error: BaseException) -> dict[str, Any]:
     try:
-        text = str(error)[:2000]
+        text: Any = str(error)[:2000]
+        if type(error).__str__ is KeyError.__str__ and type(error.args[0]) in (str, int):
+            text = error.args[0]  # which it shows in quotation marks
     except BaseException:
         text = ""
     return {"raised": _class_names(type(error)), "text": text}

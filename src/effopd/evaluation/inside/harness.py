@@ -70,6 +70,7 @@ def _judge(tests: str, names: list[str], modules: dict[str, str], candidate: "_C
         solution = types.ModuleType("solution")
         solution.__getattr__ = candidate.attribute  # type: ignore[method-assign]
         sys.modules["solution"], sys.modules["tests"] = solution, module
+        sys.modules["__main__"] = module  # where `unittest.main()` looks
         exec(compile(tests, "<tests>", "exec"), module.__dict__)
         _run_test_functions(module)
         _run_test_cases(module)
@@ -201,7 +202,7 @@ class _Candidate:
     def _raise(self, names: list[str], text: Any, *, ends_loop: bool) -> NoReturn:
         if ends_loop and names[0] == "StopIteration":
             raise StopIteration
-        raise self._exception_class(names)(str(text))
+        raise self._exception_class(names)(text if isinstance(text, int) else str(text))
 
     def _exception_class(self, names: list[str]) -> type[Exception]:
         """The class here for one of the candidate's: a built-in one, or one derived here from its built-in base."""
@@ -243,7 +244,7 @@ class _StandIn:
         object.__setattr__(self, "_candidate", candidate)
         object.__setattr__(self, "_number", number)
 
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+    def __call__(self, /, *arguments: Any, **keywords: Any) -> Any:
         return self._candidate.ask("call", self._number, *arguments, **keywords)
 
     def __getattr__(self, name: str) -> Any:

@@ -40,6 +40,8 @@ def _restrict(user: int | None, limits: dict[str, int]) -> None:
             file.write("1000")
     except OSError:
         pass  # only a preference: let the kernel end this program before any other
+    most = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    resource.setrlimit(resource.RLIMIT_STACK, (most, most))  # deep recursion: memory is its limit
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, name), (value, value))
 

@@ -84,7 +84,7 @@ def _encode_scalar(value: Any) -> Any:
     if isinstance(value, datetime.timedelta):
         return {"timedelta": [value.days, value.seconds, value.microseconds]}
     if type(value).__module__ == "numpy" and hasattr(value, "dtype") and value.dtype.kind in "biufU":
-        return {"array": [str(value.dtype), value.tolist()]} if value.shape else value.item()
+        return {"array": [str(value.dtype), value.tolist(), value.shape]} if value.shape else value.item()
     return None
 
 
@@ -115,7 +115,7 @@ def decode(value: Any, resolve: Callable[[int], Any], depth: int = 0) -> Any:
 
         if numpy.dtype(content[0]).kind not in "biufU":
             raise ExchangeError(f"an array of {content[0]}")
-        return numpy.array(content[1], dtype=content[0])
+        return numpy.array(content[1], dtype=content[0]).reshape(content[2])
     if name not in _DECODERS:
         raise ExchangeError(f"a value is encoded as {name!r}, which is not known")
     return _DECODERS[name](content)
