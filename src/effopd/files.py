@@ -1,7 +1,6 @@
 """Small files written so that an interruption never leaves half of one: temporary name, then rename."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -103,6 +102,8 @@ def locked(directory: Path) -> Iterator[None]:
         DataError: Another process has it, or another thread.
         OSError: It is a file, or cannot be made.
     """
+    import fcntl  # not on Windows, where nothing else of this file should fail
+
     directory.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY)
     try:

@@ -166,6 +166,16 @@ def test_a_directory_with_other_things_in_it_is_left_alone(tmp_path: Path) -> No
         measure_runs(base, {"run": run}, tmp_path / "file")
 
 
+def test_two_analyses_at_a_time_in_one_place_are_refused(tmp_path: Path) -> None:
+    base, run, _ = write_run(tmp_path, 1)
+
+    def another(cost: float) -> None:
+        with pytest.raises(DataError, match="another command is writing there"):
+            measure_runs(base, {"a": run}, tmp_path / "out")
+
+    assert measure_runs(base, {"a": run}, tmp_path / "out", on_job=another)
+
+
 def test_patterns_that_match_nothing_or_everything_are_refused(tmp_path: Path) -> None:
     base, run, _ = write_run(tmp_path, 1)
     for pattern, message in (("self_atn", r"no tensor's name matches 'self_atn'; .*lm_head"), (".", "nothing to anal")):

@@ -5,7 +5,6 @@ its vectors: a second start of the same analysis does only what has no line.
 """
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
@@ -25,7 +24,15 @@ from effopd.checkpoints.model import weight_files
 from effopd.checkpoints.source import listing
 from effopd.checkpoints.writer import save_tensors as write_tensors
 from effopd.errors import CheckpointError, ConfigurationError
-from effopd.files import append_json_line, read_json, read_json_lines, write_json, write_json_lines
+from effopd.files import (
+    append_json_line,
+    files_digest,
+    locked,
+    read_json,
+    read_json_lines,
+    write_json,
+    write_json_lines,
+)
 from effopd.updates.gram import Precision
 from effopd.updates.measure import Source, displacement, measure, parameters
 from effopd.updates.pool import one_thread_each
@@ -145,20 +152,23 @@ def measure_runs(
         CheckpointError: `out` holds another analysis.
         ConfigurationError: A run's name cannot name a directory, `workers` is less than one, there is no such device,
             a pattern of `ignore` matches nothing, or nothing is left to analyse.
-        DataError: A model cannot be read, or does not match the base.
+        DataError: A model cannot be read, or does not match the base, or another analysis is writing to `out`.
     """
     if workers < 1:
         raise ConfigurationError(f"Got {workers} workers; expected at least 1.")
     _check_device(device)
     plan, jobs = _plan(base, runs, out, ignore, precision, device)
-    done = _continue(out, plan)
-    left = sorted((job for job in jobs if job.key not in done), key=lambda job: -job.cost)
-    on_start(len(jobs) - len(left), len(jobs), sum(job.cost for job in left))
-    with _working(1 if device != "cpu" else workers) as work:
-        for job, record in work(left):
-            done[job.key] = record
-            append_json_line(out / PROGRESS, record)
-            on_job(job.cost)
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"{out} is a file; expected a directory. Choose another --out.")
+    with locked(out):
+        done = _continue(out, plan)
+        left = sorted((job for job in jobs if job.key not in done), key=lambda job: -job.cost)
+        on_start(len(jobs) - len(left), len(jobs), sum(job.cost for job in left))
+        with _working(1 if device != "cpu" else workers) as work:
+            for job, record in work(left):
+                done[job.key] = record
+                append_json_line(out / PROGRESS, record)
+                on_job(job.cost)
     return [done[job.key] for job in jobs]
 
 
@@ -230,11 +240,8 @@ def _plan(
 
 def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """A checkpoint, with a hash of its files' names, sizes and times, so that another in its place is noticed."""
-    digest = hashlib.sha256()
-    for file in sorted(weight_files(checkpoint.directory)):
-        status = file.stat()
-        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return {"step": checkpoint.step, "directory": str(checkpoint.directory), "files": digest.hexdigest()[:16]}
+    files = files_digest(weight_files(checkpoint.directory))
+    return {"step": checkpoint.step, "directory": str(checkpoint.directory), "files": files}
 
 
 def _continue(out: Path, plan: dict[str, Any]) -> dict[tuple[str, int, str], dict[str, Any]]:
@@ -245,9 +252,7 @@ def _continue(out: Path, plan: dict[str, Any]) -> dict[tuple[str, int, str], dic
     """
     path = out / PLAN
     if not path.exists():
-        if out.exists() and not out.is_dir():
-            raise CheckpointError(f"{out} is a file; expected a directory. Choose another --out.")
-        if out.exists() and any(out.iterdir()):
+        if any(out.iterdir()):
             raise CheckpointError(f"{out} is not empty and holds no analysis. Choose another --out, or an empty one.")
     else:
         earlier = read_json(path)
