@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from effopd.analysis import analyze
 from effopd.files import write_json, write_text
-from effopd.world import make_dataset, measure_accuracy
+from effopd.parameters import locate
+from effopd.world import base_dir, make_dataset, measure_accuracy
 
 METHODS = {"opd": "OPD", "effopd": "EffOPD", "grpo": "GRPO"}
 FIGURES = Path(__file__).parents[1] / "docs" / "figures" / "world_analysis"
@@ -34,6 +35,10 @@ COLUMNS = {
     "top1pct_norm_ratio": "top-1 % ratio",
     "embedding_cosine": "embedding cosine",
     "trajectory_evr": "EVR_{0:2} of u_1",
+    "mlp_share": "MLP's share of the squared norm",
+    "base_lm_head": "accuracy with the base's output head",
+    "base_embedding": "accuracy with the base's embeddings",
+    "base_norm": "accuracy with the base's normalisations",
 }
 
 
@@ -46,7 +51,9 @@ def last_checkpoint(updates: pd.DataFrame, embeddings: pd.DataFrame, run: str) -
         name: float(matrices[name].mean())
         for name in ("spectral_to_frobenius", "effective_rank", "top1pct_norm_ratio", "trajectory_evr")
     }
-    result["update_norm"] = float(np.sqrt((rows.frobenius_norm**2).sum()))
+    squares = rows.frobenius_norm**2
+    result["update_norm"] = float(np.sqrt(squares.sum()))
+    result["mlp_share"] = float(squares[rows.kind == "mlp"].sum() / squares.sum())
     result["embedding_cosine"] = float(shift[shift.checkpoint == shift.checkpoint.max()]["mean"].iloc[0])
     return result
 
@@ -55,15 +62,28 @@ def lock_in(updates: pd.DataFrame, run: str) -> list[dict[str, float]]:
     """Alignment with the last checkpoint over training; means over attention and MLP matrices."""
     matrices = updates[(updates.run == run) & updates.kind.isin(["attention", "mlp"])]
     columns = ["vector_alignment", "first_vector_cosine", "subspace_alignment", "chance_alignment", "frobenius_norm"]
-    means = matrices.groupby("step")[columns].mean().reset_index()
+    means = matrices.groupby("step")[[*columns, "displacement_cosine"]].mean().reset_index()
     means["training"] = means.step / means.step.max()
-    return [{str(key): float(value) for key, value in row.items()} for row in means.to_dict("records")]
+    rows = means.astype(object).where(means.notna(), None).to_dict("records")
+    return [{str(key): None if value is None else float(value) for key, value in row.items()} for row in rows]
 
 
-def accuracy_of(directory: Path) -> float:
+def accuracies(directory: Path) -> dict[str, float]:
+    """Accuracy of a model, and with the base's part of one kind put back into it."""
     model = AutoModelForCausalLM.from_pretrained(directory)
+    base = dict(AutoModelForCausalLM.from_pretrained(base_dir()).named_parameters())
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
-    return float(measure_accuracy(model, tokenizer, make_dataset("evaluation", EVALUATION_PROBLEMS))["accuracy"])
+    problems = make_dataset("evaluation", EVALUATION_PROBLEMS)
+    found = {"accuracy": float(measure_accuracy(model, tokenizer, problems)["accuracy"])}
+    for kind in ("lm_head", "embedding", "norm"):
+        parameters = {name: each.data for name, each in model.named_parameters() if locate(name).kind == kind}
+        trained = {name: each.clone() for name, each in parameters.items()}
+        for name, each in parameters.items():
+            each.copy_(base[name].data)
+        found[f"base_{kind}"] = float(measure_accuracy(model, tokenizer, problems)["accuracy"])
+        for name, each in parameters.items():
+            each.copy_(trained[name])
+    return found
 
 
 def interval(values: list[float]) -> list[float]:
@@ -119,6 +139,11 @@ def markdown(results: dict[str, Any], seeds: int) -> str:
                 f"| {row.first_vector_cosine:.2f} | {row.subspace_alignment:.2f} | {row.chance_alignment:.2f} "
                 f"| {row.frobenius_norm / means.frobenius_norm.iloc[-1]:.0%} |"
             )
+    lines += ["", "Cosine between the displacements to a checkpoint and to the one before it, over training:", ""]
+    for method, label in METHODS.items():
+        rows = pd.DataFrame(row for run in results[method]["lock_in"] for row in run)
+        cosines = rows.groupby("training").displacement_cosine.mean().dropna()
+        lines.append(f"- {label}: {cosines.min():.2f} to {cosines.max():.2f}")
     return "\n".join([*lines, ""])
 
 
@@ -136,7 +161,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     for method in METHODS:
         names = [f"{method}-{seed}" for seed in seeds]
-        last = [last_checkpoint(updates, embeddings, n) | {"accuracy": accuracy_of(runs[n])} for n in names]
+        last = [last_checkpoint(updates, embeddings, n) | accuracies(runs[n]) for n in names]
         results[method] = {
             "last": {key: interval([run[key] for run in last]) for key in COLUMNS},
             "by_seed": last,
