@@ -1,6 +1,6 @@
 """Cost of reaching a target accuracy: vanilla OPD and three EffOPD rules over the whole range of learning rates.
 
-    python benchmarks/speedup.py --out runs/speedup            # 95 minutes on two idle cores
+    python benchmarks/speedup.py --out runs/speedup            # about 100 minutes on two idle cores
     python benchmarks/speedup.py --out runs/speedup --report-only
 
 Two single-threaded worker processes train on the embedded world. Every finished run leaves one JSON file in
@@ -84,14 +84,17 @@ class Plan:
         ]
 
     def large_step_runs(self, records: Iterable[dict[str, Any]]) -> list[Run]:
-        """At the common rate and at each method's best one: that with the least median rollouts with small steps."""
+        """At the common rate and at each method's best one: that with the least median rollouts with small steps.
+
+        Vanilla also at the highest rate of all, since larger batches may bear a higher one.
+        """
         from speedup_report import best_learning_rates
 
         best = best_learning_rates(records)
         return [
             Run(method, rate, self.large_steps, seed, self.target_accuracy, self.limit)
             for method in METHODS
-            for rate in sorted({COMMON_RATE, best[method]})
+            for rate in sorted({COMMON_RATE, best[method], *(self.learning_rates[-1:] if method == "vanilla" else ())})
             for seed in range(self.large_step_seeds)
         ]
 

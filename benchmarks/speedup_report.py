@@ -215,8 +215,8 @@ def _what_is_counted(summary: dict[str, Any]) -> str:
             "known to be more than what it spent. Medians and ratios that depend on it are given as bounds.",
             "- Seeds decide the order of prompts, the sampling and the choice of validation prompts; base, teacher and "
             "problems are the same in all runs.",
-            "- Each run had one thread, with two runs at a time on a shared machine; rollouts and tokens depend on no "
-            "machine, seconds do.",
+            "- Each run had one thread, with two runs at a time on a shared machine. Seconds depend on the machine; "
+            "rollouts and tokens only through rounding, which unstable runs (3e-3) make visible.",
         ]
     )
 

@@ -168,7 +168,7 @@ def test_metrics_hold_no_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     none = one | {"num_evaluation_examples": 4, "reward": ["rewards_of_none:none"]}
     [row] = train(*world(tmp_path / "none", none, **every))
     assert row["accuracy"] is None
-    assert "Step 1 has no accuracy: the reward gave no number" in caplog.text
+    assert "Step 1 has no accuracy: the reward gave NaN" in caplog.text
 
 
 def test_the_end_of_sequence_pads_as_well_as_any_token(tmp_path: Path) -> None:
