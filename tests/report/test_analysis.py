@@ -55,8 +55,9 @@ def test_everything_is_written_and_nothing_else(written: tuple[Path, list[Path]]
     assert not [path for path in out.rglob("*") if ".tmp" in path.name]
 
 
-def test_the_same_records_make_the_same_files(written: tuple[Path, list[Path]]) -> None:
-    out, _ = written
+def test_the_same_records_make_the_same_files(tmp_path: Path) -> None:
+    out = fabricate(tmp_path / "out", Fabricated(layers=1))
+    write_report(out)
     before = snapshot(out)
     write_report(out)
     assert snapshot(out) == before

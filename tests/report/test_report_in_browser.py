@@ -106,7 +106,8 @@ def test_all_figures_are_drawn_without_a_complaint_or_a_request(browser: Any, re
     visit.check()
 
 
-def test_the_figures_of_a_sweep_are_shown(browser: Any, tmp_path: Path) -> None:
+def test_the_figures_of_a_sweep_are_shown(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effopd.report.analysis.draw_figures", lambda *_: [])  # the page draws its own
     sweep = write_sweep(tmp_path / "sweep")
     write_sweep_report(sweep)
     report = write_report(fabricate(tmp_path / "analysis", Fabricated(layers=1)), sweep)[-1]
@@ -139,7 +140,8 @@ def test_every_choice_of_every_figure_draws(browser: Any, report: Path) -> None:
     visit.check()
 
 
-def test_layers_of_a_vision_tower_can_be_chosen(browser: Any, tmp_path: Path) -> None:
+def test_layers_of_a_vision_tower_can_be_chosen(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effopd.report.analysis.draw_figures", lambda *_: [])  # the page draws its own
     plan = Fabricated(layers=2, modules={"self_attn.q_proj": (32, 32), "visual.attn.qkv": (32, 32)})
     visit = Visit(browser, write_report(fabricate(tmp_path / "out", plan))[-1], DESKTOP)
     kinds = visit.page.locator('[data-figure="layers"] select')

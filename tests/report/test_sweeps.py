@@ -199,7 +199,10 @@ def test_the_section_of_the_report_holds_every_figure(tmp_path: Path) -> None:
         sweep_section(directory)
 
 
-def test_the_report_has_a_section_about_a_sweep_where_there_is_one(tmp_path: Path) -> None:
+def test_the_report_has_a_section_about_a_sweep_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("effopd.report.analysis.draw_figures", lambda *_: [])
     analysis, sweep = fabricate(tmp_path / "analysis", Fabricated(layers=1)), write_sweep(tmp_path / "sweep")
     write_sweep_report(sweep)
     without = write_report(analysis)[-1].read_text()

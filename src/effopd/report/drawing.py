@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette: told apart with every kind of colour blindness, and in grey by lightness and marker.
 COLOURS = ("#5c6670", "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
+_DPI = 150
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -25,6 +26,9 @@ def save(figure: Figure, path: Path) -> list[Path]:
         The paths written: the SVG, then the PNG.
     """
     FigureCanvasAgg(figure)
+    figure.set_dpi(_DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # laid out once for both formats
     path.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     for suffix in (".svg", ".png"):
@@ -32,7 +36,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
         temporary = final.with_name(f".{final.name}.tmp")
         metadata = {"Date": None} if suffix == ".svg" else None  # the same figure is the same file
         with rc_context({"svg.hashsalt": "effopd"}):
-            figure.savefig(temporary, format=suffix[1:], dpi=150, facecolor="white", metadata=metadata)
+            figure.savefig(temporary, format=suffix[1:], dpi=_DPI, facecolor="white", metadata=metadata)
         temporary.replace(final)
         paths.append(final)
     return paths
