@@ -102,24 +102,13 @@ def test_wrong_models_are_named_and_nothing_is_written(
         assert not out.exists()
 
 
-def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, run, _ = write_run(tmp_path / "models", 40)
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "effopd.cli",
-        "analyze",
-        "--base",
-        str(base),
-        "--run",
-        f"a={run}",
-        "--out",
-        str(out),
-    ]
+    command = ["analyze", "--base", str(base), "--run", f"a={run}", "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*command, "--workers", "2"],
+        [sys.executable, "-m", "effopd", *command, "--workers", "2"],
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
@@ -136,6 +125,6 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     measured = len((out / "progress.jsonl").read_text().splitlines())
     assert 0 < measured < 400
     assert not (out / "updates.parquet").exists()
-    finished = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    assert f"{measured} of 400 matrices were measured before" in finished.stdout
+    assert main(command) == 0
+    assert f"{measured} of 400 matrices were measured before" in capsys.readouterr().out
     assert len(pd.read_parquet(out / "updates.parquet")) == 400

@@ -20,6 +20,10 @@ from effopd.report.records import read_records
 from effopd.report.series import MAX_POINTS, log_spaced, read_spectra, representatives
 
 
+def draw_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr("effopd.report.figures.FIGURES", names)
+
+
 def snapshot(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
@@ -55,7 +59,8 @@ def test_everything_is_written_and_nothing_else(written: tuple[Path, list[Path]]
     assert not [path for path in out.rglob("*") if ".tmp" in path.name]
 
 
-def test_the_same_records_make_the_same_files(tmp_path: Path) -> None:
+def test_the_same_records_make_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_only(monkeypatch, "alignment", "effective_rank", "trajectory")
     out = fabricate(tmp_path / "out", Fabricated(layers=1))
     write_report(out)
     before = snapshot(out)
@@ -89,7 +94,8 @@ def test_every_kind_of_analysis_makes_a_report(plan: Fabricated, tmp_path: Path)
     assert page.count('class="absent"') == 0 or "Not drawn: " in page
 
 
-def test_matrices_that_stand_still_or_have_no_trajectory(tmp_path: Path) -> None:
+def test_matrices_that_stand_still_or_have_no_trajectory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_only(monkeypatch, "trajectory")
     out = fabricate(tmp_path / "out", Fabricated(layers=2))
     paths, updates = (pd.read_parquet(out / f"{name}.parquet") for name in ("trajectories", "updates"))
     still = (paths["run"] == "rl") & ~paths["parameter"].str.contains("q_proj")
@@ -113,9 +119,14 @@ def test_a_single_checkpoint_is_said_instead_of_drawn(tmp_path: Path) -> None:
     assert not (out / "figures" / "update_norm.svg").exists()
 
 
-def test_figures_without_records_any_more_go_and_other_files_stay(tmp_path: Path) -> None:
+def test_figures_without_records_any_more_go_and_other_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_only(monkeypatch, "spectra", "embedding_shift")
     out = fabricate(tmp_path / "out", Fabricated(layers=1, steps=(1,)))
     write_report(out)
+    assert (out / "figures" / "spectra.svg").exists()
+    assert (out / "figures" / "embedding_shift.png").exists()
     mine = out / "figures" / "mine.png"
     mine.write_bytes(b"mine")
     for path in (out / "spectra").rglob("*.safetensors"):
@@ -128,6 +139,7 @@ def test_figures_without_records_any_more_go_and_other_files_stay(tmp_path: Path
 
 
 def test_a_failure_leaves_the_earlier_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_only(monkeypatch, "layer_norms")
     out = fabricate(tmp_path / "out", Fabricated(layers=1, steps=(1,)))
     write_report(out)
     before = snapshot(out)
@@ -230,6 +242,7 @@ def test_columns_are_as_long_as_the_records(tmp_path: Path) -> None:
 def test_too_many_rows_become_means_over_layer_and_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = fabricate(tmp_path / "out", Fabricated(runs=("a",), layers=2, num_experts=6, steps=(1, 2)))
     monkeypatch.setattr(payload, "MAX_ROWS", 50)
+    draw_only(monkeypatch)
     page = payload_of(out)
     assert page["aggregated"] == len(read_records(out).updates.query("cols > 1"))
     assert sum(page["rows"]["matrices"]) == page["aggregated"]
