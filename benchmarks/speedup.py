@@ -71,11 +71,12 @@ class Plan:
     learning_rates: tuple[float, ...] = LEARNING_RATES
     seeds: int = 5
     large_steps: int = 1024
-    large_step_seeds: int = 3
+    small_steps: int = 32
+    other_seeds: int = 3
     target_accuracy: float = 0.95
     limit: int = 100_000
 
-    def small_step_runs(self) -> list[Run]:
+    def runs(self) -> list[Run]:
         return [
             Run(method, rate, 256, seed, self.target_accuracy, self.limit)
             for method in METHODS
@@ -83,23 +84,28 @@ class Plan:
             for seed in range(self.seeds)
         ]
 
-    def large_step_runs(self, records: Iterable[dict[str, Any]]) -> list[Run]:
-        """At the common rate and at each method's best one: that with the least median rollouts with small steps.
+    def other_step_runs(self, records: Iterable[dict[str, Any]]) -> list[Run]:
+        """With large steps, at the common rate, at each method's best one with 256 prompts, and at the highest.
 
-        Vanilla also at the highest rate of all, since larger batches may bear a higher one.
+        With small ones, at the three highest rates, and with a tenth of the rollouts, which is far more than they need.
         """
         from speedup_report import best_learning_rates
 
-        best = best_learning_rates(records)
+        best, highest = best_learning_rates(records), self.learning_rates[-3:]
+        batches = {
+            self.large_steps: (self.limit, {method: {COMMON_RATE, best[method], highest[-1]} for method in METHODS}),
+            self.small_steps: (self.limit // 10, dict.fromkeys(METHODS, set(highest))),
+        }
         return [
-            Run(method, rate, self.large_steps, seed, self.target_accuracy, self.limit)
+            Run(method, rate, prompts, seed, self.target_accuracy, limit)
+            for prompts, (limit, rates) in batches.items()
             for method in METHODS
-            for rate in sorted({COMMON_RATE, best[method], *(self.learning_rates[-1:] if method == "vanilla" else ())})
-            for seed in range(self.large_step_seeds)
+            for rate in sorted(rates[method])
+            for seed in range(self.other_seeds)
         ]
 
 
-QUICK = Plan(learning_rates=(1e-3,), seeds=1, large_steps=512, large_step_seeds=1, target_accuracy=0.8, limit=3_000)
+QUICK = Plan(learning_rates=(1e-3,), seeds=1, large_steps=512, other_seeds=1, target_accuracy=0.8, limit=3_000)
 
 
 def start_worker() -> None:
@@ -295,14 +301,14 @@ def main() -> None:
     options = parser.parse_args()
     plan = QUICK if options.quick else Plan()
     results = options.results or (options.out / "results" if options.quick else Path(__file__).parent / "results")
-    small = plan.small_step_runs()
+    small = plan.runs()
     if not options.report_only:
         with ProcessPoolExecutor(
             NUM_WORKERS, multiprocessing.get_context("spawn"), initializer=start_worker
         ) as executor:
             try:
                 rate = do_runs(executor, small, options.out, None)
-                large = plan.large_step_runs(read_records(small, options.out).values())
+                large = plan.other_step_runs(read_records(small, options.out).values())
                 do_runs(executor, large, options.out, rate)
             except BaseException:
                 executor.shutdown(wait=False, cancel_futures=True)
@@ -312,12 +318,12 @@ def main() -> None:
         raise SystemExit(f"{options.out} holds no finished runs. Leave out --report-only to do them.")
     missing = len(small) - len(records)
     if missing:
-        note = f"{missing} of the {len(small)} runs with {SMALL_STEP} prompts a step, and all larger, are to be done."
+        note = f"{missing} of the {len(small)} runs with {SMALL_STEP} prompts a step, and all others, are to be done."
     else:
-        large = plan.large_step_runs(records.values())
+        large = plan.other_step_runs(records.values())
         records |= read_records(large, options.out)
         missing = len(small) + len(large) - len(records)
-        note = f"{missing} of the {len(large)} runs with {plan.large_steps:,} prompts per step are still to do."
+        note = f"{missing} of the {len(large)} runs with more or fewer prompts per step are still to do."
     command = "python benchmarks/speedup.py" + (" --quick" if options.quick else "")
     write_report(list(records.values()), results, command, f"**Not finished: {note}**" if missing else "")
     print(f"Wrote {results}/speedup.json, .md, .svg and .png.")
