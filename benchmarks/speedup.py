@@ -94,7 +94,7 @@ class Plan:
         best, highest = best_learning_rates(records), self.learning_rates[-3:]
         batches = {
             self.large_steps: (self.limit, {method: {COMMON_RATE, best[method], highest[-1]} for method in METHODS}),
-            self.small_steps: (self.limit // 10, dict.fromkeys(METHODS, set(highest))),
+            self.small_steps: (self.limit // 10, {method: set(highest) for method in METHODS}),
         }
         return [
             Run(method, rate, prompts, seed, self.target_accuracy, limit)
