@@ -1,6 +1,6 @@
 """Cost of reaching a target accuracy: vanilla OPD and three EffOPD rules over the whole range of learning rates.
 
-    python benchmarks/speedup.py --out runs/speedup            # about 100 minutes on two idle cores
+    python benchmarks/speedup.py --out runs/speedup            # about two hours on two idle cores
     python benchmarks/speedup.py --out runs/speedup --report-only
 
 Two single-threaded worker processes train on the embedded world. Every finished run leaves one JSON file in

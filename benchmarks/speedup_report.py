@@ -211,8 +211,9 @@ def _what_is_counted(summary: dict[str, Any]) -> str:
             "- It is measured after every step to step 16, then at 16 evenly spaced steps in each doubling, and "
             "besides whenever the rollouts of a step come within 0.04 of the target, and after every accepted "
             "extrapolation.",
-            f"- A run that spends {summary['limit']:,} rollouts without reaching the target is censored: its cost is "
-            "known to be more than what it spent. Medians and ratios that depend on it are given as bounds.",
+            f"- A run that spends {summary['limit']:,} rollouts (with fewer than 256 prompts per step, a tenth) "
+            "without reaching the target is censored: its cost is known to be more than what it spent. Medians and "
+            "ratios that depend on it are given as bounds.",
             "- Seeds decide the order of prompts, the sampling and the choice of validation prompts; base, teacher and "
             "problems are the same in all runs.",
             "- Each run had one thread, with two runs at a time on a shared machine. Seconds depend on the machine; "
