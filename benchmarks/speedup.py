@@ -26,7 +26,7 @@ from typing import Any
 
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 
-from speedup_report import SMALL_STEP, write_report
+from speedup_report import USUAL_STEP, write_report
 
 from effopd.files import write_json
 
@@ -301,29 +301,29 @@ def main() -> None:
     options = parser.parse_args()
     plan = QUICK if options.quick else Plan()
     results = options.results or (options.out / "results" if options.quick else Path(__file__).parent / "results")
-    small = plan.runs()
+    usual = plan.runs()
     if not options.report_only:
         with ProcessPoolExecutor(
             NUM_WORKERS, multiprocessing.get_context("spawn"), initializer=start_worker
         ) as executor:
             try:
-                rate = do_runs(executor, small, options.out, None)
-                large = plan.other_step_runs(read_records(small, options.out).values())
-                do_runs(executor, large, options.out, rate)
+                rate = do_runs(executor, usual, options.out, None)
+                others = plan.other_step_runs(read_records(usual, options.out).values())
+                do_runs(executor, others, options.out, rate)
             except BaseException:
                 executor.shutdown(wait=False, cancel_futures=True)
                 raise
-    records = read_records(small, options.out)
+    records = read_records(usual, options.out)
     if not records:
         raise SystemExit(f"{options.out} holds no finished runs. Leave out --report-only to do them.")
-    missing = len(small) - len(records)
+    missing = len(usual) - len(records)
     if missing:
-        note = f"{missing} of the {len(small)} runs with {SMALL_STEP} prompts a step, and all others, are to be done."
+        note = f"{missing} of the {len(usual)} runs with {USUAL_STEP} prompts a step, and all others, are to be done."
     else:
-        large = plan.other_step_runs(records.values())
-        records |= read_records(large, options.out)
-        missing = len(small) + len(large) - len(records)
-        note = f"{missing} of the {len(large)} runs with more or fewer prompts per step are still to do."
+        others = plan.other_step_runs(records.values())
+        records |= read_records(others, options.out)
+        missing = len(usual) + len(others) - len(records)
+        note = f"{missing} of the {len(others)} runs with more or fewer prompts per step are still to do."
     command = "python benchmarks/speedup.py" + (" --quick" if options.quick else "")
     write_report(list(records.values()), results, command, f"**Not finished: {note}**" if missing else "")
     print(f"Wrote {results}/speedup.json, .md, .svg and .png.")

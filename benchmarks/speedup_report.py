@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from effopd.files import write_text
@@ -14,7 +15,7 @@ from effopd.study.speed import Estimate, Range, cost_range, median_estimate, rat
 Record = dict[str, Any]
 Cells = dict[tuple[int, str, float], list[Record]]  # (prompts per step, method, learning rate) -> runs
 
-SMALL_STEP = 256
+USUAL_STEP = 256
 QUANTITIES = ("steps", "rollouts", "generated_tokens", "teacher_tokens", "seconds", "cpu_seconds")
 SPEEDUPS = ("steps", "rollouts", "generated_tokens", "cpu_seconds")
 LABELS = {
@@ -50,7 +51,7 @@ def of_the_same_seeds(groups: Sequence[Sequence[Record]]) -> list[list[Record]] 
     return [[run for run in group if run["run"]["seed"] in seeds] for group in groups] if seeds else None
 
 
-def best_learning_rates(records: Iterable[Record], prompts: int = SMALL_STEP) -> dict[str, float]:
+def best_learning_rates(records: Iterable[Record], prompts: int = USUAL_STEP) -> dict[str, float]:
     """Each method's learning rate with the least median rollouts to the target."""
     best: dict[str, tuple[float, float]] = {}
     for (size, method, rate), runs in group(records).items():
@@ -72,9 +73,9 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
             "prompts_per_step": prompts,
             "num_runs": len(runs),
             "num_censored": sum(run["steps_to_target"] is None for run in runs),
-            "validation_rollouts": _median(run["validation_rollouts"] for run in runs),
-            "num_accepted": _median(run["num_accepted"] for run in runs),
-            "final_accuracy": _median(run["final_accuracy"] for run in runs),
+            "validation_rollouts": median(run["validation_rollouts"] for run in runs),
+            "num_accepted": median(run["num_accepted"] for run in runs),
+            "final_accuracy": median(run["final_accuracy"] for run in runs),
         }
         row |= {name: median_estimate(costs(runs, name)).to_json() for name in QUANTITIES}
         for key, baseline in (
@@ -99,11 +100,11 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _worst_to_best(cells: Cells) -> dict[str, Any]:
-    """By method: median rollouts at its worst learning rate over those at its best, with small steps."""
+    """By method: median rollouts at its worst learning rate over those at its best, with the usual step."""
     result = {}
     for method in LABELS:
         by_rate = {
-            rate: runs for (prompts, name, rate), runs in cells.items() if name == method and prompts == SMALL_STEP
+            rate: runs for (prompts, name, rate), runs in cells.items() if name == method and prompts == USUAL_STEP
         }
         if len(by_rate) > 1 and (groups := of_the_same_seeds(list(by_rate.values()))):
             all_costs = [costs(runs, "rollouts") for runs in groups]
@@ -134,12 +135,6 @@ def _versions(records: Sequence[Record]) -> dict[str, Any]:
     return {package: values[0] if len(values) == 1 else values for package, values in found.items()}
 
 
-def _median(values: Iterable[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-
-
 def _estimate(value: dict[str, float | None]) -> Estimate:
     return Estimate(**{key: math.inf if number is None else number for key, number in value.items()})
 
@@ -153,7 +148,7 @@ def write_report(records: Sequence[Record], directory: Path, command: str, note:
         LABELS[method]: [
             CostPoint(row["learning_rate"], **vars(_estimate(row["rollouts"])))
             for row in summary["cells"]
-            if row["method"] == method and row["prompts_per_step"] == SMALL_STEP
+            if row["method"] == method and row["prompts_per_step"] == USUAL_STEP
         ]
         for method in LABELS
     }

@@ -62,15 +62,26 @@ def distillation_trainer(out: Path, model: Any = None, num_rows: int = 64, **ove
     )
 
 
-def grpo_trainer(out: Path, **overrides: Any) -> GRPOTrainer:
+def grpo_trainer(out: Path, rewards: Any = contains_answer, **overrides: Any) -> GRPOTrainer:
     """Plain TRL GRPO of a random model."""
     return GRPOTrainer(
         model=tiny_model(0),
-        reward_funcs=contains_answer,
+        reward_funcs=rewards,
         args=GRPOConfig(**settings(out, num_generations=4, **overrides)),
         train_dataset=tiny_dataset(),
         processing_class=make_tokenizer(),
     )
+
+
+def kl_by_hand(trainer: Any, rollout: Any) -> torch.Tensor:
+    """Reverse KL to the teacher over a completion, from full distributions of this sequence alone, in nats."""
+    ids, completion = rollout.prompt_ids + rollout.completion_ids, slice(len(rollout.prompt_ids) - 1, -1)
+    with torch.no_grad():
+        student, teacher = (
+            (model(torch.tensor([ids])).logits[0, completion].double() / trainer.temperature).log_softmax(-1)
+            for model in (trainer.model, trainer.teacher_model)
+        )
+    return (student.exp() * (student - teacher)).sum()
 
 
 def weights(trainer: Any) -> dict[str, torch.Tensor]:

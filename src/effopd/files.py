@@ -3,11 +3,13 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -83,6 +85,26 @@ def read_json_lines(path: Path, *, may_be_cut: bool = True) -> list[Any]:
             if not may_be_cut or number < lines[-1][0]:
                 raise DataError(f"{path}, line {number} is not JSON ({error}). Mend or remove the line.") from error
     return rows
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """A number for JSON, which has neither NaN nor infinity: None stands for them."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def is_finite_number(value: object) -> TypeGuard[float]:
+    """Whether a value of a JSON or YAML file is a number that a float can hold, and not true or false."""
+    most = sys.float_info.max  # whole numbers may be larger, on which math.isfinite() raises
+    return isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
+
+
+NOT_IN_NAMES = '/\\:*?"<>|'
+
+
+def can_name_a_file(name: str, longest: int) -> bool:
+    """Whether a text, of at most so many bytes, names a visible file or directory wherever it is copied to."""
+    strange = not name.isprintable() or set(name) & set(NOT_IN_NAMES)
+    return bool(name) and not name.startswith(".") and not strange and len(name.encode()) <= longest
 
 
 def files_digest(files: Iterable[Path]) -> str:

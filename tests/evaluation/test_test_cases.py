@@ -63,6 +63,7 @@ def test_names_that_the_program_has_to_define(
         ({"stdin": [CASE], "time_limit_s": "3"}, "expected a number"),
         ({"stdin": [CASE], "time_limit_s": -1}, "above 0"),
         ({"stdin": [CASE], "time_limit_s": True}, "expected a number"),
+        ({"stdin": [CASE], "time_limit_s": 10**400}, "expected a number"),
         ({"stdin": [CASE], "memory_limit_mb": 1}, "at least 32"),
         ({"stdin": [CASE], "memory_limit_mb": 1e15}, "at most 1048576"),
         ({"stdin": [CASE], "memory_limit_mb": math.inf}, "expected a number"),

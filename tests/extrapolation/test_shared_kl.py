@@ -5,19 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import assert_same, contains_answer, distillation_trainer, grpo_trainer, weights
+from tiny import assert_same, contains_answer, distillation_trainer, grpo_trainer, kl_by_hand, weights
 
-from effopd import trl_hooks
 from effopd.errors import ConfigurationError
 from effopd.extrapolation import EffOPDCallback, SharedKLValidator
 from effopd.extrapolation import callback as callback_module
-from extrapolation.scripted import records
+from extrapolation.scripted import records, with_effopd
 
 
 def add(trainer: Any, **settings: Any) -> EffOPDCallback:
-    callback = EffOPDCallback(trainer, **{"validator": "shared_kl", "num_prompts": 11} | settings)
-    trainer.add_callback(callback)
-    return callback
+    return with_effopd(trainer, **{"validator": "shared_kl", "num_prompts": 11} | settings)
 
 
 def watch_scores(monkeypatch: pytest.MonkeyPatch, see: Any) -> None:
@@ -29,17 +26,6 @@ def watch_scores(monkeypatch: pytest.MonkeyPatch, see: Any) -> None:
         return score
 
     monkeypatch.setattr(callback_module, "validate", validate)
-
-
-def kl_by_hand(trainer: Any, rollout: trl_hooks.Rollout) -> torch.Tensor:
-    """Reverse KL over the completion, from full distributions, in nats."""
-    ids, completion = rollout.prompt_ids + rollout.completion_ids, slice(len(rollout.prompt_ids) - 1, -1)
-    with torch.no_grad():
-        student, teacher = (
-            (model(torch.tensor([ids])).logits[0, completion].double() / trainer.temperature).log_softmax(-1)
-            for model in (trainer.model, trainer.teacher_model)
-        )
-    return (student.exp() * (student - teacher)).sum()
 
 
 def test_scores_are_the_kl_of_every_candidate_on_the_rollouts_of_the_first(

@@ -10,27 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import distillation_trainer, settings, tiny_dataset, tiny_model
+from tiny import distillation_trainer, grpo_trainer, tiny_dataset
 from transformers import set_seed
-from trl import GRPOConfig, GRPOTrainer
 
 from effopd import trl_hooks
 from effopd.extrapolation.validation import RewardValidator, TeacherKLValidator, Validator, validate
-from effopd.world.tokenizer import make_tokenizer
 
 
 def score(trainer: Any, *rewards: Any, weights: list[float] | None = None, num_prompts: int = 10) -> Any:
     return validate(trainer, RewardValidator(rewards, weights), list(tiny_dataset(num_prompts)), seed=0)
-
-
-def grpo(out: Path, rewards: Any, **overrides: Any) -> GRPOTrainer:
-    return GRPOTrainer(
-        model=tiny_model(0),
-        reward_funcs=rewards,
-        args=GRPOConfig(**settings(out, num_generations=4, **overrides)),
-        train_dataset=tiny_dataset(),
-        processing_class=make_tokenizer(),
-    )
 
 
 def test_none_adds_nothing_as_in_trl(tmp_path: Path) -> None:
@@ -106,7 +94,7 @@ def test_asynchronous_rewards_of_grpo_run_where_its_own_do(tmp_path: Path) -> No
         loops.append(asyncio.get_running_loop())
         return [0.0] * len(completions)
 
-    trainer = grpo(tmp_path, reward)
+    trainer = grpo_trainer(tmp_path, reward)
     score(trainer, reward)
     assert loops == [trainer.async_loop]
 
@@ -115,7 +103,7 @@ def test_the_rewards_of_a_grpo_trainer_keep_their_weights(tmp_path: Path) -> Non
     def one(completions: list[str], **kwargs: Any) -> list[float]:
         return [1.0] * len(completions)
 
-    trainer = grpo(tmp_path, [one, one], reward_weights=[0.25, 2.0])
+    trainer = grpo_trainer(tmp_path, [one, one], reward_weights=[0.25, 2.0])
     validator = RewardValidator()
     validator.check(trainer)
     assert validate(trainer, validator, list(tiny_dataset(10)), seed=0).value == 2.25

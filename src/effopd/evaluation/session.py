@@ -7,7 +7,6 @@ summary.json       what came out, once all of them are there
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -20,7 +19,15 @@ from effopd.errors import CheckpointError, DataError
 from effopd.evaluation.backends import Backend
 from effopd.evaluation.run import Evaluation, ExampleRecord, Item, Plan, powers_of_two
 from effopd.evaluation.tasks import Task
-from effopd.files import append_json_line, locked, read_json, read_json_lines, write_json, write_json_lines
+from effopd.files import (
+    append_json_line,
+    finite_or_none,
+    locked,
+    read_json,
+    read_json_lines,
+    write_json,
+    write_json_lines,
+)
 
 SETTINGS, EXAMPLES, SUMMARY = "settings.json", "examples.jsonl", "summary.json"
 
@@ -91,14 +98,14 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         estimate = evaluation.pass_at_estimate(k)
         pass_at[str(k)] = {
             "value": estimate.value,
-            "standard_error": _number(estimate.standard_error),
+            "standard_error": finite_or_none(estimate.standard_error),
             "interval": list(estimate.interval),
         }
     summary: dict[str, Any] = {
         "num_problems": len(evaluation.records) // evaluation.num_samples,
         "num_samples": evaluation.num_samples,
         "mean": evaluation.mean,
-        "standard_error": _number(evaluation.standard_error),
+        "standard_error": finite_or_none(evaluation.standard_error),
         "interval": list(evaluation.interval),
         "pass_at": pass_at,
         "num_tokens": evaluation.num_tokens,
@@ -107,7 +114,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
     if evaluation.kl_per_token is not None:
         for name in ("kl_per_token", "kl_per_sequence"):
             summary[name] = getattr(evaluation, name)
-            summary[f"{name}_standard_error"] = _number(getattr(evaluation, f"{name}_standard_error"))
+            summary[f"{name}_standard_error"] = finite_or_none(getattr(evaluation, f"{name}_standard_error"))
     return summary
 
 
@@ -115,10 +122,6 @@ def task_digest(task: Task) -> str:
     """Tells tasks of one name apart whose prompts or answers differ."""
     contents = json.dumps([task.prompts, task.answers], sort_keys=True, default=str)
     return hashlib.sha256(contents.encode()).hexdigest()[:16]
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _claim(out: Path, settings: Mapping[str, Any]) -> None:

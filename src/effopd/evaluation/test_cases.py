@@ -3,7 +3,6 @@
 import ast
 import builtins
 import json
-import math
 import symtable
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from effopd.errors import ConfigurationError, DataError
 from effopd.evaluation.limits import Limits
+from effopd.files import is_finite_number
 
 _EXPECTED = '{"stdin": [{"input": "...", "output": "..."}]} or {"unit": "assert ..."}'
 _KEYS = {"stdin", "unit", "time_limit_s", "memory_limit_mb"}
@@ -83,7 +83,7 @@ def _number(given: Mapping[str, Any], key: str) -> float | None:
     value = given.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_finite_number(value):
         raise DataError(f"tests: {key} is {value!r}, expected a number.")
     return value
 

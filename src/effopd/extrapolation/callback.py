@@ -27,7 +27,7 @@ from effopd.extrapolation.validation import (
     make_validator,
     validate,
 )
-from effopd.files import append_json_line, drop_later_steps, write_json
+from effopd.files import append_json_line, drop_later_steps, finite_or_none, write_json
 from effopd.parameters import clean_name, select
 
 # Below this share of changed elements, half-precision weights are losing most of the optimizer's updates.
@@ -279,9 +279,8 @@ class EffOPDCallback(TrainerCallback):
 
 def _record(step: int, result: SearchResult, displacement: Displacement, cost: dict[str, float]) -> dict[str, Any]:
     def entry(score: Score) -> dict[str, float | None]:
-        return {"score": _finite(score.value), "stderr": _finite(score.stderr)}
+        return {"score": finite_or_none(score.value), "stderr": finite_or_none(score.stderr)}
 
-    cosine = displacement.cosine_to_previous
     return {
         "step": step,
         "accepted_scale": result.accepted_scale,
@@ -289,13 +288,8 @@ def _record(step: int, result: SearchResult, displacement: Displacement, cost: d
         "candidates": [
             {"scale": c.scale, **entry(c.score), "accepted": c.accepted, "reason": c.reason} for c in result.candidates
         ],
-        "delta_norm": {kind: _finite(norm) for kind, norm in displacement.norms.items()},
-        "cosine_to_previous": cosine if cosine is None else _finite(cosine),
+        "delta_norm": {kind: finite_or_none(norm) for kind, norm in displacement.norms.items()},
+        "cosine_to_previous": finite_or_none(displacement.cosine_to_previous),
         "changed_fraction": displacement.changed_fraction,
         **cost,
     }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None

@@ -127,6 +127,7 @@ class TeacherKLValidator(Validator):
     """
 
     teacher_passes = 1
+    _teacher_states: dict[int, torch.Tensor] | None = None  # nothing is kept
 
     def check(self, trainer: Any) -> None:
         """Refuse trainers without a teacher of their own."""
@@ -138,7 +139,8 @@ class TeacherKLValidator(Validator):
 
     def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
         """Minus the summed reverse KL of each rollout."""
-        return -torch.stack(trl_hooks.divergence_per_rollout(trainer, rollouts)).float().cpu()
+        divergences = trl_hooks.divergence_per_rollout(trainer, rollouts, self._teacher_states)
+        return -torch.stack(divergences).float().cpu()
 
 
 class SharedKLValidator(TeacherKLValidator):
@@ -150,7 +152,7 @@ class SharedKLValidator(TeacherKLValidator):
 
     def __init__(self) -> None:
         self._rollouts: list[Rollout] = []
-        self._teacher_states: dict[int, torch.Tensor] = {}
+        self._teacher_states = {}
 
     def of_trigger(self) -> "SharedKLValidator":
         """One that keeps rollouts and the teacher's hidden states from one candidate to the next."""
@@ -162,10 +164,6 @@ class SharedKLValidator(TeacherKLValidator):
         if self.is_new:
             self._rollouts = super().rollouts(trainer, examples, seed)
         return self._rollouts
-
-    def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
-        """Minus the summed reverse KL of each rollout."""
-        return -torch.stack(trl_hooks.divergence_per_rollout(trainer, rollouts, self._teacher_states)).float().cpu()
 
 
 def make_validator(

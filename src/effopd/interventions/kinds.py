@@ -3,13 +3,13 @@
 Each is a frozen dataclass whose fields are checked when it is made, and that composes with the others in a list.
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from effopd.errors import ConfigurationError
+from effopd.files import is_finite_number
 from effopd.interventions.norm_match import norm_match_factor
 from effopd.interventions.replace import is_embedding
 from effopd.interventions.truncate import bottom_count, keep_bottom, keep_top, top_count
@@ -19,7 +19,6 @@ from effopd.parameters import locate
 
 Other = Literal["base", "trained"]
 Shapes = Mapping[str, tuple[int, ...]]
-_MOST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,7 @@ def _other(update: Update, other: Other) -> Update:
 
 
 def _check_number(field: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -_MOST <= value <= _MOST:
+    if not is_finite_number(value):
         raise ConfigurationError(f"{field}: got {value!r}; expected a finite number.")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from effopd.errors import DataError
+from effopd.files import finite_or_none
 
 Range = tuple[float, float]
 
@@ -89,7 +90,7 @@ class Estimate:
 
     def to_json(self) -> dict[str, float | None]:
         """As numbers for JSON, which has no infinity: None stands for it."""
-        return {key: value if math.isfinite(value) else None for key, value in vars(self).items()}
+        return {key: finite_or_none(value) for key, value in vars(self).items()}
 
     def format(self, spec: str = ",.0f", interval: bool = True) -> str:
         """As text: `8,192 [7,936, 8,448]`; where censored, `> 100,000 [95,000, no bound]`, `< 0.4 [0.0, 0.5]`."""

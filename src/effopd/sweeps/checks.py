@@ -2,15 +2,14 @@
 
 import difflib
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
 from effopd.errors import ConfigurationError
+from effopd.files import NOT_IN_NAMES, can_name_a_file, is_finite_number
 
-_NOT_IN_NAMES, _LONGEST_NAME = '/\\:*?"<>|', 100  # bytes
-_MOST = sys.float_info.max
+_LONGEST_NAME = 100  # bytes
 
 
 def check_fields(where: str, given: Mapping[Any, Any], known: type[Any]) -> None:
@@ -49,11 +48,10 @@ def check_text(where: str, value: Any) -> None:
 def check_name(where: str, value: Any) -> None:
     """A value is text that can name a file."""
     check_text(where, value)
-    strange = not value.isprintable() or set(value) & set(_NOT_IN_NAMES)
-    if strange or value.startswith(".") or len(value.encode()) > _LONGEST_NAME:
+    if not can_name_a_file(value, _LONGEST_NAME):
         raise ConfigurationError(
             f"{where}: got the name {value[:60]!r}; expected one that can name a file: at most {_LONGEST_NAME} bytes,"
-            f" no dot in front, no line break and none of {_NOT_IN_NAMES} in it."
+            f" no dot in front, no line break and none of {NOT_IN_NAMES} in it."
         )
 
 
@@ -65,8 +63,7 @@ def check_whole(where: str, value: Any, at_least: int) -> None:
 
 def check_number(where: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
     """A value is a finite number from `low` to `high`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high or not -_MOST <= value <= _MOST:
+    if not is_finite_number(value) or not low <= value <= high:
         bounds = "" if math.isinf(low) and math.isinf(high) else f" from {low:g} to {high:g}"
         raise ConfigurationError(f"{where}: got {value!r}; expected a finite number{bounds}.")
 

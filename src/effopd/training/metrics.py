@@ -27,7 +27,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from effopd import trl_hooks
 from effopd.errors import CheckpointError
 from effopd.extrapolation.callback import EffOPDCallback
-from effopd.files import append_json_line, drop_later_steps, write_json
+from effopd.files import append_json_line, drop_later_steps, finite_or_none, write_json
 from effopd.training.trainer import OPDTrainer, StepMeter
 
 logger = logging.getLogger(__name__)
@@ -173,9 +173,9 @@ class MetricsCallback(TrainerCallback):
 
     def _write(self, args: TrainingArguments, state: TrainerState) -> None:
         if self.row is not None and not self._written and state.is_world_process_zero:
-            for key, value in self.row.items():  # JSON has neither NaN nor infinity
-                if isinstance(value, float) and not math.isfinite(value):
-                    self.row[key] = None
+            for key, value in self.row.items():
+                if isinstance(value, float):
+                    self.row[key] = finite_or_none(value)
             append_json_line(Path(args.output_dir) / METRICS, self.row)
         self._written = True
 

@@ -101,7 +101,7 @@ def _check_file(content: dict[Any, Any], path: Path) -> None:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value of a YAML file is of a type, or text that argparse reads as one: `1e-4` is text in YAML."""
+    """Whether a value of a YAML file is of a type, or text that argparse reads as one, such as a number in quotes."""
     if kind not in _WORDS:
         return True  # left to TRL
     if kind is list:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from effopd.errors import CheckpointError, ConfigurationError, DataError
+from effopd.files import finite_or_none
 from effopd.parameters import locate
 from effopd.updates import displacement_cosine, spectrum
 
@@ -77,7 +78,7 @@ class UpdateSample:
             if name in self._previous:
                 current[name] = weight
                 spectral = _spectral(weight.double() - self._base[name].double())
-                matrices[name] = {"update_norm": _finite(norms[name]), **spectral}
+                matrices[name] = {"update_norm": finite_or_none(norms[name]), **spectral}
         alignment = self._alignment(current) if all(math.isfinite(norms[name]) for name in current) else None
         self._previous, self._earlier = current, self._previous
         return {
@@ -137,7 +138,7 @@ class UpdateSample:
         if not self._earlier:
             return None
         previous, earlier = self._previous, self._earlier
-        return _finite(
+        return finite_or_none(
             displacement_cosine(
                 (weight.double() - previous[name].double(), previous[name].double() - earlier[name].double())
                 for name, weight in current.items()
@@ -168,7 +169,7 @@ def _group(names: Iterable[str]) -> dict[str, list[str]]:
 
 def _norms_by_kind(norms: Mapping[str, float]) -> dict[str, float | None]:
     kinds = {kind: math.hypot(*(norms[name] for name in names)) for kind, names in _group(norms).items()}
-    return {kind: _finite(norm) for kind, norm in (kinds | {"total": math.hypot(*norms.values())}).items()}
+    return {kind: finite_or_none(norm) for kind, norm in (kinds | {"total": math.hypot(*norms.values())}).items()}
 
 
 def _means(values: Mapping[str, float | None]) -> dict[str, float]:
@@ -176,8 +177,3 @@ def _means(values: Mapping[str, float | None]) -> dict[str, float]:
     groups = _group(values) | {"mean": list(values)}
     numbers = {kind: [value for name in names if (value := values[name]) is not None] for kind, names in groups.items()}
     return {kind: fmean(group) for kind, group in numbers.items() if group}
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no NaN."""
-    return value if value is not None and math.isfinite(value) else None

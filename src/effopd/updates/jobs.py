@@ -25,7 +25,9 @@ from effopd.checkpoints.source import listing
 from effopd.checkpoints.writer import save_tensors as write_tensors
 from effopd.errors import CheckpointError, ConfigurationError
 from effopd.files import (
+    NOT_IN_NAMES,
     append_json_line,
+    can_name_a_file,
     files_digest,
     locked,
     read_json,
@@ -38,7 +40,7 @@ from effopd.updates.measure import Source, displacement, measure, parameters
 from effopd.updates.pool import one_thread_each
 
 PLAN, PROGRESS, SUBSPACES = "analysis.json", "progress.jsonl", "subspaces"
-_NOT_IN_NAMES, _LONGEST_NAME = '/\\:*?"<>|', 200  # bytes
+_LONGEST_NAME = 200  # bytes
 
 
 @dataclass(frozen=True)
@@ -198,11 +200,10 @@ def _plan(
     unknown: dict[str, None] = {}
     base_directory: Path | None = None
     for run, path in runs.items():
-        strange = not run.isprintable() or set(run) & set(_NOT_IN_NAMES)
-        if not run or run.startswith(".") or strange or len(run.encode()) > _LONGEST_NAME:
+        if not can_name_a_file(run, _LONGEST_NAME):
             raise ConfigurationError(
                 f"Got the run name {run[:60]!r}; expected one that can name a directory: at most {_LONGEST_NAME} bytes,"
-                f" no dot in front, no line break and none of {_NOT_IN_NAMES} in it."
+                f" no dot in front, no line break and none of {NOT_IN_NAMES} in it."
             )
         checkpoints = find_checkpoints(path)
         pairs = [open_pair(base, checkpoint.directory, ignore) for checkpoint in checkpoints]
