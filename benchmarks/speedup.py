@@ -37,13 +37,18 @@ COMMON_RATE = 1e-4  # at which every method is run with large steps
 # Rollouts to 0.95 seen in trial runs, by learning rate: only decides what to start first, and the first estimate.
 EXPECTED = {
     "vanilla": {1e-5: 100_000, 3e-5: 80_000, 1e-4: 23_000, 3e-4: 8_000, 1e-3: 3_000},
-    "other": {1e-5: 25_000, 3e-5: 12_000, 1e-4: 5_500, 3e-4: 3_500, 1e-3: 2_500},
+    "paper": {1e-5: 90_000, 3e-5: 33_000, 1e-4: 11_000, 3e-4: 3_500, 1e-3: 2_500},
+    "reference": {1e-5: 100_000, 3e-5: 60_000, 1e-4: 14_000, 3e-4: 5_000, 1e-3: 2_500},
+    "adaptive": {1e-5: 2_000},
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: everything that decides its outcome but the versions of the packages."""
+    """One training run: everything that decides its outcome but the versions of the packages.
+
+    Records of before a setting existed lack it: their runs had its default.
+    """
 
     method: str
     learning_rate: float
@@ -52,14 +57,16 @@ class Run:
     target_accuracy: float = 0.95
     limit: int = 100_000
     evaluation_problems: int = 512
+    estimator: str = "full_vocab"
 
     @property
     def name(self) -> str:
-        return f"{self.method}-lr{self.learning_rate:g}-b{self.prompts_per_step}-s{self.seed}"
+        estimator = "" if self.estimator == "full_vocab" else f"-{self.estimator}"
+        return f"{self.method}{estimator}-lr{self.learning_rate:g}-b{self.prompts_per_step}-s{self.seed}"
 
     @property
     def expected_rollouts(self) -> float:
-        table = EXPECTED.get(self.method, EXPECTED["other"])
+        table = EXPECTED[self.method]
         nearest = min(table, key=lambda rate: abs(math.log(rate / self.learning_rate)))
         return table[nearest] * max(1.0, self.prompts_per_step / 300)
 
@@ -75,12 +82,22 @@ class Plan:
     other_seeds: int = 3
     target_accuracy: float = 0.95
     limit: int = 100_000
+    sampled_learning_rates: tuple[float, ...] = LEARNING_RATES[2:]
 
     def runs(self) -> list[Run]:
         return [
             Run(method, rate, 256, seed, self.target_accuracy, self.limit)
             for method in METHODS
             for rate in self.learning_rates
+            for seed in range(self.seeds)
+        ]
+
+    def sampled_runs(self) -> list[Run]:
+        """With the paper's own estimator, a policy gradient, in place of the exact KL over the vocabulary."""
+        return [
+            Run(method, rate, 256, seed, self.target_accuracy, self.limit, estimator="sampled")
+            for method in ("vanilla", "paper")
+            for rate in self.sampled_learning_rates
             for seed in range(self.seeds)
         ]
 
@@ -105,7 +122,8 @@ class Plan:
         ]
 
 
-QUICK = Plan(learning_rates=(1e-3,), seeds=1, large_steps=512, other_seeds=1, target_accuracy=0.8, limit=3_000)
+QUICK = Plan(
+    learning_rates=(1e-3,), sampled_learning_rates=(1e-3,), seeds=1, large_steps=512, other_seeds=1, target_accuracy=0.8, limit=3_000)
 
 
 def start_worker() -> None:
@@ -159,6 +177,7 @@ def do_run(run: Run, directory: Path) -> dict[str, Any]:
         max_steps=-(-run.limit // run.prompts_per_step),
         save_steps=None,
     )
+    config.estimator = run.estimator
     with quiet_libraries():
         rows = train(arguments, config, callbacks)
     shutil.rmtree(directory)
@@ -218,7 +237,7 @@ def read_records(runs: Sequence[Run], out: Path) -> dict[str, dict[str, Any]]:
         path = out / "runs" / f"{run.name}.json"
         if path.exists():
             records[run.name] = json.loads(path.read_text())
-            if records[run.name]["run"] != asdict(run):
+            if Run(**records[run.name]["run"]) != run:
                 raise SystemExit(
                     f"{path} is of other settings ({records[run.name]['run']}) than asked for ({asdict(run)}). "
                     "Choose another --out, or remove it."
@@ -307,7 +326,7 @@ def main() -> None:
             NUM_WORKERS, multiprocessing.get_context("spawn"), initializer=start_worker
         ) as executor:
             try:
-                rate = do_runs(executor, usual, options.out, None)
+                rate = do_runs(executor, usual + plan.sampled_runs(), options.out, None)
                 others = plan.other_step_runs(read_records(usual, options.out).values())
                 do_runs(executor, others, options.out, rate)
             except BaseException:

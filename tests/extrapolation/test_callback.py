@@ -121,14 +121,24 @@ def test_the_next_anchor_is_what_was_accepted(tmp_path: Path, monkeypatch: pytes
 
 def test_the_next_anchor_is_w_t_if_nothing_was_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = distillation_trainer(tmp_path, max_steps=2)
-    with_effopd(trainer, seed=40)
+    with_effopd(trainer)
     scripted = script(monkeypatch, 0.5, 0.4, 0.5, 0.4)
     trainer.train()
     w_1, _, w_2, candidate = scripted.seen
     for name in w_1:
         exact = w_2[name].double() + 2 * (w_2[name].double() - w_1[name].double())
         torch.testing.assert_close(candidate[name].double(), exact, rtol=3e-7, atol=1e-12)
-    assert scripted.seeds == [41, 41, 42, 42]  # the same random numbers for all of a trigger
+
+@pytest.mark.parametrize(("random_numbers", "num_seeds"), [("independent", 4), ("shared", 2)])
+def test_candidates_share_random_numbers_only_when_asked_to(
+    random_numbers: str, num_seeds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=2)
+    with_effopd(trainer, random_numbers=random_numbers)
+    scripted = script(monkeypatch, 0.5, 0.4, 0.5, 0.4)
+    trainer.train()
+    assert len(scripted.seeds) == 4
+    assert len(set(scripted.seeds)) == num_seeds  # shared: one for each of the two triggers
 
 
 def test_teacher_tokens_are_counted(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from effopd.extrapolation.validation import (
     RewardFunction,
     Validator,
     make_validator,
+    sampling_seed,
     validate,
 )
 from effopd.files import append_json_line, drop_later_steps, finite_or_none, write_json
@@ -187,6 +189,8 @@ class EffOPDCallback(TrainerCallback):
         snapshot = self._snapshot
         assert snapshot is not None
         rows, validator = self._draw(step), self.validator.of_trigger()
+        independent = self.config.random_numbers == "independent"
+        samplings = count()  # of this trigger: 0 is that of W_t
 
         def evaluate(scale: float) -> Score:
             if scale:
@@ -197,7 +201,8 @@ class EffOPDCallback(TrainerCallback):
                     return Score(math.nan)
             trl_hooks.publish_weights(self.trainer)
             with self._timed("validation_seconds"):
-                score = validate(self.trainer, validator, rows, self._seed + step)
+                seed = sampling_seed(self._seed, step, next(samplings) if independent else 0)
+                score = validate(self.trainer, validator, rows, seed)
             for key in ("rollouts", "generated_tokens", "teacher_tokens"):
                 self.cost[key] += getattr(score, key)
             return score

@@ -9,6 +9,7 @@ from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import PAPER_SCALES, Acceptance, check_scales
 
 ValidatorName = Literal["reward", "teacher_kl", "shared_kl"]
+RandomNumbers = Literal["independent", "shared"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class ExtrapolationConfig:
         acceptance: `paper` accepts a score >= the best so far, `reference` only one > it.
         parameters: `all` trainable ones, `attention_and_mlp`, or a regular expression.
         validator: `reward`, `teacher_kl`, or `shared_kl`: all candidates of a trigger on the same rollouts.
+        random_numbers: `independent`: W_t and each of its candidates sample their completions with random numbers of
+            their own, as in the paper. `shared`: all of a trigger sample with the same ones, which is our variant and
+            another rule. Weights that differ little then give nearly the same completions and tie exactly, so that
+            `acceptance="paper"` takes small moves up to the largest scale, and `reference` refuses them.
         num_prompts: Validation prompts, one completion each.
         redraw_prompts: Draw other prompts at each trigger, rather than once before training.
         snapshot_device: Where the two copies of the parameters live; None: pinned CPU memory when training on an
@@ -33,6 +38,7 @@ class ExtrapolationConfig:
     acceptance: Acceptance = "paper"
     parameters: str = "all"
     validator: ValidatorName = "reward"
+    random_numbers: RandomNumbers = "independent"
     num_prompts: int = 50
     redraw_prompts: bool = False
     snapshot_device: str | None = None
@@ -56,7 +62,11 @@ class ExtrapolationConfig:
                 raise ConfigurationError(f"{name}: got {value!r}, expected a list of numbers.")
         parse_schedule(self.schedule)
         object.__setattr__(self, "scales", check_scales(self.scales))
-        for name, kind in (("acceptance", Acceptance), ("validator", ValidatorName)):
+        for name, kind in (
+            ("acceptance", Acceptance),
+            ("validator", ValidatorName),
+            ("random_numbers", RandomNumbers),
+        ):
             if getattr(self, name) not in get_args(kind):
                 raise ConfigurationError(
                     f"{name}={getattr(self, name)!r} is not known; use one of {list(get_args(kind))}."

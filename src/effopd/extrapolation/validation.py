@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather
 
@@ -185,6 +186,17 @@ def make_validator(
     return validator
 
 
+def sampling_seed(seed: int, step: int, index: int) -> int:
+    """Seed of one sampling: a number below 2^31 that is unrelated for every (seed, step, index).
+
+    Args:
+        seed: Seed of the run.
+        step: Optimizer step of the trigger.
+        index: Which sampling of that trigger; the same index gives the same random numbers.
+    """
+    return int(np.random.SeedSequence((seed % 2**63, step, index)).generate_state(1)[0] >> 1)
+
+
 def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, Any]], seed: int) -> Score:
     """Score the live weights on examples, spread over the processes. Collective.
 
@@ -192,8 +204,8 @@ def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, An
         trainer: A TRL trainer that generates.
         validator: What to score by.
         examples: Rows with a `prompt`, the same on every process, at least as many as processes.
-        seed: Seeds the sampling: the same seed gives two sets of weights the same random numbers (as far as the
-            generation backend draws them per prompt).
+        seed: Random seed for sampling. The same seed gives two sets of weights the same random numbers, as far as the
+            generation backend draws them per prompt.
 
     Returns:
         Mean and standard error over the examples, with the cost of all processes. Where the examples do not divide
