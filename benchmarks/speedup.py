@@ -126,7 +126,14 @@ class Plan:
 
 
 QUICK = Plan(
-    learning_rates=(1e-3,), sampled_learning_rates=(1e-3,), seeds=1, large_steps=512, other_seeds=1, target_accuracy=0.8, limit=3_000)
+    learning_rates=(1e-3,),
+    sampled_learning_rates=(1e-3,),
+    seeds=1,
+    large_steps=512,
+    other_seeds=1,
+    target_accuracy=0.8,
+    limit=3_000,
+)
 
 
 def start_worker() -> None:

@@ -24,3 +24,7 @@ class CheckpointError(EffOPDError, RuntimeError):
 
 class UnsupportedError(EffOPDError, NotImplementedError):
     """A combination of features that is refused because its result would be wrong."""
+
+
+class DivergedError(EffOPDError, ArithmeticError):
+    """Weights whose logits are not finite, so that nothing can be sampled from them."""

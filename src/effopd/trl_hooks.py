@@ -9,7 +9,10 @@
     Trainer._metrics                                    what goes into the next log
     Trainer._load_optimizer_and_scheduler               is given the checkpoint that training resumes from
     Trainer._get_train_sampler, RepeatSampler           draws an order of the prompts at each pass over them
-    Trainer._init_training_state                        tells how many passes a resumed training has behind it
+    Trainer._init_training_state                        is called when training starts, and tells how many passes a
+                                                        resumed training has behind it
+    Trainer._step                                       micro-batches trained on, which says how old the rollouts are
+    Trainer.num_generations, .num_generations_eval      how often RLOO repeats a prompt, and expects a server's repeated
     Trainer.async_loop                                  runs GRPO's asynchronous rewards; only there if it has some
     DistillationTrainer._get_last_hidden_state          runs student and teacher up to their heads
     distillation_trainer._chunked_divergence_loss       the loss on hidden states and heads of student and teacher
@@ -18,20 +21,32 @@
 import asyncio
 import atexit
 import random
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from inspect import signature
+from inspect import ismethod, signature
 from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate.utils import reduce
 from torch.distributed.fsdp import FSDPModule
+from trl import DistillationTrainer, GRPOTrainer, RLOOTrainer
 from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
 from trl.trainer import distillation_trainer
 from trl.trainer.utils import RepeatSampler, pad, shutdown_event_loop_in_daemon, start_event_loop_in_daemon
+
+from effopd.errors import DivergedError
+
+# The trainers that extrapolation is tested with.
+TESTED_TRAINERS = (DistillationTrainer, GRPOTrainer, RLOOTrainer)
+DIVERGED = (
+    "The student's logits are not finite, so that nothing can be sampled from it: training has diverged. Lower the "
+    "learning rate, and start again or from an earlier checkpoint."
+)
 
 # Student and teacher hidden states [B, T, H], their heads [V, H], the loss mask [B, T] and beta come first;
 # then, by name, num_items_in_batch, biases, logit scales, soft caps and the temperature.
@@ -61,22 +76,77 @@ def generate(trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> lis
     Collective: every process must ask for the same number of examples. The random numbers depend on `seed` alone, save
     with a vLLM server, and the trainer's own random state is left as it was. Prompts go in batches of what the trainer
     itself generates at a time, so memory stays what training needs.
+
+    Raises:
+        DivergedError: On some process, the weights' logits after a prompt are not finite. Nothing is sampled then:
+            sampling would end the process, on a GPU beyond repair.
     """
     args = trainer.args
     batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    takes_num_generations = "num_generations" in signature(trainer._generate_single_turn).parameters
     rollouts: list[Rollout] = []
-    with seeded(trainer, seed), _seeded_vllm(trainer, seed):
+    with seeded(trainer, seed), _seeded_vllm(trainer, seed), _one_completion_per_prompt(trainer):
         for start in range(0, len(examples), batch_size):
             batch = examples[start : start + batch_size]
             prompts = [example["prompt"] for example in batch]
             prompt_ids, images, fields = trainer._tokenize_prompts(prompts)
-            if takes_num_generations:
-                completion_ids, _ = trainer._generate_single_turn(prompt_ids, images, fields, num_generations=1)
-            else:
-                completion_ids = trainer._generate_single_turn(prompt_ids, images, fields)
+            _check_logits(trainer, prompt_ids)
+            completion_ids = _sample(trainer, prompt_ids, images, fields)
             rollouts += make_rollouts(trainer, batch, prompt_ids, completion_ids)
     return rollouts
+
+
+def _sample(trainer: Any, prompt_ids: list[list[int]], images: Any, fields: Any) -> list[list[int]]:
+    """One completion of each prompt."""
+    try:
+        if "num_generations" in signature(trainer._generate_single_turn).parameters:
+            completion_ids: list[list[int]] = trainer._generate_single_turn(
+                prompt_ids, images, fields, num_generations=1
+            )[0]
+        else:
+            result = trainer._generate_single_turn(prompt_ids, images, fields)
+            completion_ids = result[0] if isinstance(result, tuple) else result
+    except RuntimeError as error:
+        if "probability tensor contains" not in str(error) or trainer.accelerator.num_processes > 1:
+            raise
+        raise DivergedError(DIVERGED) from error
+    return completion_ids
+
+
+@contextmanager
+def _one_completion_per_prompt(trainer: Any) -> Iterator[None]:
+    """Within the context, let RLOO ask a vLLM server for one completion of every prompt.
+
+    It has no argument for it, and takes its prompts as repeated: of N it would send every `num_generations`-th.
+    """
+    names = ("num_generations", "num_generations_eval")
+    found = {name: getattr(trainer, name) for name in names if name in vars(trainer)}
+    for name in found:
+        setattr(trainer, name, 1)
+    try:
+        yield
+    finally:
+        for name, value in found.items():
+            setattr(trainer, name, value)
+
+
+def _check_logits(trainer: Any, prompt_ids: Sequence[list[int]]) -> None:
+    """Raise if the logits from which the first tokens would be sampled are not finite. Collective."""
+    model = trainer.model_wrapped
+    inputs = _pad_ids(trainer, "prompt", prompt_ids)
+    forward = trainer.accelerator.unwrap_model(model).forward
+    only_last = {"logits_to_keep": 1} if "logits_to_keep" in signature(forward).parameters else {}
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            logits = model(
+                input_ids=inputs["prompt_ids"], attention_mask=inputs["prompt_mask"], use_cache=False, **only_last
+            ).logits[:, -1]
+    finally:
+        model.train(was_training)
+    broken = torch.tensor(float(not torch.isfinite(logits).all()), device=logits.device)
+    if reduce(broken, "sum").item():
+        raise DivergedError(DIVERGED)
 
 
 def make_rollouts(
@@ -174,6 +244,17 @@ def replaced_loss(loss: DivergenceLoss) -> Iterator[None]:
         distillation_trainer._chunked_divergence_loss = original
 
 
+def samples_on_a_server(trainer: Any) -> bool:
+    """Whether completions come from a vLLM server, which takes no seed for each prompt."""
+    return getattr(getattr(trainer, "vllm_generation", None), "mode", None) == "server"
+
+
+def empty_rollout(example: dict[str, Any]) -> Rollout:
+    """A completion of nothing, as a model that ends at once gives it."""
+    conversational = is_conversational({"prompt": example["prompt"]})
+    return Rollout(example, [], [], [{"role": "assistant", "content": ""}] if conversational else "")
+
+
 def publish_weights(trainer: Any) -> None:
     """Make every holder of a copy of the weights take them again, after they were changed in place.
 
@@ -187,9 +268,27 @@ def publish_weights(trainer: Any) -> None:
             module.reshard()
 
 
-def discard_rollouts(trainer: Any) -> None:
-    """Drop rollouts that were sampled from earlier weights and wait to be trained on."""
-    trainer._buffered_inputs = None
+def discard_rollouts(trainer: Any) -> tuple[int, int]:
+    """Drop rollouts that were sampled from earlier weights and wait to be trained on. Collective.
+
+    GRPO and RLOO sample for several steps at a time (`steps_per_generation`, `num_iterations`). After a jump in the
+    middle of them they sample all of that anew, which plain training would not have done.
+
+    Returns:
+        What sampling anew will cost, over all processes: its completions, and as an estimate of their tokens those of
+        the completions that it replaces. Zeros where the trainer was about to sample anyway, or training ends here.
+    """
+    buffered, trainer._buffered_inputs = getattr(trainer, "_buffered_inputs", None), None
+    args, state = trainer.args, trainer.state
+    steps = getattr(args, "steps_per_generation", None)  # DistillationTrainer samples for every step
+    if not buffered or steps is None or state.global_step >= state.max_steps:
+        return 0, 0
+    if trainer._step % (steps * trainer.num_iterations) == 0:
+        return 0, 0
+    masks = [batch["completion_mask"] for batch in buffered]
+    counts = torch.tensor([sum(map(len, masks)), sum(int(mask.sum()) for mask in masks)])
+    completions, tokens = reduce(counts.to(trainer.accelerator.device), "sum").tolist()
+    return completions, tokens
 
 
 def log_metric(trainer: Any, name: str, value: float) -> None:
@@ -210,17 +309,37 @@ def wait_for(trainer: Any, values: Awaitable[Any]) -> Any:
 def on_resume(trainer: Any, action: Callable[[str], None]) -> None:
     """Call `action` with the checkpoint's directory when training resumes from one, before its first step.
 
-    The prompts then come in the order in which they would have come without the interruption.
+    The prompts then come in the order in which they would have come without the interruption. An object whose bound
+    method `action` is, is not kept alive by this.
     """
     _keep_order_of_prompts(trainer)
-    original = trainer._load_optimizer_and_scheduler
+    original, find = trainer._load_optimizer_and_scheduler, _weak(action)
 
     def load(checkpoint: str | None) -> None:
         original(checkpoint)
-        if checkpoint is not None:
-            action(checkpoint)
+        if checkpoint is not None and (found := find()) is not None:
+            found(checkpoint)
 
     trainer._load_optimizer_and_scheduler = load
+
+
+def on_start(trainer: Any, action: Callable[[], None]) -> None:
+    """Call `action` when training starts, before its first step.
+
+    An object whose bound method `action` is, is not kept alive by this.
+    """
+    original, find = trainer._init_training_state, _weak(action)
+
+    def initialize(*args: Any, **kwargs: Any) -> Any:
+        if (found := find()) is not None:
+            found()
+        return original(*args, **kwargs)
+
+    trainer._init_training_state = initialize
+
+
+def _weak(action: Callable[..., None]) -> Callable[[], Callable[..., None] | None]:
+    return weakref.WeakMethod(action) if ismethod(action) else lambda: action
 
 
 @cache
@@ -235,8 +354,9 @@ def _event_loop() -> asyncio.AbstractEventLoop:
 
 def _keep_order_of_prompts(trainer: Any) -> None:
     """TRL's sampler starts its random numbers anew in a new process: let it draw the orders of finished passes."""
-    if "_init_training_state" in vars(trainer):
-        return  # done already
+    if vars(trainer).get("_effopd_keeps_order"):
+        return
+    trainer._effopd_keeps_order = True
     make_sampler, initialize = trainer._get_train_sampler, trainer._init_training_state
     made: list[Any] = []
 
@@ -300,10 +420,20 @@ def _seeded_vllm(trainer: Any, seed: int) -> Iterator[None]:
 
 def _pad_rollouts(trainer: Any, rollouts: Sequence[Rollout]) -> dict[str, torch.Tensor]:
     """Prompts padded on the left, completions on the right: [B, P] and [B, C] ids and masks."""
-    inputs = {}
-    for name, side in (("prompt", "left"), ("completion", "right")):
-        ids = [torch.tensor(getattr(rollout, f"{name}_ids"), dtype=torch.long) for rollout in rollouts]
-        padding = {"padding_side": side, "pad_to_multiple_of": trainer.pad_to_multiple_of}
-        inputs[f"{name}_ids"] = pad(ids, padding_value=trainer._tokenizer.pad_token_id, **padding)
-        inputs[f"{name}_mask"] = pad([torch.ones_like(row) for row in ids], padding_value=0, **padding)
-    return {key: value.to(trainer.accelerator.device) for key, value in inputs.items()}
+    return _pad_ids(trainer, "prompt", [rollout.prompt_ids for rollout in rollouts]) | _pad_ids(
+        trainer, "completion", [rollout.completion_ids for rollout in rollouts]
+    )
+
+
+def _pad_ids(trainer: Any, name: str, ids: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """`NAME_ids` and `NAME_mask`, int64 [B, L], on the trainer's device; prompts are padded on the left."""
+    rows = [torch.tensor(row, dtype=torch.long) for row in ids]
+    padding = {
+        "padding_side": "left" if name == "prompt" else "right",
+        "pad_to_multiple_of": trainer.pad_to_multiple_of,
+    }
+    device = trainer.accelerator.device
+    return {
+        f"{name}_ids": pad(rows, padding_value=trainer._tokenizer.pad_token_id, **padding).to(device),
+        f"{name}_mask": pad([torch.ones_like(row) for row in rows], padding_value=0, **padding).to(device),
+    }

@@ -15,13 +15,18 @@ from effopd.extrapolation import EffOPDCallback
 def train(out: Path, checkpoint: str | None = None, **settings: Any) -> torch.Tensor:
     """All weights in one vector. Eleven prompts, and seven, do not divide by two."""
     trainer = distillation_trainer(out, per_device_train_batch_size=4, save_strategy="steps", save_steps=3)
-    trainer.add_callback(EffOPDCallback(trainer, contains_answer, **{"num_prompts": 11} | settings))
+    reward = None if "validator" in settings else contains_answer
+    trainer.add_callback(EffOPDCallback(trainer, reward, **{"num_prompts": 11} | settings))
     trainer.train(resume_from_checkpoint=checkpoint)
     return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
 
 
 def read(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "extrapolations.jsonl").read_text().splitlines()]
+
+
+def num_confirmed(row: dict[str, Any]) -> int:
+    return sum(candidate["confirmation"] is not None for candidate in row["candidates"])
 
 
 def main(out: Path) -> None:
@@ -38,7 +43,7 @@ def main(out: Path) -> None:
             "same_everywhere": all(torch.equal(copy, weights) for copy in copies),
             "same_resumed": torch.equal(resumed, weights),
             "moved": any(row["accepted_scale"] for row in rows),
-            "shared": [row["rollouts"] for row in shared],
+            "shared": [row["rollouts"] / (1 + num_confirmed(row)) for row in shared],
             "shared_moved": any(row["accepted_scale"] for row in shared),
         }
         (out / "seen.json").write_text(json.dumps(seen))

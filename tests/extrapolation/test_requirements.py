@@ -6,10 +6,18 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from trl import DistillationTrainer
 
 from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.extrapolation.presets import ExtrapolationConfig
 from effopd.extrapolation.requirements import check_trainer, validation_rows
+
+
+class Described(DistillationTrainer):  # type: ignore[misc]
+    """A trainer that has what it is given, and was never made."""
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
 
 
 def described(
@@ -22,11 +30,11 @@ def described(
     accelerator = SimpleNamespace(
         distributed_type=distributed_type, state=SimpleNamespace(fsdp_plugin=plugin), num_processes=processes
     )
-    return SimpleNamespace(
+    return Described(
         model=torch.nn.Linear(1, 1),
+        args=SimpleNamespace(optim="adamw_torch"),
         accelerator=accelerator,
         _tokenizer=SimpleNamespace(pad_token_id=pad),
-        _generate_single_turn=None,
         train_dataset=[{"prompt": "1+1="}] * 60,
     )
 
@@ -43,8 +51,15 @@ def test_what_is_not_supported_is_refused_with_a_way_on() -> None:
         check_trainer(described(DistributedType.FSDP, fsdp_version=1))
     with pytest.raises(ConfigurationError, match="no padding token"):
         check_trainer(described(pad=None))
-    with pytest.raises(ConfigurationError, match="got SimpleNamespace"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"SimpleNamespace does not sample.*works on DistillationTrainer, GRPOTrainer, RLOOTrainer",
+    ):
         check_trainer(SimpleNamespace(model=torch.nn.Linear(1, 1)))
+    schedule_free = described()
+    schedule_free.args.optim = "schedule_free_adamw"
+    with pytest.raises(UnsupportedError, match=r"schedule_free_adamw.*updates the model's weights in place"):
+        check_trainer(schedule_free)
 
 
 def test_fewer_prompts_than_processes_are_refused() -> None:

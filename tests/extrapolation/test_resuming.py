@@ -139,6 +139,6 @@ def test_an_interruption_at_the_end_of_a_trigger(
 def test_starting_in_the_middle_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     trainer = distillation_trainer(tmp_path)
     callback = with_effopd(trainer)
-    trainer.state.global_step = 3
+    trainer.state.global_step, trainer.state.max_steps = 3, 6
     with pytest.raises(CheckpointError, match="resume_from_checkpoint"):
         callback.on_train_begin(trainer.args, trainer.state, trainer.control)

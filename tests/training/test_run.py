@@ -374,3 +374,27 @@ def test_tensorboard_is_written(tmp_path: Path) -> None:
     train(*world(tmp_path, max_steps=2, report_to="tensorboard", logging_steps=1, save_strategy="no"))
     assert [*tmp_path.rglob("events.out.tfevents.*")]
     shutil.rmtree(tmp_path)
+
+
+def test_a_run_without_optimizer_state_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="save_only_model=True saves no optimizer state"):
+        world(tmp_path / "out", save_only_model=True, save_strategy="steps")
+    world(tmp_path / "out", save_only_model=True, save_strategy="no")
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "scheduler.pt"])
+def test_a_checkpoint_that_lost_its_state_is_not_continued_from(name: str, tmp_path: Path) -> None:
+    arguments, config = world(tmp_path, max_steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        train(arguments, config, lambda trainer, metrics: [Interrupt(3)])
+    (tmp_path / "checkpoint-3" / name).unlink()
+    with pytest.raises(CheckpointError, match=f"lacks {name}.*go on to other weights"):
+        train(*world(tmp_path, max_steps=4))
+
+
+@pytest.mark.parametrize("truncated", [{"top_p": 0.9}, {"top_k": 50}, {"min_p": 0.1}, {"repetition_penalty": 1.1}])
+def test_the_sampled_estimator_needs_the_whole_distribution(truncated: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"estimator='sampled'.*biases its gradient"):
+        world(tmp_path, estimator="sampled", **truncated)
+    world(tmp_path, estimator="full_vocab", **truncated)
+    world(tmp_path, estimator="sampled", top_p=1.0, top_k=0)

@@ -1,6 +1,5 @@
 """EffOPD as a callback: `trainer.add_callback(EffOPDCallback(trainer, reward=...))`."""
 
-import json
 import math
 import random
 import time
@@ -8,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,18 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from effopd import trl_hooks
-from effopd.errors import CheckpointError, ConfigurationError
+from effopd.errors import CheckpointError, ConfigurationError, DivergedError
 from effopd.extrapolation.presets import ExtrapolationConfig, resolve_preset
-from effopd.extrapolation.requirements import check_trainer, validation_rows
+from effopd.extrapolation.records import COSTS, RECORDS, make_record
+from effopd.extrapolation.requirements import (
+    check_device,
+    check_optimizer,
+    check_prompts,
+    check_schedule,
+    check_trainer,
+    validation_rows,
+)
+from effopd.extrapolation.saved_state import load_state, save_state
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import Score, SearchResult, search
 from effopd.extrapolation.snapshot import Displacement, Snapshot
@@ -29,13 +38,13 @@ from effopd.extrapolation.validation import (
     sampling_seed,
     validate,
 )
-from effopd.files import append_json_line, drop_later_steps, finite_or_none, write_json
+from effopd.files import append_json_line, drop_later_steps
 from effopd.parameters import clean_name, select
 
-# Below this share of changed elements, half-precision weights are losing most of the optimizer's updates.
-MIN_CHANGED_FRACTION = 0.5
-RECORDS = "extrapolations.jsonl"
-_COSTS = ("rollouts", "generated_tokens", "teacher_tokens", "validation_seconds", "extrapolation_seconds")
+# Half-precision weights of which fewer elements changed: the optimizer's updates round to nothing in the others. Below
+# 0.5 the change that is left has a cosine of less than 0.9 with the one that was meant, below 0.1 of less than 0.5.
+WARN_CHANGED_FRACTION = 0.5
+MIN_CHANGED_FRACTION = 0.1
 
 
 class EffOPDCallback(TrainerCallback):
@@ -49,10 +58,8 @@ class EffOPDCallback(TrainerCallback):
         trainer.add_callback(EffOPDCallback(trainer, reward=reward_function))
         trainer.train()
 
-    Each trigger appends a line to `extrapolations.jsonl` in the trainer's output directory: `step`, `accepted_scale`,
-    `baseline` and `candidates` (scores with standard errors), `delta_norm` by module kind, `cosine_to_previous`,
-    `changed_fraction`, and the cost: `rollouts`, `generated_tokens`, `teacher_tokens`, `validation_seconds`,
-    `extrapolation_seconds`.
+    Each trigger appends a line to `extrapolations.jsonl` in the trainer's output directory, with every candidate and
+    every cost: see `effopd.extrapolation.records`.
 
     Args:
         trainer: The trainer this callback is added to.
@@ -60,6 +67,8 @@ class EffOPDCallback(TrainerCallback):
         preset: `paper`, `reference`, `adaptive`, or an `ExtrapolationConfig`.
         validation_dataset: Rows to draw the validation prompts from; None: the training set, as in the paper.
         validator: `reward`, `teacher_kl` or `shared_kl`, in place of the preset's; or a validator of your own.
+        allow_untested_trainer: Take a trainer of another class than those that this is tested with. Its
+            `_generate_single_turn` has to give one completion for each prompt, from the weights as they are.
         **overrides: Settings of `ExtrapolationConfig` that differ from the preset.
 
     Raises:
@@ -67,8 +76,7 @@ class EffOPDCallback(TrainerCallback):
         UnsupportedError: The trainer's weights cannot be extrapolated (PEFT adapters, DeepSpeed, FSDP1).
 
     Attributes:
-        cost: What all triggers so far cost: `rollouts`, `generated_tokens`, `teacher_tokens`, `validation_seconds`,
-            `extrapolation_seconds`.
+        cost: What all triggers so far cost, under the names that records have.
         num_accepted: Triggers at which a scale was accepted.
         last: The record of the last trigger, or None.
     """
@@ -80,6 +88,7 @@ class EffOPDCallback(TrainerCallback):
         preset: str | ExtrapolationConfig = "paper",
         validation_dataset: Any = None,
         validator: str | Validator | None = None,
+        allow_untested_trainer: bool = False,
         **overrides: Any,
     ) -> None:
         self.trainer = trainer
@@ -87,7 +96,8 @@ class EffOPDCallback(TrainerCallback):
             overrides["validator"], validator = validator, None
         self.config = resolve_preset(preset, **overrides)
         self.validator = make_validator(validator or self.config.validator, reward)
-        check_trainer(trainer)
+        check_trainer(trainer, allow_untested_trainer)
+        check_device(self.config.snapshot_device)
         self._rows = validation_rows(trainer, validation_dataset, self.config)
         if self.config.scales:
             self.validator.check(trainer)
@@ -96,11 +106,18 @@ class EffOPDCallback(TrainerCallback):
             self.config.parameters,
         )
         self._seed = trainer.args.seed if self.config.seed is None else self.config.seed
+        if self.config.random_numbers == "shared" and trl_hooks.samples_on_a_server(trainer):
+            raise ConfigurationError(
+                "random_numbers='shared' cannot be had from a vLLM server, which is given no seed for each prompt. Use "
+                "vllm_mode='colocate', or random_numbers='independent'."
+            )
+        check_prompts(trainer, self._draw(step=0))
         self._triggers = parse_schedule(self.config.schedule)
         self._snapshot: Snapshot | None = None
         self._resume_from: Path | None = None
         trl_hooks.on_resume(trainer, self._remember_checkpoint)
-        self.cost: dict[str, float] = dict.fromkeys(_COSTS, 0)
+        trl_hooks.on_start(trainer, self._check_added)
+        self.cost: dict[str, float] = dict.fromkeys(COSTS, 0)
         self.num_accepted = 0
         self.last: dict[str, Any] | None = None
 
@@ -118,10 +135,14 @@ class EffOPDCallback(TrainerCallback):
                 "The trainer has more than one EffOPDCallback, and would extrapolate as often. Leave one of them: "
                 "trainer.remove_callback(EffOPDCallback) removes the first."
             )
+        if self.config.scales:
+            check_schedule(self._triggers, self.config.schedule, state.max_steps)
+            self.validator.try_out(self.trainer, self._draw(step=0)[0])
         # By clean names: FSDP2 with activation checkpointing has wrapped the layers since.
         parameters = {clean_name(name): parameter for name, parameter in self.trainer.model.named_parameters()}
         self._snapshot = Snapshot({name: parameters[name] for name in self._names}, self.config.snapshot_device)
-        self.cost, self.num_accepted, self.last = dict.fromkeys(_COSTS, 0), 0, None
+        self._optimizer_checked = False
+        self.cost, self.num_accepted, self.last = dict.fromkeys(COSTS, 0), 0, None
         records = Path(args.output_dir) / RECORDS
         checkpoint, self._resume_from = self._resume_from, None
         if state.global_step == 0:
@@ -133,7 +154,9 @@ class EffOPDCallback(TrainerCallback):
                 "is known. Resume with trainer.train(resume_from_checkpoint=DIRECTORY)."
             )
         else:
-            self._load(checkpoint)
+            saved = load_state(checkpoint, self._snapshot, asdict(self.config), self.trainer.accelerator)
+            self.cost.update(saved["cost"])
+            self.num_accepted = saved["num_accepted"]
             if state.is_world_process_zero:
                 drop_later_steps(records, state.global_step)
 
@@ -151,26 +174,25 @@ class EffOPDCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the anchor beside the checkpoint that was just written."""
         assert self._snapshot is not None
-        directory = Path(args.output_dir) / f"checkpoint-{state.global_step}" / "effopd"
-        if self._snapshot.is_sharded or args.should_save:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._snapshot.save(directory / self._shard_name())
-        self.trainer.accelerator.wait_for_everyone()
-        if args.should_save:
-            saved = {"cost": self.cost, "num_accepted": self.num_accepted, "config": asdict(self.config)}
-            write_json(directory / "state.json", saved)
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        saved = {"cost": self.cost, "num_accepted": self.num_accepted, "config": asdict(self.config)}
+        save_state(checkpoint, self._snapshot, saved, self.trainer.accelerator, args.should_save)
 
     def _extrapolate(self, step: int) -> None:
         assert self._snapshot is not None
+        if not self._optimizer_checked:
+            check_optimizer(self.trainer.optimizer, self._snapshot.parameters.values())
+            self._optimizer_checked = True
         before = dict(self.cost)
         with self._timed("extrapolation_seconds"):
             displacement = self._snapshot.measure()
             self._snapshot.begin()
-        self._warn_of_underflow(displacement, step)
+        skipped = self._skipped(displacement)
+        self._warn_of_underflow(displacement, skipped, step)
+        evaluate, confirm = self._evaluators(step, displacement)
         try:
-            # Candidates of weights that did not move would all be these weights.
-            scales = self.config.scales if displacement.changed_fraction else ()
-            result = search(self._evaluator(step, displacement), scales, self.config.acceptance)
+            scales = () if skipped else self.config.scales
+            result = search(evaluate, scales, self.config.acceptance, confirm)
             with self._timed("extrapolation_seconds"):
                 self._finish(result)
         except BaseException:  # a Ctrl-C must not leave a candidate behind
@@ -180,19 +202,22 @@ class EffOPDCallback(TrainerCallback):
         with self._timed("extrapolation_seconds"):  # outside the try: once committed, W_t cannot be restored
             self._snapshot.commit()
         self.num_accepted += result.accepted_scale > 0
-        self.last = _record(step, result, displacement, {key: self.cost[key] - before[key] for key in before})
+        cost = {key: self.cost[key] - before[key] for key in before}
+        self.last = make_record(step, result, displacement, skipped, cost)
         for name in ("accepted_scale", "rollouts"):
             trl_hooks.log_metric(self.trainer, f"extrapolation/{name}", float(self.last[name]))
 
-    def _evaluator(self, step: int, displacement: Displacement) -> Callable[[float], Score]:
-        """What `search` calls: scale -> score of the weights extrapolated by it."""
+    def _evaluators(
+        self, step: int, displacement: Displacement
+    ) -> tuple[Callable[[float], Score], Callable[[float], Score] | None]:
+        """What `search` calls: scale -> score of the weights extrapolated by it, to compare and to confirm by."""
         snapshot = self._snapshot
         assert snapshot is not None
-        rows, validator = self._draw(step), self.validator.of_trigger()
+        rows = self._draw(step)
         independent = self.config.random_numbers == "independent"
         samplings = count()  # of this trigger: 0 is that of W_t
 
-        def evaluate(scale: float) -> Score:
+        def evaluate(validator: Validator, scale: float) -> Score:
             if scale:
                 with self._timed("extrapolation_seconds"):
                     snapshot.write_candidate(scale)
@@ -200,28 +225,33 @@ class EffOPDCallback(TrainerCallback):
                 if not finite:
                     return Score(math.nan)
             trl_hooks.publish_weights(self.trainer)
-            with self._timed("validation_seconds"):
-                seed = sampling_seed(self._seed, step, next(samplings) if independent else 0)
-                score = validate(self.trainer, validator, rows, seed)
+            seed = sampling_seed(self._seed, step, next(samplings) if independent else 0)
+            try:
+                with self._timed("validation_seconds"):
+                    score = validate(self.trainer, validator, rows, seed)
+            except DivergedError:  # before anything was sampled
+                return Score(math.nan)
             for key in ("rollouts", "generated_tokens", "teacher_tokens"):
                 self.cost[key] += getattr(score, key)
             return score
 
-        return evaluate
+        validator = self.validator.of_trigger()
+        confirming = validator.confirmation()
+        return partial(evaluate, validator), partial(evaluate, confirming) if confirming else None
 
     def _finish(self, result: SearchResult) -> None:
         """Leave the accepted weights in the model."""
         assert self._snapshot is not None
-        last = result.candidates[-1] if result.candidates else None
-        if result.accepted_scale == 0:
-            if last is not None:
-                self._snapshot.restore()
-        elif last is not None and not last.accepted:
-            self._snapshot.write_candidate(result.accepted_scale)
-        if last is not None:
-            trl_hooks.publish_weights(self.trainer)
+        if not result.candidates:
+            return
         if result.accepted_scale:
-            trl_hooks.discard_rollouts(self.trainer)
+            self._snapshot.write_candidate(result.accepted_scale)
+            resampled = trl_hooks.discard_rollouts(self.trainer)
+            self.cost["resampled_rollouts"] += resampled[0]
+            self.cost["resampled_tokens"] += resampled[1]
+        else:
+            self._snapshot.restore()
+        trl_hooks.publish_weights(self.trainer)
 
     def _draw(self, step: int) -> list[dict[str, Any]]:
         """The validation examples of a trigger."""
@@ -229,13 +259,32 @@ class EffOPDCallback(TrainerCallback):
         indices = random.Random(seed).sample(range(len(self._rows)), self.config.num_prompts)
         return [self._rows[index] for index in indices]
 
-    def _warn_of_underflow(self, displacement: Displacement, step: int) -> None:
-        half = displacement.largest.keys() & {torch.bfloat16, torch.float16}
-        if half and displacement.changed_fraction < MIN_CHANGED_FRACTION:
+    def _skipped(self, displacement: Displacement) -> str | None:
+        """Why candidates of this displacement are not worth validating, or None."""
+        if not displacement.changed_fraction:
+            return "no weight differs from the anchor"
+        if _half_precision(displacement) and displacement.changed_fraction < MIN_CHANGED_FRACTION:
+            return (
+                f"only {displacement.changed_fraction:.1%} of the half-precision weights differ from the anchor, so "
+                "that their direction is that of rounding"
+            )
+        return None
+
+    def _warn_of_underflow(self, displacement: Displacement, skipped: str | None, step: int) -> None:
+        half = _half_precision(displacement)
+        if half and displacement.changed_fraction < WARN_CHANGED_FRACTION:
             warnings.warn(
                 f"Step {step}: only {displacement.changed_fraction:.1%} of the weights differ from the anchor, because "
-                f"updates round to nothing in {', '.join(str(dtype) for dtype in sorted(half, key=str))}. Train in "
+                f"updates round to nothing in {half}. {'Nothing is extrapolated here. ' if skipped else ''}Train in "
                 "mixed precision with float32 master weights: load the model with dtype='float32' and set bf16=True.",
+                stacklevel=2,
+            )
+
+    def _check_added(self) -> None:
+        if self not in self.trainer.callback_handler.callbacks:
+            warnings.warn(
+                "An EffOPDCallback was made for this trainer and not added to it, so it extrapolates nothing. Call "
+                "trainer.add_callback with it.",
                 stacklevel=2,
             )
 
@@ -250,51 +299,7 @@ class EffOPDCallback(TrainerCallback):
     def _remember_checkpoint(self, checkpoint: str) -> None:
         self._resume_from = Path(checkpoint)
 
-    def _shard_name(self) -> str:
-        """The file of this process. Replicas are the same, so they share one."""
-        assert self._snapshot is not None
-        accelerator = self.trainer.accelerator
-        sharded = self._snapshot.is_sharded
-        index, number = (accelerator.process_index, accelerator.num_processes) if sharded else (0, 1)
-        return f"anchor-{index:05d}-of-{number:05d}.safetensors"
 
-    def _load(self, checkpoint: Path) -> None:
-        assert self._snapshot is not None
-        directory = checkpoint / "effopd"
-        if not (directory / "state.json").exists():
-            raise CheckpointError(
-                f"{checkpoint} holds no complete extrapolation state ({directory / 'state.json'} is missing): it was "
-                "saved without this callback, or while being interrupted. Resume from another checkpoint, or start "
-                "from its weights as a new run."
-            )
-        shard = directory / self._shard_name()
-        if not self._snapshot.is_sharded:  # replicas once wrote a file each
-            shard = min(directory.glob("anchor-00000-of-*.safetensors"), default=shard)
-        if not shard.exists():
-            shards = sorted(path.name for path in directory.glob("anchor-*"))
-            raise CheckpointError(
-                f"{directory} was saved by another number of processes, or sharded otherwise: it has {shards}, this "
-                f"process needs {shard.name}. Resume with the processes and sharding that saved it."
-            )
-        saved = json.loads((directory / "state.json").read_text())
-        self._snapshot.load(shard)
-        self.cost.update(saved["cost"])
-        self.num_accepted = saved["num_accepted"]
-
-
-def _record(step: int, result: SearchResult, displacement: Displacement, cost: dict[str, float]) -> dict[str, Any]:
-    def entry(score: Score) -> dict[str, float | None]:
-        return {"score": finite_or_none(score.value), "stderr": finite_or_none(score.stderr)}
-
-    return {
-        "step": step,
-        "accepted_scale": result.accepted_scale,
-        "baseline": entry(result.baseline) if result.baseline else None,
-        "candidates": [
-            {"scale": c.scale, **entry(c.score), "accepted": c.accepted, "reason": c.reason} for c in result.candidates
-        ],
-        "delta_norm": {kind: finite_or_none(norm) for kind, norm in displacement.norms.items()},
-        "cosine_to_previous": finite_or_none(displacement.cosine_to_previous),
-        "changed_fraction": displacement.changed_fraction,
-        **cost,
-    }
+def _half_precision(displacement: Displacement) -> str:
+    """The half-precision dtypes among the selected parameters, in words."""
+    return ", ".join(sorted(str(dtype) for dtype in displacement.largest.keys() & {torch.bfloat16, torch.float16}))

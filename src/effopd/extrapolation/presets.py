@@ -21,7 +21,8 @@ class ExtrapolationConfig:
         scales: Strictly increasing multiples of `W_t - anchor` that are tried in turn. Empty: no extrapolation.
         acceptance: `paper` accepts a score >= the best so far, `reference` only one > it.
         parameters: `all` trainable ones, `attention_and_mlp`, or a regular expression.
-        validator: `reward`, `teacher_kl`, or `shared_kl`: all candidates of a trigger on the same rollouts.
+        validator: `reward`, `teacher_kl`, or `shared_kl`: all candidates of a trigger on the completions that W_t
+            wrote, and the accepted one once more on its own.
         random_numbers: `independent`: W_t and each of its candidates sample their completions with random numbers of
             their own, as in the paper. `shared`: all of a trigger sample with the same ones, which is our variant and
             another rule. Weights that differ little then give nearly the same completions and tie exactly, so that
@@ -56,9 +57,8 @@ class ExtrapolationConfig:
                 raise ConfigurationError(f"{name}: got {value!r}, expected {getattr(kinds, '__name__', kinds)}.")
         for name in ("schedule", "scales"):
             value = getattr(self, name)
-            if not isinstance(value, str) and not (
-                isinstance(value, Sequence) and all(isinstance(number, int | float) for number in value)
-            ):
+            is_list = isinstance(value, Sequence) and all(isinstance(number, int | float) for number in value)
+            if not is_list and not (name == "schedule" and isinstance(value, str)):
                 raise ConfigurationError(f"{name}: got {value!r}, expected a list of numbers.")
         parse_schedule(self.schedule)
         object.__setattr__(self, "scales", check_scales(self.scales))
@@ -79,8 +79,11 @@ class ExtrapolationConfig:
 
 PRESETS = {
     "paper": ExtrapolationConfig(),
-    # The public code: strict improvement, and a substring match that also takes in post_attention_layernorm.
-    "reference": ExtrapolationConfig(acceptance="reference", parameters="attn|attention|mlp"),
+    # The public code: strict improvement, and these parts of lower-cased names, so post_attention_layernorm as well.
+    "reference": ExtrapolationConfig(
+        acceptance="reference",
+        parameters="(?i)attn|attention|mlp|ffn|feed_forward|[qkvo]_proj|(gate|up|down)_proj",
+    ),
     # Ours: look after every step, double the scale while it helps, judge by the teacher on rollouts sampled once.
     "adaptive": ExtrapolationConfig(
         schedule="every:1", scales=tuple(2.0**k for k in range(10)), validator="shared_kl", num_prompts=32

@@ -5,11 +5,14 @@ for scale in scales:                     # 2, 4, 6, 8, 10 in the paper
     score = V(W_t + scale * (W_t - W_anchor))
     stop unless score >= best            # `reference`: score > best
     best = score, accept the candidate
+
+Where V judges candidates by what W_t wrote, the accepted ones are confirmed afterwards, from the largest scale down, by
+what they write themselves: the first whose own score is no worse than V(W_t) stands.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -41,12 +44,21 @@ class Score:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One scale that was tried. `reason` says why it was accepted or not, in words."""
+    """One scale that was tried.
+
+    Attributes:
+        scale: Multiple of `W_t - W_anchor` that was added to W_t.
+        score: What the search compared.
+        accepted: Whether the candidate was accepted, and confirmed where that was asked for.
+        reason: Why it was accepted or not, in words.
+        confirmation: Its score on completions of its own, where that was asked for.
+    """
 
     scale: float
     score: Score
     accepted: bool
     reason: str
+    confirmation: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -79,15 +91,19 @@ def search(
     evaluate: Callable[[float], Score],
     scales: Sequence[float],
     acceptance: Acceptance = "paper",
+    confirm: Callable[[float], Score] | None = None,
 ) -> SearchResult:
     """Try increasing scales until one is not accepted.
 
     Args:
         evaluate: Scores the weights extrapolated by a scale; 0.0 asks for `W_t` itself. A candidate whose weights
-            are not finite is reported as a score of NaN.
+            or logits are not finite is reported as a score of NaN.
         scales: Strictly increasing, as `check_scales` returns them. Empty: nothing is evaluated.
         acceptance: `paper` accepts a score at least as good as the best so far, `reference` (the public code of
             the paper) only a better one. A score that is not finite is never accepted.
+        confirm: Scores an accepted candidate once more, on completions that it samples itself. Candidates are confirmed
+            from the largest accepted scale down, until one compares with the score of `W_t` as `acceptance` says. None:
+            nothing is confirmed.
 
     Returns:
         Every candidate that was tried, in order, and the scale of the last one accepted.
@@ -95,20 +111,44 @@ def search(
     if not scales:
         return SearchResult(baseline=None, candidates=(), accepted_scale=0.0)
     baseline = evaluate(0.0)
-    best, accepted_scale = baseline.value, 0.0
+    best = baseline.value
     candidates: list[Candidate] = []
     for scale in scales:
         score = evaluate(scale)
-        if not math.isfinite(score.value):
-            accepted, reason = False, f"score {score.value} is not finite"
-        elif not math.isfinite(best):
-            accepted, reason = False, f"the score to beat is {best}"
-        else:
-            accepted = score.value >= best if acceptance == "paper" else score.value > best
-            sign = ">=" if acceptance == "paper" else ">"
-            reason = f"{score.value:.6g} {sign if accepted else 'not ' + sign} {best:.6g}"
+        accepted, reason = _compare(score.value, best, acceptance)
         candidates.append(Candidate(scale, score, accepted, reason))
         if not accepted:
             break
-        best, accepted_scale = score.value, scale
+        best = score.value
+    if confirm is not None:
+        candidates = _confirmed(candidates, baseline.value, confirm, acceptance)
+    accepted_scale = max((candidate.scale for candidate in candidates if candidate.accepted), default=0.0)
     return SearchResult(baseline, tuple(candidates), accepted_scale)
+
+
+def _compare(score: float, best: float, acceptance: Acceptance) -> tuple[bool, str]:
+    """Whether a score is accepted against the best so far, and why."""
+    if not math.isfinite(score):
+        return False, f"score {score} is not finite"
+    if not math.isfinite(best):
+        return False, f"the score to beat is {best}"
+    accepted = score >= best if acceptance == "paper" else score > best
+    sign = ">=" if acceptance == "paper" else ">"
+    return accepted, f"{score:.6g} {sign if accepted else 'not ' + sign} {best:.6g}"
+
+
+def _confirmed(
+    candidates: Sequence[Candidate], baseline: float, confirm: Callable[[float], Score], acceptance: Acceptance
+) -> list[Candidate]:
+    """The candidates, of which those beyond the first confirmed one are not accepted any more."""
+    result = list(candidates)
+    for index in reversed(range(len(result))):
+        if not result[index].accepted:
+            continue
+        score = confirm(result[index].scale)
+        accepted, reason = _compare(score.value, baseline, acceptance)
+        reason = f"{result[index].reason}; on completions of its own {reason}"
+        result[index] = replace(result[index], accepted=accepted, reason=reason, confirmation=score)
+        if accepted:
+            break
+    return result

@@ -59,19 +59,20 @@ class Snapshot:
         ConfigurationError: A parameter is not of a floating dtype, or lies on the meta device.
 
     Attributes:
+        parameters: The live parameters, by their names in the plain model.
         is_sharded: Whether processes may hold different parts: some parameter is a DTensor.
     """
 
     def __init__(self, parameters: Mapping[str, torch.Tensor], device: str | torch.device | None = None) -> None:
         self.device = None if device is None else torch.device(device)
-        self._parameters = {clean_name(name): parameter for name, parameter in parameters.items()}
-        for name, parameter in self._parameters.items():
+        self.parameters = {clean_name(name): parameter for name, parameter in parameters.items()}
+        for name, parameter in self.parameters.items():
             if not parameter.is_floating_point() or parameter.device.type == "meta":
                 raise ConfigurationError(
                     f"Parameter {name} is {parameter.dtype} on {parameter.device}; extrapolation needs floating "
                     "point weights in memory. Load the model unquantized."
                 )
-        self.is_sharded = any(isinstance(parameter, DTensor) for parameter in self._parameters.values())
+        self.is_sharded = any(isinstance(parameter, DTensor) for parameter in self.parameters.values())
         live = self._live()
         self._anchor = {name: self._empty_copy(tensor) for name, tensor in live.items()}
         self._current = {name: self._empty_copy(tensor) for name, tensor in live.items()}
@@ -82,8 +83,8 @@ class Snapshot:
         """Sum up the displacement since the anchor. To be called before `begin`. Collective under sharding."""
         sums: dict[str, torch.Tensor] = {}
         largest: dict[torch.dtype, tuple[float, float]] = {}
-        for name, parameter in self._parameters.items():
-            live = _local(parameter)
+        for name, parameter in self.parameters.items():
+            live = local_part(parameter)
             anchor = self._anchor[name].to(live.device, torch.float32)
             delta = torch.sub(live, anchor).flatten()  # in float32 for a half-precision parameter too
             row = torch.zeros(NUM_SUMS, dtype=torch.float64, device=live.device)
@@ -184,7 +185,7 @@ class Snapshot:
 
     def _live(self) -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            return {name: _local(parameter) for name, parameter in self._parameters.items()}
+            return {name: local_part(parameter) for name, parameter in self.parameters.items()}
 
     def _empty_copy(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.device is not None or tensor.device.type == "cpu":
@@ -223,7 +224,7 @@ class Snapshot:
         )
 
 
-def _local(parameter: torch.Tensor) -> torch.Tensor:
+def local_part(parameter: torch.Tensor) -> torch.Tensor:
     """The part of a parameter that this process holds, sharing its memory."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter.detach()
 

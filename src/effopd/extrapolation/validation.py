@@ -38,9 +38,17 @@ class Validator(ABC):
         """Raise ConfigurationError if this trainer lacks what the validator needs."""
         return
 
+    def try_out(self, trainer: Any, example: dict[str, Any]) -> None:
+        """Raise ConfigurationError if scoring cannot work. Called once before training. Collective."""
+        return
+
     def of_trigger(self) -> "Validator":
         """What validates the candidates of one trigger: this one, or a copy that keeps what they have in common."""
         return self
+
+    def confirmation(self) -> "Validator | None":
+        """What scores an accepted candidate on completions of its own; None where `scores` does so already."""
+        return None
 
     def rollouts(self, trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> list[Rollout]:
         """One rollout for each example: here, sampled from the live weights. Collective."""
@@ -90,6 +98,20 @@ class RewardValidator(Validator):
                 f"Got {len(self.weights)} reward weights for {len(self.functions)} reward functions; give one each."
             )
 
+    def try_out(self, trainer: Any, example: dict[str, Any]) -> None:
+        """Reward an empty completion, so that a function that cannot work is known before training."""
+        names = ", ".join(getattr(function, "__name__", repr(function)) for function in self.functions)
+        try:
+            with trl_hooks.seeded(trainer, 0):
+                self.scores(trainer, [trl_hooks.empty_rollout(example)])
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            raise ConfigurationError(
+                f"Rewarding an empty completion failed, which a model may always write ({names}): "
+                f"{type(error).__name__}: {error}. The rows have the columns {', '.join(example)}."
+            ) from error
+
     def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
         """Weighted sum of the rewards of each rollout, to which None adds nothing, as in TRL; NaN if all are None."""
         columns = {key: [rollout.example[key] for rollout in rollouts] for key in rollouts[0].example}
@@ -110,11 +132,7 @@ class RewardValidator(Validator):
             )
             if inspect.isawaitable(values):
                 values = trl_hooks.wait_for(trainer, values)
-            if len(values) != len(rollouts):
-                raise ConfigurationError(
-                    f"Reward function {getattr(function, '__name__', function)!r} returned {len(values)} rewards for "
-                    f"{len(rollouts)} completions; it must return one for each, None where it does not apply."
-                )
+            check_rewards(function, values, len(rollouts))
             num_given += sum(value is not None for value in values)
             total += weight * torch.tensor([0.0 if value is None else float(value) for value in values])
         return total if gather(torch.tensor([num_given], device=trainer.accelerator.device)).any() else total * math.nan
@@ -148,7 +166,8 @@ class SharedKLValidator(TeacherKLValidator):
     """Minus the reverse KL from student to teacher, in nats, on completions that W_t sampled, for every candidate.
 
     They are sampled, and read by the teacher, once a trigger: a candidate costs a forward pass of the student. All are
-    compared at the same prefixes, without the noise of sampling; how a candidate's own prefixes differ, goes unseen.
+    compared at the same prefixes, without the noise of sampling. A candidate that writes other text than W_t goes
+    unseen there, so the one that is accepted is scored once more, on completions of its own.
     """
 
     def __init__(self) -> None:
@@ -159,6 +178,10 @@ class SharedKLValidator(TeacherKLValidator):
         """One that keeps rollouts and the teacher's hidden states from one candidate to the next."""
         return SharedKLValidator()
 
+    def confirmation(self) -> Validator:
+        """The same score, on completions that the candidate samples."""
+        return TeacherKLValidator()
+
     def rollouts(self, trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> list[Rollout]:
         """Sampled when asked for first, which is for W_t."""
         self.is_new = not self._rollouts
@@ -167,16 +190,41 @@ class SharedKLValidator(TeacherKLValidator):
         return self._rollouts
 
 
+def check_rewards(function: RewardFunction, values: Any, number: int) -> None:
+    """Check what a reward function returned for `number` completions.
+
+    Raises:
+        ConfigurationError: It is not one number, or None, for each.
+    """
+    name = getattr(function, "__name__", repr(function))
+    expected = "it must return one number for each, None where it does not apply."
+    if not hasattr(values, "__len__") or isinstance(values, str):
+        raise ConfigurationError(f"Reward function {name!r} returned {values!r} for {number} completions; {expected}")
+    if len(values) != number:
+        raise ConfigurationError(
+            f"Reward function {name!r} returned {len(values)} rewards for {number} completions; {expected}"
+        )
+    for value in values:
+        if isinstance(value, str) or not (value is None or hasattr(value, "__float__")):
+            raise ConfigurationError(f"Reward function {name!r} returned the reward {value!r}; {expected}")
+
+
 def make_validator(
     validator: str | Validator, reward: RewardFunction | Sequence[RewardFunction] | None = None
 ) -> Validator:
     """The validator of that name (`reward`, `teacher_kl`, `shared_kl`), or the one given.
 
     Raises:
-        ConfigurationError: It is no `Validator`.
+        ConfigurationError: It is no `Validator`, or a reward is given to one that does not use it.
     """
     if validator == "reward":
         return RewardValidator(reward)
+    if reward is not None:
+        name = validator if isinstance(validator, str) else type(validator).__name__
+        raise ConfigurationError(
+            f"A reward was given, and the validator {name} does not use it. Leave reward out, or choose "
+            "validator='reward'."
+        )
     if isinstance(validator, str):
         return {"teacher_kl": TeacherKLValidator, "shared_kl": SharedKLValidator}[validator]()
     if not isinstance(validator, Validator):

@@ -29,6 +29,8 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "top_p": (_ABOVE_0, 1, "above 0 and at most 1"),
     "top_k": (0, _FINITE, "at least 0, which is no limit"),
 }
+# What samples from all of the distribution.
+_WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 @dataclass
@@ -51,7 +53,7 @@ class OPDConfig(DistillationConfig):
         """Check the estimator, and numbers that cannot be.
 
         Raises:
-            ConfigurationError: The estimator is not known, beta would have no effect, or a number is out of range.
+            ConfigurationError: The estimator is not known or does not fit the other settings, or a number is wrong.
         """
         if self.activation_checkpointing is None:  # transformers' new name; TRL still sets the old one, which warns
             self.activation_checkpointing: bool | None = self.gradient_checkpointing
@@ -64,6 +66,21 @@ class OPDConfig(DistillationConfig):
             raise ConfigurationError(
                 f"estimator='sampled' is the reverse KL; beta={self.beta} has no effect on it. Leave beta at 1.0, or "
                 "use estimator='full_vocab'."
+            )
+        truncated = {
+            name: value
+            for name, whole in _WHOLE_DISTRIBUTION.items()
+            if (value := getattr(self, name)) is not None and value != whole
+        }
+        if self.estimator == "sampled" and truncated:
+            raise ConfigurationError(
+                f"estimator='sampled' takes its log-ratio over the whole vocabulary, and {truncated} changes what is "
+                "sampled from, which biases its gradient. Leave that out, or use estimator='full_vocab'."
+            )
+        if self.save_only_model and self.save_strategy != "no":
+            raise ConfigurationError(
+                "save_only_model=True saves no optimizer state, without which a run that is interrupted would go on to "
+                "other weights. Leave it out, or set save_strategy to 'no' and use the final model."
             )
         for name, (least, most, words) in _RANGES.items():
             if (value := getattr(self, name)) is not None and not least <= value <= most:

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
 # Its presence says that everything of a checkpoint has been written: this callback's on_save comes last.
 COMPLETE = "effopd-complete.json"
+# How the files and folders begin that hold the state of optimizer, learning rate and random numbers.
+_STATE = ("optimizer", "scheduler", "rng_state")
 _COUNTS = ("rollouts", "generated_tokens", "teacher_tokens")
 _PHASES = ("generation", "teacher", "update")
 _EFFOPD_PHASES = ("validation", "extrapolation")
@@ -136,11 +138,13 @@ class MetricsCallback(TrainerCallback):
                 )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write the row, then mark the checkpoint as complete."""
+        """Write the row, then mark the checkpoint as complete, with the state that continuing from it needs."""
         self._write(args, state)
         self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
-            write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, {"totals": self._totals})
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            files = sorted(path.name for path in checkpoint.iterdir() if path.name.startswith(_STATE))
+            write_json(checkpoint / COMPLETE, {"totals": self._totals, "state": files})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -189,4 +193,12 @@ class MetricsCallback(TrainerCallback):
                 f"{checkpoint} is not a complete checkpoint of effopd ({COMPLETE} is missing). Resume from one that "
                 "has it, or start a new run from its weights."
             )
-        self._saved_totals = json.loads(path.read_text())["totals"]
+        saved = json.loads(path.read_text())
+        missing = [name for name in saved.get("state", []) if not (Path(checkpoint) / name).exists()]
+        if missing:
+            raise CheckpointError(
+                f"{checkpoint} lacks {', '.join(missing)}, which it had when it was written. Without the state of the "
+                "optimizer and of the random numbers, training would go on to other weights. Put them back, or start a "
+                "new run from its weights."
+            )
+        self._saved_totals = saved["totals"]

@@ -149,7 +149,7 @@ def build_trainer(arguments: RunArguments, config: OPDConfig) -> tuple[OPDTraine
     config.model_init_kwargs, config.teacher_model_init_kwargs = model_kwargs or None, teacher_kwargs or None
     effopd = None
     if settings := arguments.extrapolation_config():
-        effopd = EffOPDCallback(trainer, rewards, preset=settings)
+        effopd = EffOPDCallback(trainer, rewards if settings.validator == "reward" else None, preset=settings)
         trainer.add_callback(effopd)
     if arguments.monitor_every is not None:
         num_matrices = arguments.monitor_matrices or NUM_MATRICES

@@ -1,0 +1,56 @@
+"""`extrapolations.jsonl`: a line for each trigger.
+
+    step, accepted_scale      0.0: nothing was accepted
+    baseline                  {score, stderr} of W_t, or null where nothing was tried
+    candidates                for each scale tried: scale, score, stderr, accepted, reason in words, and confirmation:
+                              {score, stderr} on completions of its own, or null where that was not asked for
+    skipped                   why nothing was tried, or null
+    delta_norm                Frobenius norm of W_t - W_anchor by module kind, and `total`
+    cosine_to_previous        cosine of W_t - W_anchor to the anchor's own last move; null at the first trigger
+    changed_fraction          share of elements that differ from the anchor, in [0, 1]
+    rollouts, generated_tokens, teacher_tokens    of validation
+    resampled_rollouts, resampled_tokens          what GRPO and RLOO sample a second time, because of a jump in the
+                              middle of the steps for which they sample at a time (the tokens are an estimate)
+    validation_seconds, extrapolation_seconds     wall time of sampling and scoring, and of arithmetic on the weights
+
+A number that is not finite is null.
+"""
+
+from typing import Any
+
+from effopd.extrapolation.search import Score, SearchResult
+from effopd.extrapolation.snapshot import Displacement
+from effopd.files import finite_or_none
+
+RECORDS = "extrapolations.jsonl"
+COSTS = (
+    *("rollouts", "generated_tokens", "teacher_tokens", "resampled_rollouts", "resampled_tokens"),
+    *("validation_seconds", "extrapolation_seconds"),
+)
+
+
+def make_record(
+    step: int, result: SearchResult, displacement: Displacement, skipped: str | None, cost: dict[str, float]
+) -> dict[str, Any]:
+    """The line of one trigger; `cost` holds what it alone spent, by the names of `COSTS`."""
+
+    def entry(score: Score) -> dict[str, float | None]:
+        return {"score": finite_or_none(score.value), "stderr": finite_or_none(score.stderr)}
+
+    return {
+        "step": step,
+        "accepted_scale": result.accepted_scale,
+        "baseline": entry(result.baseline) if result.baseline else None,
+        "candidates": [
+            {
+                **{"scale": c.scale, **entry(c.score), "accepted": c.accepted, "reason": c.reason},
+                "confirmation": entry(c.confirmation) if c.confirmation else None,
+            }
+            for c in result.candidates
+        ],
+        "skipped": skipped,
+        "delta_norm": {kind: finite_or_none(norm) for kind, norm in displacement.norms.items()},
+        "cosine_to_previous": finite_or_none(displacement.cosine_to_previous),
+        "changed_fraction": displacement.changed_fraction,
+        **cost,
+    }

@@ -1,0 +1,91 @@
+"""What extrapolation puts beside a checkpoint, and finds there when training resumes.
+
+checkpoint-N/effopd/
+anchor-00000-of-00001.safetensors    anchor and the one before; under FSDP2 a file for each process
+state.json                           costs so far, number of acceptances, settings; written last
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from effopd.errors import CheckpointError
+from effopd.extrapolation.snapshot import Snapshot
+from effopd.files import write_json
+
+DIRECTORY, STATE = "effopd", "state.json"
+
+
+def save_state(checkpoint: Path, snapshot: Snapshot, state: dict[str, Any], accelerator: Any, writes: bool) -> None:
+    """Write the anchor, then the state. Collective.
+
+    Args:
+        checkpoint: Directory of the checkpoint.
+        snapshot: The weights to remember; sharded, every process writes its own.
+        state: Costs, number of acceptances and settings, as JSON has them.
+        accelerator: The trainer's.
+        writes: Whether this process is one that writes what all processes share.
+    """
+    directory = checkpoint / DIRECTORY
+    if snapshot.is_sharded or writes:
+        directory.mkdir(parents=True, exist_ok=True)
+        snapshot.save(directory / _shard_name(snapshot, accelerator))
+    accelerator.wait_for_everyone()
+    if writes:
+        write_json(directory / STATE, state)
+
+
+def load_state(checkpoint: Path, snapshot: Snapshot, config: dict[str, Any], accelerator: Any) -> dict[str, Any]:
+    """Read the anchor into the snapshot, and return the state.
+
+    Args:
+        checkpoint: Directory of the checkpoint.
+        snapshot: Of the same parameters, sharded in the same way.
+        config: The settings that training goes on with.
+        accelerator: The trainer's.
+
+    Raises:
+        CheckpointError: It is not complete, or was saved with other settings or another number of processes.
+    """
+    directory = checkpoint / DIRECTORY
+    if not (directory / STATE).exists():
+        raise CheckpointError(
+            f"{checkpoint} holds no complete extrapolation state ({directory / STATE} is missing): it was "
+            "saved without this callback, or while being interrupted. Resume from another checkpoint, or start "
+            "from its weights as a new run."
+        )
+    state: dict[str, Any] = json.loads((directory / STATE).read_text())
+    _check_same_settings(state["config"], config, directory)
+    shard = directory / _shard_name(snapshot, accelerator)
+    if not snapshot.is_sharded:  # earlier versions wrote one for each replica
+        shard = min(directory.glob("anchor-00000-of-*.safetensors"), default=shard)
+    if not shard.exists():
+        shards = sorted(path.name for path in directory.glob("anchor-*"))
+        raise CheckpointError(
+            f"{directory} was saved by another number of processes, or sharded otherwise: it has {shards}, this "
+            f"process needs {shard.name}. Resume with the processes and sharding that saved it."
+        )
+    snapshot.load(shard)
+    return state
+
+
+def _shard_name(snapshot: Snapshot, accelerator: Any) -> str:
+    """The file of this process. Replicas hold the same, so they share one."""
+    index, number = (accelerator.process_index, accelerator.num_processes) if snapshot.is_sharded else (0, 1)
+    return f"anchor-{index:05d}-of-{number:05d}.safetensors"
+
+
+def _check_same_settings(saved: dict[str, Any], config: dict[str, Any], directory: Path) -> None:
+    """Refuse to go on by another rule. Where the copies lie is no part of it."""
+    saved = {"random_numbers": "shared"} | saved  # what there was before it was a setting
+    wanted = json.loads(json.dumps(config))
+    changed = [
+        f"{name}: {saved.get(name)!r} there, {value!r} now"
+        for name, value in wanted.items()
+        if name != "snapshot_device" and saved.get(name) != value
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{directory} was saved with other extrapolation settings ({'; '.join(changed)}). Resume with those, or "
+            "start a new run from the checkpoint's weights."
+        )
