@@ -129,6 +129,7 @@ def test_the_next_anchor_is_w_t_if_nothing_was_accepted(tmp_path: Path, monkeypa
         exact = w_2[name].double() + 2 * (w_2[name].double() - w_1[name].double())
         torch.testing.assert_close(candidate[name].double(), exact, rtol=3e-7, atol=1e-12)
 
+
 @pytest.mark.parametrize(("random_numbers", "num_seeds"), [("independent", 4), ("shared", 2)])
 def test_candidates_share_random_numbers_only_when_asked_to(
     random_numbers: str, num_seeds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
