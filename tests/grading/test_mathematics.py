@@ -1,4 +1,4 @@
-"""Final answers: what equals what is in tests/training/test_rewards.py; here, what must not cost more than itself."""
+"""Final answers: reasons, order, and how they may be written. More pairs are in tests/training/test_rewards.py."""
 
 import threading
 
