@@ -21,16 +21,17 @@ ALLOWED = {
     "checkpoints": {"parameters", "world"},
     "updates": {"parameters", "checkpoints"},
     "interventions": {"parameters", "checkpoints", "updates"},
-    "evaluation": {"parameters", "checkpoints", "updates", "interventions", "sampling", "world"},
+    "sandbox": set(),
+    "grading": {"sandbox", "world"},
+    "evaluation": {"grading", "sampling", "sandbox", "training", "world"},
     "report": set(),
     "world": {"sampling"},
     "study": set(),
     "extrapolation": {"parameters", "trl_hooks"},
-    "training": {"evaluation", "extrapolation", "objectives", "parameters", "trl_hooks", "updates", "world"},
+    "training": {"extrapolation", "grading", "objectives", "parameters", "trl_hooks", "updates", "world"},
     "analysis": {"updates", "report"},
     "sweeps": {"parameters", "checkpoints", "updates", "interventions", "evaluation", "world", "report"},
-    "evaluate_command": {"evaluate_model"},
-    "evaluate_model": {"evaluation", "training", "world"},
+    "evaluate_command": {"evaluation"},
     "demo": {"training", "study", "report", "world"},
     "world_runs": {"demo", "training", "world"},
     "cli": {
@@ -38,7 +39,7 @@ ALLOWED = {
         "analysis",
         "demo",
         "evaluate_command",
-        "evaluation",
+        "grading",
         "interrupts",
         "interventions",
         "sweeps",
@@ -73,12 +74,22 @@ def test_imports_go_one_way(path: Path) -> None:
     top_level = {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in MODULES}
     used = {name for name in imports(path) if name in top_level}
     assert used <= ALLOWED[part] | {part, "errors", "files", "__init__"}
-    if part in ("report", "study", "parameters", "errors", "files"):
+    if part in ("report", "study", "sandbox", "grading", "parameters", "errors", "files"):
         assert not imports(path) & {".torch", ".transformers", ".trl"}
 
 
 @pytest.mark.parametrize(
-    "module", ["effopd", "effopd.cli", "effopd.evaluation", "effopd.parameters", "effopd.report", "effopd.study"]
+    "module",
+    [
+        "effopd",
+        "effopd.cli",
+        "effopd.evaluation",
+        "effopd.grading.saved_completions",
+        "effopd.parameters",
+        "effopd.report",
+        "effopd.sandbox",
+        "effopd.study",
+    ],
 )
 def test_light_modules_do_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

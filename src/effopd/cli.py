@@ -293,7 +293,7 @@ def _sweep(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _grade(options: argparse.Namespace, rest: list[str]) -> None:
-    from effopd.evaluation.grade import grade_file
+    from effopd.grading.saved_completions import grade_file
 
     summary = grade_file(
         options.file,

@@ -1,4 +1,4 @@
-"""The options of `effopd evaluate`."""
+"""The options of the command `effopd evaluate`."""
 
 import argparse
 import shlex
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def add_evaluate(commands: Any) -> None:
-    """Add the command to the parser's commands."""
+    """Add the command to those of the parser."""
     evaluate = commands.add_parser(
         "evaluate",
         help="a model on a task: avg@n, pass@n, lengths, KL to a teacher",
@@ -19,26 +19,48 @@ def add_evaluate(commands: Any) -> None:
         "--task", required=True, metavar="T", help="world, a file, math500, ..., lm-eval:NAME; see docs/evaluation.md"
     )
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="where records and summary go")
-    evaluate.add_argument("--samples", type=int, default=1, metavar="N", help="per problem; default: %(default)s")
-    evaluate.add_argument("--backend", choices=("hf", "vllm"), default="hf", help="default: %(default)s")
-    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first problems")
-    evaluate.add_argument("--teacher", metavar="MODEL", help="measure the reverse KL to it (backend hf)")
-    evaluate.add_argument("--chat", action="store_true", help="put text prompts into the model's chat template")
-    evaluate.add_argument("--data", type=Path, metavar="FILE", help="a benchmark's rows, in its format, from a file")
-    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling; default: %(default)s")
-    evaluate.add_argument("--temperature", type=float, default=1.0, metavar="X", help="default: %(default)s; 0: greedy")
-    evaluate.add_argument("--max-new-tokens", type=int, metavar="N", help="default: the task's")
     evaluate.add_argument(
-        "--batch-size", type=int, default=256, metavar="N", help="completions at a time; default: %(default)s"
+        "--samples", type=int, default=1, metavar="N", help="completions for each problem; default: %(default)s"
     )
-    evaluate.add_argument("--dtype", default="auto", help="float32, bfloat16, float16 or auto; default: %(default)s")
-    evaluate.add_argument("--device", metavar="D", help="backend hf: cpu or cuda; default: cuda if there is one")
-    evaluate.add_argument("--pad-token", metavar="TOKEN", help="for tokenizers that name none")
+    evaluate.add_argument(
+        "--backend", choices=("hf", "vllm"), default="hf", help="what generates; default: %(default)s"
+    )
+    evaluate.add_argument("--limit", type=int, metavar="N", help="take only the first N problems")
+    evaluate.add_argument("--teacher", metavar="MODEL", help="measure the reverse KL to this model (backend hf)")
+    evaluate.add_argument("--chat", action="store_true", help="put text prompts into the model's chat template")
+    evaluate.add_argument(
+        "--data", type=Path, metavar="FILE", help="file with the rows of a benchmark, in its own columns"
+    )
+    evaluate.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed for sampling; default: %(default)s"
+    )
+    evaluate.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="sampling temperature; default: %(default)s; 0: greedy",
+    )
+    evaluate.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="limit on the tokens of a completion; default: that of the task"
+    )
+    evaluate.add_argument(
+        "--batch-size",
+        type=int,
+        default=256,
+        metavar="N",
+        help="completions that are generated at a time; default: %(default)s",
+    )
+    evaluate.add_argument(
+        "--dtype", default="auto", help="type of the weights: float32, bfloat16, float16 or auto; default: %(default)s"
+    )
+    evaluate.add_argument("--device", metavar="D", help="cpu or cuda, for backend hf; default: cuda if there is one")
+    evaluate.add_argument("--pad-token", metavar="TOKEN", help="padding token, for a tokenizer that names none")
     evaluate.set_defaults(run=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> None:
-    from effopd.evaluate_model import evaluate_model
+    from effopd.evaluation.evaluate_model import evaluate_model
 
     evaluate_model(
         options.model,

@@ -12,10 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from effopd import world
 from effopd.errors import ConfigurationError, DataError
-from effopd.evaluation import Evaluation, Task, Verdict, evaluate, load_task
-from effopd.evaluation.backends import TransformersBackend, encode_prompts
+from effopd.evaluation import Evaluation, Task, evaluate, load_task
+from effopd.evaluation.backends import TransformersBackend
 from effopd.evaluation.divergence import reverse_kl
-from effopd.evaluation.run import Plan
+from effopd.evaluation.plan import Plan
+from effopd.evaluation.prompts import encode_prompts
+from effopd.grading import Verdict
 
 WORLD = load_task("world", limit=60)
 

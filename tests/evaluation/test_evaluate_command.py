@@ -13,10 +13,9 @@ from training.tiny_models import make_tokenizer, write_tiny_llama, write_tiny_qw
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from effopd import cli, world
-from effopd import evaluate_model as evaluate_model_module
 from effopd.errors import UnsupportedError
-from effopd.evaluation import evaluate, load_task
-from effopd.evaluation import session as session_module
+from effopd.evaluation import evaluate, load_task, resume
+from effopd.evaluation import evaluate_model as evaluate_model_module
 from effopd.evaluation.backends import VLLMBackend
 
 WORLD = ("world:base", "--task", "world", "--limit", "30", "--samples", "2", "--batch-size", "16")
@@ -88,7 +87,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_bytes(
 ) -> None:
     out = tmp_path / "out"
     written = 0
-    append = session_module.append_json_line
+    append = resume.append_json_line
 
     def interrupted(path: Path, row: Any) -> None:
         nonlocal written
@@ -98,7 +97,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_bytes(
         written += 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(session_module, "append_json_line", interrupted)
+        patch.setattr(resume, "append_json_line", interrupted)
         with pytest.raises(InterruptedBySignalError):
             run(*WORLD, "--teacher", "world:teacher", "--out", out)
     examples = out / "examples.jsonl"
@@ -119,7 +118,7 @@ def test_a_finished_evaluation_is_not_done_again(
 ) -> None:
     out = shutil.copytree(finished, tmp_path / "out")
     (out / "summary.json").unlink()
-    monkeypatch.setattr("effopd.evaluate_model.load_model", None)
+    monkeypatch.setattr("effopd.evaluation.evaluate_model.load_model", None)
     assert run(*WORLD, "--teacher", "world:teacher", "--out", out) == 0
     assert json.loads((out / "summary.json").read_text())["num_resumed"] == 60
     printed = capsys.readouterr().out
@@ -171,7 +170,7 @@ def test_without_a_sandbox_no_programs_are_sampled(
     row = row or {"prompt": "def f():\n", "test": "def check(f):\n    assert f() == 1", "entry_point": "f"}
     path.write_text(json.dumps({"prompt": "Write f.", **row}))
     monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.setattr("effopd.evaluate_model.load_model", None)
+    monkeypatch.setattr("effopd.evaluation.evaluate_model.load_model", None)
     options = ("--task", path) if "tests" in row else ("--task", "humaneval", "--data", path)
     assert run(model, *options, "--out", tmp_path / "out") == 1
     assert "bubblewrap (bwrap) is not installed" in capsys.readouterr().err
@@ -184,7 +183,7 @@ def test_an_output_that_cannot_be_a_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr("effopd.evaluate_model.load_model", None)
+    monkeypatch.setattr("effopd.evaluation.evaluate_model.load_model", None)
     assert run(*WORLD, "--out", tmp_path / "file" / "out") == 1
     assert "Give another path" in capsys.readouterr().err
     assert run(*WORLD, "--out", tmp_path / "file") == 1

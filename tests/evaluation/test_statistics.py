@@ -8,7 +8,7 @@ import pytest
 
 from effopd.errors import ConfigurationError, DataError
 from effopd.evaluation import Evaluation, ExampleRecord
-from effopd.evaluation.session import summarize
+from effopd.evaluation.results import summarize
 from effopd.evaluation.statistics import estimate_mean, estimate_ratio, pass_at_k
 
 

@@ -9,7 +9,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sandboxes import needs_bubblewrap
+from sandbox.sandboxes import needs_bubblewrap
 
 from effopd.errors import DataError, EffOPDError
 from effopd.evaluation import Task, load_task
@@ -119,7 +119,7 @@ def test_the_hub_and_a_file_go_the_same_way(tmp_path: Path, monkeypatch: pytest.
         asked.append((name, config, split))
         return datasets.Dataset.from_list([MATH500, MATH500, MATH500])
 
-    monkeypatch.setattr("effopd.evaluation.rows.load_dataset", load_dataset)
+    monkeypatch.setattr("effopd.evaluation.dataset_rows.load_dataset", load_dataset)
     task = load_task("math500", limit=2)
     assert asked == [("HuggingFaceH4/MATH-500", None, "test")]
     assert task == load_task("math500", data=write(tmp_path / "rows.jsonl", [MATH500] * 3), limit=2)
@@ -131,7 +131,7 @@ def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*arguments: Any, **keywords: Any) -> None:
         raise ConnectionError("no network")
 
-    monkeypatch.setattr("effopd.evaluation.rows.load_dataset", load_dataset)
+    monkeypatch.setattr("effopd.evaluation.dataset_rows.load_dataset", load_dataset)
     with pytest.raises(DataError, match=r"(?s)openai/gsm8k: .*'main': no network.*--data FILE"):
         load_task("gsm8k")
 

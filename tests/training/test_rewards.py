@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from effopd.errors import ConfigurationError
-from effopd.evaluation import Verdict, grade_math
+from effopd.grading import Verdict, grade_math
 from effopd.training.rewards import math_reward, resolve_rewards
 
 

@@ -1,7 +1,7 @@
-"""What generates completions: transformers with a model in memory, or vLLM.
+"""The backends that generate completions: transformers with a model in memory, or vLLM.
 
-A backend takes a batch of prompts as token ids. Its random numbers depend on the batch's seed, and on nothing that came
-before.
+A backend takes a batch of prompts as token ids. Its random numbers depend on the seed of the batch alone, and not on
+what it generated before.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import override
 
-from effopd.errors import ConfigurationError, DataError, UnsupportedError
+from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.sampling import evaluation_mode, sample_tokens, seeded
-
-Prompt = str | list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class Sampled:
     """What was sampled after one prompt.
 
     Attributes:
-        token_ids: With the end-of-sequence token if it was reached, and without padding.
-        truncated: Whether the limit came before the end-of-sequence token.
+        token_ids: Sampled tokens, with the end-of-sequence token if it was reached, and without padding.
+        truncated: Whether the limit on tokens came before the end-of-sequence token.
     """
 
     token_ids: list[int]
@@ -39,17 +38,30 @@ class Backend(Protocol):
     def complete(
         self, prompts: Sequence[Sequence[int]], seed: int, *, max_new_tokens: int, temperature: float
     ) -> list[Sampled]:
-        """One completion for each prompt, sampled from the whole vocabulary; temperature 0 is greedy."""
+        """Sample one completion for each prompt, from the whole vocabulary.
+
+        Args:
+            prompts: N prompts as token ids.
+            seed: Random seed for this batch.
+            max_new_tokens: Limit on the tokens of a completion, at least 1.
+            temperature: Sampling temperature; 0 takes the most probable token.
+
+        Returns:
+            N completions.
+        """
 
 
-class TransformersBackend:
-    """Generates with a model in memory, as it is at that moment.
+class TransformersBackend(Backend):
+    """Generates with a model in memory, with the weights that it has at that moment.
 
-    A batch is seeded as a whole, so that what is sampled depends on which prompts share a batch.
+    A batch is seeded as a whole, so what is sampled depends on which prompts share a batch.
 
     Args:
         model: A causal language model.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
+
+    Raises:
+        ConfigurationError: Neither model nor tokenizer has an end-of-sequence token.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -62,10 +74,10 @@ class TransformersBackend:
             raise ConfigurationError("Neither tokenizer nor model name an end-of-sequence token; set eos_token.")
         self._padding = self._ends[0] if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
+    @override
     def complete(
         self, prompts: Sequence[Sequence[int]], seed: int, *, max_new_tokens: int, temperature: float
     ) -> list[Sampled]:
-        """One completion for each prompt."""
         width = max(map(len, prompts))
         ids_BP = torch.tensor([[self._padding] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         mask_BP = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -86,17 +98,17 @@ class TransformersBackend:
         return Sampled(tokens if end is None else tokens[: end + 1], end is None)
 
 
-class VLLMBackend:
+class VLLMBackend(Backend):
     """Generates with vLLM's offline engine.
 
-    Every completion is a request with a seed of its own, so that the samples of one prompt differ, and a batch can be
-    cut anywhere; vLLM's prefix cache reads their prompt once.
+    Every completion is a request with a seed of its own, so that the samples of one prompt differ. vLLM's prefix cache
+    reads a prompt that several of them share only once.
 
     Args:
         name: Directory or hub name of the model.
-        tokenizer: Its tokenizer.
-        dtype: As vLLM takes it: `auto`, `bfloat16`, ...
-        engine: Further arguments of `vllm.LLM`.
+        tokenizer: Tokenizer of the model.
+        dtype: Type of the weights, as vLLM names it: `auto`, `bfloat16`, ...
+        **engine: Further arguments of `vllm.LLM`.
 
     Raises:
         UnsupportedError: vLLM is not installed.
@@ -114,10 +126,10 @@ class VLLMBackend:
         self._vllm = vllm
         self._engine = vllm.LLM(model=name, dtype=dtype, **engine)
 
+    @override
     def complete(
         self, prompts: Sequence[Sequence[int]], seed: int, *, max_new_tokens: int, temperature: float
     ) -> list[Sampled]:
-        """One completion for each prompt."""
         requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         shared = {"n": 1, "temperature": temperature, "top_p": 1.0, "max_tokens": max_new_tokens}
         parameters = [
@@ -129,36 +141,5 @@ class VLLMBackend:
 
 
 def derived_seed(seed: int, index: int) -> int:
-    """A seed for one part of the work, in 0..2^31 - 1; different parts get unrelated ones."""
+    """A seed for one part of the work, in 0..2^31 - 1. Different parts get unrelated seeds."""
     return int(np.random.SeedSequence((seed, index)).generate_state(1)[0] >> 1)
-
-
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Token ids of prompts: texts as they are, messages by the tokenizer's chat template.
-
-    Raises:
-        ConfigurationError: There is no chat template for messages.
-        DataError: A prompt has no tokens, or the tokenizer or its template cannot take it.
-    """
-    encoded = []
-    for index, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) and tokenizer.chat_template is None:
-            raise ConfigurationError(
-                "The prompts are messages, and the tokenizer has no chat template. Choose a chat model, or leave out"
-                " --chat."
-            )
-        try:
-            if isinstance(prompt, str):
-                ids = tokenizer(prompt)["input_ids"]
-            else:
-                text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        except Exception as error:  # tokenizers and templates raise what they like
-            raise DataError(
-                f"Prompt {index} (from 0) cannot be made into tokens: {error}: {str(prompt)[:200]!r}. Mend it, or take"
-                " a model that knows its characters."
-            ) from error
-        if not ids:
-            raise DataError(f"Prompt {index} (from 0) has no tokens: {prompt!r}. Remove it, or fill it in.")
-        encoded.append(list(ids))
-    return encoded

@@ -1,25 +1,25 @@
-r"""Public benchmarks: where each is on the hub, and how one of its rows becomes a prompt and an answer.
+"""Public benchmarks: where each is on the hub, and how one of its rows becomes a prompt and an answer.
 
-To add one, add a line to `BENCHMARKS`. A local file in the benchmark's own format goes the same way as the hub's.
+To add a benchmark, add a line to `BENCHMARKS`. Rows of a local file in the benchmark's own columns take the same way as
+those of the hub.
 """
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from effopd.errors import DataError
-from effopd.evaluation.grade_code import grade_code
-from effopd.evaluation.grade_math import grade_math
-from effopd.evaluation.graders import grade_choice, grade_functions
-from effopd.evaluation.math_text import check_answer
-from effopd.evaluation.rows import Row
-from effopd.evaluation.verdict import Verdict
+from effopd.evaluation.dataset_rows import Row
+from effopd.evaluation.task import Grader
+from effopd.grading import grade_code, grade_math
+from effopd.grading.choice import grade_choice
+from effopd.grading.compare_text import check_answer
+from effopd.grading.functions import grade_functions
 
-Grader = Callable[[Sequence[str], Sequence[Any]], list[Verdict]]
 Convert = Callable[[Row, random.Random], tuple[str, Any] | str]
-"""From a row to prompt and answer; or to the reason for leaving the row out."""
+"""From a row, and random numbers for shuffling, to a prompt and an answer; or to the reason for leaving it out."""
 
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 _LETTER = "Please reason step by step, and put the letter of your choice within \\boxed{}."
@@ -32,11 +32,11 @@ class Benchmark:
     """A public benchmark.
 
     Attributes:
-        hub: Dataset on the hub; None where `datasets` cannot load it, so that a file is needed.
-        config: Its configuration.
-        split: Its split.
-        convert: From a row to prompt and answer.
-        grader: What judges completions.
+        hub: Name of the dataset on the hub; None where `datasets` cannot load it, so that a file is needed.
+        config: Configuration of the dataset; None for the default one.
+        split: Split of the dataset.
+        convert: Function from a row to a prompt and an answer.
+        grader: Function that grades completions.
         max_new_tokens: Limit on the tokens of a completion, unless another is asked for.
     """
 
@@ -49,7 +49,13 @@ class Benchmark:
 
 
 def _mathematics(problem: str, answer: str, after: str | None = None) -> Convert:
-    """A problem whose answer is a column, or what follows the last occurrence of a mark in it."""
+    """How a problem of mathematics is converted.
+
+    Args:
+        problem: Column with the problem.
+        answer: Column with the answer.
+        after: Mark in that column that precedes the final answer; None if the column holds nothing else.
+    """
 
     def convert(row: Row, rng: random.Random) -> tuple[str, Any]:
         asked, expected = row[problem], row[answer]

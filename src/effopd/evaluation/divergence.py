@@ -1,4 +1,4 @@
-"""Reverse KL from a model to its teacher on the model's own completions, exact over the vocabulary.
+"""Reverse KL between a model and its teacher on the model's own completions, exact over the vocabulary.
 
 Letters of shapes: B sequences, T tokens, P scored positions, V vocabulary.
 """
@@ -13,7 +13,7 @@ from effopd.errors import ConfigurationError
 from effopd.sampling import evaluation_mode
 
 PADDING_LOGIT = -50.0
-"""Logit of tokens that a narrower teacher has no row for, as in training: no probability mass, and a finite log."""
+"""Logit of a token for which a narrower teacher has no row, as in training: no probability mass, but a finite log."""
 
 _MAX_TOKENS = 16_384
 _MAX_LOGITS = 2**27
@@ -30,20 +30,21 @@ def reverse_kl(
 ) -> list[float]:
     """KL(model || teacher) of the next-token distributions, summed over each completion: the objective of OPD.
 
-    Both distributions are those at temperature 1. Micro-batches bound the memory: where the logits of one do not fit,
-    its positions are taken part by part, each with a forward pass of its own. Vocabularies may be padded to different
-    sizes: surplus rows of the teacher are dropped, missing ones get `PADDING_LOGIT`.
+    Both distributions are those at temperature 1. Memory is bounded by micro-batches; where the logits of one would be
+    too many, its positions are taken part by part, each with a forward pass of its own. The two vocabularies may be
+    padded to different sizes: surplus rows of the teacher are dropped, and missing ones get `PADDING_LOGIT`.
 
     Args:
-        model: The model that sampled.
-        teacher: A model with the same tokenizer.
-        prompts: N prompts, token ids, none of them empty.
-        completions: N completions, token ids, with the end-of-sequence token where it was sampled.
-        max_tokens: Of a micro-batch, padding included; a longer sequence is a micro-batch of its own.
-        max_logits: Of a model at a time; several copies of them in float32 are held.
+        model: Model that sampled the completions.
+        teacher: Model with the same tokenizer.
+        prompts: N prompts as token ids, none of them empty.
+        completions: N completions as token ids, each with the end-of-sequence token if it was sampled.
+        max_tokens: Largest number of tokens in a micro-batch, with padding. A longer sequence is a micro-batch of its
+            own.
+        max_logits: Largest number of logits that a model computes at a time. Several copies in float32 are held.
 
     Returns:
-        N numbers of nats, 0 for an empty completion.
+        N sums in nats, 0 for an empty completion.
     """
     sums = [0.0] * len(prompts)
     with evaluation_mode(model, teacher):
@@ -57,10 +58,15 @@ def reverse_kl(
 def check_vocabulary_sizes(
     model: PreTrainedModel, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Check that model and teacher have a row for every token, as far as their numbers of rows differ.
+    """Check that a model and a teacher with different numbers of rows both have one for every token.
+
+    Args:
+        model: Model whose completions are scored.
+        teacher: Model that it is compared with.
+        tokenizer: Tokenizer of both.
 
     Raises:
-        ConfigurationError: One of them lacks some.
+        ConfigurationError: One of them has too few rows.
     """
     sizes = [each.config.get_text_config().vocab_size for each in (model, teacher)]
     if sizes[0] == sizes[1]:
@@ -76,7 +82,7 @@ def check_vocabulary_sizes(
 def _micro_batches(
     prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], max_tokens: int
 ) -> Iterator[list[int]]:
-    """Indices of non-empty completions, the longest sequences first, so that padding is little."""
+    """Indices of the non-empty completions, in micro-batches of similar length, the longest sequences first."""
     lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
     order = sorted((row for row in range(len(lengths)) if completions[row]), key=lambda row: -lengths[row])
     start = 0
@@ -89,7 +95,7 @@ def _micro_batches(
 def _batch_kl(
     model: PreTrainedModel, teacher: PreTrainedModel, batch: list[tuple[list[int], list[int]]], max_logits: int
 ) -> list[float]:
-    """Sums for sequences that are padded on the right, where causal attention from real tokens does not look."""
+    """KL sums of one micro-batch. It is padded on the right, where causal attention from real tokens does not look."""
     lengths = [(len(prompt), len(prompt) + len(completion)) for prompt, completion in batch]
     longest = max(end for _, end in lengths)
     rows = [prompt + completion for prompt, completion in batch]
@@ -119,7 +125,7 @@ def _log_probabilities(
     positions_P: torch.Tensor,
     width: int | None = None,
 ) -> torch.Tensor:
-    """Log-probabilities [B, P, V] at some positions, over the given number of tokens."""
+    """Log-probabilities [B, P, V] at some positions, over the first `width` tokens, or over all of them."""
     ids_BT, mask_BT, positions_P = (each.to(model.device) for each in (ids_BT, mask_BT, positions_P))
     output = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, logits_to_keep=positions_P)
     logits_BPV = output.logits.float()

@@ -1,10 +1,10 @@
 """Tasks of lm-evaluation-harness: its data, prompts and scoring, with our sampling and statistics.
 
-    load_lm_eval_task("gsm8k")                       # as lm-eval has it: five examples before each question
-    load_lm_eval_task("gsm8k_local.yaml")            # a task file, here with `dataset_path: json`
+    load_task("lm-eval:gsm8k")                       # as lm-eval defines it: five examples before each question
+    load_task("lm-eval:gsm8k_local.yaml")            # a task file, for instance with `dataset_path: json`
 
 A completion is cut where the task's stop sequences would have ended it. It passes if the first metric of the task,
-after its first filter, is 1 (or, for a metric where lower is better, 0); the reason names all metrics by filter.
+after the task's first filter, is 1 (or 0, if lower is better). The reason names all metrics, each with its filter.
 """
 
 import difflib
@@ -14,27 +14,30 @@ from numbers import Real
 from typing import Any
 
 from effopd.errors import ConfigurationError, DataError, EffOPDError, UnsupportedError
-from effopd.evaluation.verdict import Verdict
+from effopd.evaluation.task import Task
+from effopd.grading import Verdict
 
+PREFIX = "lm-eval:"
 _DEFAULT_MAX_NEW_TOKENS = 1024
 
 
-def load_lm_eval_task(name: str, limit: int | None, seed: int) -> tuple[list[Any], list[Any], Any, int]:
+def load_lm_eval_task(name: str, limit: int | None, seed: int) -> Task:
     """Load a task of lm-evaluation-harness.
 
     Args:
-        name: A task, not a group; or the path of a task's YAML.
-        limit: Only the first so many problems.
-        seed: Of the examples in the prompts, and of what a task shuffles.
+        name: `lm-eval:`, followed by the name of a task (not of a group) or by the path of a task's YAML.
+        limit: Number of problems to take, from the first on; None takes all.
+        seed: Random seed for the examples in the prompts, and for what the task shuffles.
 
     Returns:
-        Prompts, answers (the task's documents), the grader, and the limit on new tokens.
+        The task. Its answers are the documents of lm-eval's task.
 
     Raises:
         ConfigurationError: There is no such task, or it is a group.
-        DataError: Its file or its data cannot be loaded.
-        UnsupportedError: lm-eval is not installed; or the task does not generate, or runs code outside the sandbox.
+        DataError: The file or the data of the task cannot be loaded.
+        UnsupportedError: lm-eval is not installed, or the task does not generate, or it runs code without a sandbox.
     """
+    name = name.removeprefix(PREFIX)
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
@@ -47,7 +50,7 @@ def load_lm_eval_task(name: str, limit: int | None, seed: int) -> tuple[list[Any
         close = difflib.get_close_matches(name, manager.all_subtasks) or manager.match_tasks([f"{name}*"])[:10]
         raise ConfigurationError(f"lm-eval has no task {name!r}; expected one such as {', '.join(close) or 'gsm8k'}.")
     state = random.getstate()
-    random.seed(seed)  # some tasks shuffle choices by the global generator
+    random.seed(seed)  # some tasks shuffle choices with the global generator
     try:
         [task] = manager.load(name)["tasks"].values()
         _check(task)
@@ -61,7 +64,7 @@ def load_lm_eval_task(name: str, limit: int | None, seed: int) -> tuple[list[Any
     finally:
         random.setstate(state)
     max_new_tokens = int((task.config.generation_kwargs or {}).get("max_gen_toks", _DEFAULT_MAX_NEW_TOKENS))
-    return prompts, documents, _Grader(task), max_new_tokens
+    return Task(f"{PREFIX}{name}", prompts, documents, _Grader(task), max_new_tokens)
 
 
 def _check(task: Any) -> None:
@@ -77,7 +80,7 @@ def _check(task: Any) -> None:
 
 
 class _Grader:
-    """Scores completions as the task does."""
+    """Scores completions as lm-eval's task does."""
 
     def __init__(self, task: Any) -> None:
         self._task = task

@@ -1,6 +1,7 @@
 """Means over problems, with standard errors and bootstrap intervals; and pass@k.
 
-Problems are what is independent: several samples of one problem are averaged first, and whole problems are resampled.
+Problems are independent of each other, and samples of one problem are not. So the samples of a problem are averaged
+first, and the bootstrap resamples whole problems.
 """
 
 import math
@@ -21,8 +22,8 @@ class Estimate:
 
     Attributes:
         value: The mean.
-        standard_error: Of the mean, from the spread between problems; NaN for a single problem.
-        interval: Percentile bootstrap interval, 95 % by default. It has no width where all problems have one value.
+        standard_error: Standard error of the mean, from the spread between problems; NaN for a single problem.
+        interval: Percentile bootstrap interval, of 95 % by default. It has no width if all values are equal.
     """
 
     value: float
@@ -36,10 +37,10 @@ def estimate_mean(
     """Mean of one value per problem.
 
     Args:
-        values: One value per problem, finite.
+        values: One finite value per problem.
         confidence: Coverage of the interval, in (0, 1).
-        num_resamples: Bootstrap resamples, at least 1.
-        seed: Of the resampling.
+        num_resamples: Number of bootstrap resamples, at least 1.
+        seed: Random seed for resampling.
 
     Raises:
         DataError: There are no values.
@@ -47,8 +48,8 @@ def estimate_mean(
     if not values:
         raise DataError("Got no problems to average over; expected at least one.")
     array = np.asarray(values, dtype=np.float64)
-    # How often each distinct value is drawn is multinomial: the same resampling, but for as many numbers as there are
-    # distinct values, which are few, instead of as many as there are problems.
+    # How often each distinct value is drawn is multinomial. Drawing these counts is the same as drawing problems, but
+    # takes only as many random numbers as there are distinct values, which are few.
     distinct, counts = np.unique(array, return_counts=True)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(array), counts / len(array), size=num_resamples)
@@ -59,17 +60,17 @@ def estimate_mean(
 
 
 def estimate_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:
-    """Ratio of two sums over problems, and its standard error by the delta method.
+    """Ratio of two sums over problems, with its standard error by the delta method.
 
     Args:
         numerators: One value per problem.
         denominators: One positive value per problem.
 
     Returns:
-        `sum(numerators) / sum(denominators)`, and its standard error: NaN for a single problem.
+        `sum(numerators) / sum(denominators)`, and its standard error, which is NaN for a single problem.
 
     Raises:
-        DataError: There are no problems, or the denominators sum up to nothing.
+        DataError: There are no problems, or the sum of the denominators is not positive.
     """
     top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if not len(top) or bottom.sum() <= 0:
@@ -84,13 +85,13 @@ def estimate_ratio(numerators: Sequence[float], denominators: Sequence[float]) -
 def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
     """Probability that at least one of k samples passes, estimated without bias from n samples of which c pass.
 
-    `1 - C(n - c, k) / C(n, k)` (arXiv 2107.03374), as the product of `1 - k / i` over `i = n - c + 1, ..., n`, in which
-    nothing overflows.
+    The estimate is `1 - C(n - c, k) / C(n, k)` (arXiv 2107.03374). It is computed from the product of `1 - k / i` over
+    `i = n - c + 1, ..., n`, in which nothing overflows.
 
     Args:
-        num_samples: n, at least 1.
-        num_passed: c, in 0..n.
-        k: In 1..n.
+        num_samples: Number n of samples, at least 1.
+        num_passed: Number c of samples that pass, in 0..n.
+        k: Number of samples of which one has to pass, in 1..n.
 
     Raises:
         ConfigurationError: A number is out of its range.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from effopd.errors import ConfigurationError
-from effopd.evaluation import Completion, grade_code, grade_math
+from effopd.grading import Completion, grade_code, grade_math
 
 RewardFunction = Callable[..., list[float]]
 
@@ -37,7 +37,7 @@ def resolve_rewards(spec: str | Sequence[str]) -> list[RewardFunction]:
 def math_reward(completions: Sequence[Completion], answer: Sequence[Any], **kwargs: Any) -> list[float]:
     r"""Reward 1.0 where the final answer equals the expected one mathematically, else 0.0; a reward for TRL.
 
-    See `effopd.evaluation.grade_math` for what the final answer is and how it is compared. Comparisons run in worker
+    See `effopd.grading.grade_math` for what the final answer is and how it is compared. Comparisons run in worker
     processes, in parallel; one that hangs is killed, after a few seconds, and its completion gets 0.0.
 
     Args:
@@ -54,7 +54,7 @@ def math_reward(completions: Sequence[Completion], answer: Sequence[Any], **kwar
 def code_reward(completions: Sequence[Completion], tests: Sequence[Any], **kwargs: Any) -> list[float]:
     """Reward 1.0 where a program passes its tests, else 0.0; a reward for TRL.
 
-    Programs run in sandboxes, in parallel: see `effopd.evaluation.grade_code`.
+    Programs run in sandboxes, in parallel: see `effopd.grading.grade_code`.
 
     Args:
         completions: N texts, or N conversational completions.

@@ -1,0 +1,72 @@
+"""The rows of a dataset: from a local file, or from the hub by `datasets`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetsError
+
+from effopd.errors import DataError
+from effopd.files import read_json_lines
+
+Row = dict[str, Any]
+SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow")
+
+
+def read_rows(path: Path, limit: int | None = None) -> list[Row]:
+    """Read the rows of a `.jsonl`, `.json` (an array of objects), `.parquet` or `.arrow` file.
+
+    Args:
+        path: Path of the file.
+        limit: Number of rows to read; None reads all.
+
+    Raises:
+        DataError: The file is missing or cannot be read, it has no rows, or a row is not an object.
+    """
+    rows: list[Any]
+    try:
+        if path.suffix == ".jsonl":
+            rows = read_json_lines(path, may_be_cut=False)
+        elif path.suffix == ".json":
+            rows = json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".parquet":
+            rows = pq.read_table(path).slice(0, limit).to_pylist()
+        elif path.suffix == ".arrow":
+            rows = Dataset.from_file(str(path)).to_list()
+        else:
+            raise DataError(f"{path}: got a {path.suffix or 'nameless'} file, expected one of {', '.join(SUFFIXES)}.")
+    except DataError:
+        raise
+    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read: {error}.") from error
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{path}: no rows; expected at least one, as JSON objects.")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, row {number}: got a {type(row).__name__}, expected a JSON object.")
+    return rows[:limit]
+
+
+def download_rows(name: str, config: str | None, split: str, limit: int | None = None) -> list[Row]:
+    """Download the rows of a dataset on the hub.
+
+    Args:
+        name: Name of the dataset.
+        config: Name of its configuration; None for the default one.
+        split: Name of the split.
+        limit: Number of rows to return; None returns all.
+
+    Raises:
+        DataError: The dataset cannot be loaded.
+    """
+    try:
+        dataset = load_dataset(name, config, split=split)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        raise DataError(
+            f"{name}: cannot load split {split!r} of configuration {config!r}: {error}\nWithout a network, download its"
+            " file elsewhere and pass --data FILE; for gated datasets, `hf auth login`."
+        ) from error
+    return [dict(row) for row in (dataset if limit is None else dataset.select(range(min(limit, len(dataset)))))]

@@ -1,0 +1,192 @@
+"""`effopd evaluate`: from the names of a model and of a task to a directory of records, a summary and a table."""
+
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from transformers import AutoConfig, PreTrainedModel
+
+from effopd.errors import ConfigurationError, UnsupportedError
+from effopd.evaluation.backends import Backend, TransformersBackend, VLLMBackend
+from effopd.evaluation.plan import Plan
+from effopd.evaluation.results import Evaluation, summarize
+from effopd.evaluation.resume import SUMMARY, evaluate_in, task_digest
+from effopd.evaluation.task import Task
+from effopd.evaluation.tasks import load_task
+from effopd.files import files_digest, write_json
+from effopd.training.models import check_vocabularies, find_model, load_model, load_tokenizer
+from effopd.world import model_path
+
+BACKENDS = ("hf", "vllm")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_PACKAGES = ("effopd", "torch", "transformers", "datasets", "math-verify", "vllm", "lm-eval")
+
+
+def evaluate_model(
+    model: str,
+    task: str,
+    out: Path,
+    *,
+    num_samples: int = 1,
+    backend: Literal["hf", "vllm"] = "hf",
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    temperature: float = 1.0,
+    max_new_tokens: int | None = None,
+    teacher: str | None = None,
+    chat: bool = False,
+    data: Path | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    pad_token: str | None = None,
+    command: str = "",
+    console: Console | None = None,
+) -> Evaluation:
+    """Evaluate a model, or continue an evaluation that was interrupted.
+
+    Args:
+        model: Directory or hub name of the model; `world:base` and `world:teacher` are those of the embedded world.
+        task: Name of the task (see `effopd.evaluation.load_task`). Its problems are the same for every seed.
+        out: Directory of the results: `examples.jsonl`, `summary.json` and `settings.json`.
+        num_samples: n of avg@n and pass@n, the number of completions for each problem.
+        backend: Backend that generates: `hf` (transformers) or `vllm`.
+        limit: Number of problems to take, from the first on; None takes all.
+        seed: Random seed for sampling, at least 0.
+        batch_size: Number of completions that are generated at a time, at least 1.
+        temperature: Sampling temperature, over the whole vocabulary; 0 takes the most probable token.
+        max_new_tokens: Limit on the tokens of a completion, in place of the task's own.
+        teacher: Model with the same tokenizer, to which the reverse KL is measured; with `hf` only.
+        chat: Whether to put text prompts into the model's chat template.
+        data: File with the rows of a benchmark, in its own columns, in place of those of the hub.
+        dtype: Type of the weights: `float32`, `bfloat16`, `float16`, or `auto` for that of the files.
+        device: Device for `hf`; by default `cuda` where there is one, else `cpu`.
+        pad_token: Padding token, for a tokenizer that names none.
+        command: Command line, which is noted in the summary.
+        console: Console that the table is printed to; by default standard output.
+
+    Raises:
+        CheckpointError: `out` holds something else.
+        ConfigurationError: A setting is wrong, or does not go with the others.
+        DataError: A model or data cannot be read.
+        UnsupportedError: A package that is needed is not installed, or the backend does not support what is asked for.
+    """
+    for name, value, choices in (("backend", backend, BACKENDS), ("dtype", dtype, DTYPES)):
+        if value not in choices:
+            raise ConfigurationError(f"{name}: got {value!r}, expected one of {', '.join(choices)}.")
+    place = _device(device)
+    if teacher is not None and backend == "vllm":
+        raise UnsupportedError(
+            "--teacher needs the model's whole distributions, which vLLM does not give: --backend hf."
+        )
+    source = find_model(model_path(model))
+    teacher_source = None if teacher is None else find_model(model_path(teacher))
+    loaded = load_task(task, limit=limit, data=data)
+    loaded = loaded.as_chat() if chat else loaded
+    if max_new_tokens is not None:
+        loaded = replace(loaded, max_new_tokens=max_new_tokens)
+    tokenizer = load_tokenizer(source, pad_token=pad_token)
+    plan = Plan(loaded, tokenizer, num_samples=num_samples, seed=seed, batch_size=batch_size, temperature=temperature)
+    if teacher_source is not None:
+        configs = [AutoConfig.from_pretrained(each) for each in (source, teacher_source)]
+        check_vocabularies(tokenizer, load_tokenizer(teacher_source, pad_token=pad_token), *configs)
+    settings = {
+        "model": str(source),
+        "model_files": _files(source),
+        "task": task,
+        "task_digest": task_digest(loaded),
+        "num_samples": num_samples,
+        "backend": backend,
+        "seed": seed,
+        "batch_size": batch_size,
+        "temperature": temperature,
+        "max_new_tokens": loaded.max_new_tokens,
+        "teacher": None if teacher_source is None else str(teacher_source),
+        "teacher_files": None if teacher_source is None else _files(teacher_source),
+        "chat": chat,
+        "dtype": dtype,
+    }
+
+    def load() -> tuple[Backend, PreTrainedModel | None]:
+        loaded.check_grader()
+        if backend == "vllm":
+            return VLLMBackend(str(source), tokenizer, dtype=dtype), None
+        models = [
+            None if each is None else load_model(each, dtype=dtype).to(place) for each in (source, teacher_source)
+        ]
+        assert models[0] is not None
+        return TransformersBackend(models[0], tokenizer), models[1]
+
+    with _progress(f"evaluating {task}") as on_batch:
+        evaluation, course = evaluate_in(out, plan, settings, load, on_batch=on_batch)
+    summary = {**settings, **summarize(evaluation), **course, "versions": _versions(), "command": command}
+    write_json(out / SUMMARY, summary)
+    (console or Console(highlight=False)).print(_table(loaded, evaluation, summary))
+    return evaluation
+
+
+def _device(name: str | None) -> torch.device:
+    """A device that this machine has: the given one, or by default `cuda` before `cpu`."""
+    available = torch.cuda.is_available()
+    try:
+        device = torch.device(name or ("cuda" if available else "cpu"))
+    except RuntimeError as error:
+        raise ConfigurationError(f"device: got {name!r}, expected cpu or cuda.") from error
+    if device.type == "cuda" and not available:
+        raise ConfigurationError(f"device: got {name!r}, and torch sees no CUDA device here; use cpu.")
+    return device
+
+
+def _files(source: Path | str) -> str | None:
+    """A digest of a model's files, by which another model in the same directory is noticed; None for one of the hub."""
+    return None if isinstance(source, str) else files_digest(source.glob("*.safetensors"))
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+@contextmanager
+def _progress(description: str) -> Iterator[Any]:
+    console = Console(stderr=True)
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    times = [TimeElapsedColumn(), TimeRemainingColumn()]
+    with Progress(*columns, *times, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(description)
+        yield lambda done, of: progress.update(bar, completed=done, total=of)
+
+
+def _table(task: Task, evaluation: Evaluation, summary: dict[str, Any]) -> Table:
+    problems, samples = summary["num_problems"], summary["num_samples"]
+    table = Table(title=f"{task.name}: {problems:,} problems, {samples} samples each")
+    for column in ("", "value", "standard error", "95 % interval"):
+        table.add_column(column, justify="left" if not column else "right")
+
+    def add(name: str, value: float, error: float | None = None, interval: Sequence[float] | None = None) -> None:
+        shown = f"[{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+        table.add_row(name, f"{value:.4f}", "" if error is None else f"{error:.4f}", shown.replace("[", r"\["))
+
+    add(f"avg@{samples}", summary["mean"], summary["standard_error"], summary["interval"])
+    for k, each in summary["pass_at"].items():
+        if int(k) > 1:
+            add(f"pass@{k}", each["value"], each["standard_error"], each["interval"])
+    add("tokens", summary["num_tokens"])
+    add("truncated", summary["truncation_rate"])
+    for name in ("kl_per_token", "kl_per_sequence"):
+        if name in summary:
+            add(f"{name.replace('_', ' ').replace('kl', 'KL')}", summary[name], summary[f"{name}_standard_error"])
+    return table

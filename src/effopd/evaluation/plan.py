@@ -1,0 +1,83 @@
+"""The plan of an evaluation: which completions are sampled together, and how one such batch is done."""
+
+import math
+from dataclasses import replace
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from effopd.errors import ConfigurationError
+from effopd.evaluation.backends import Backend, TransformersBackend, derived_seed
+from effopd.evaluation.divergence import check_vocabulary_sizes, reverse_kl
+from effopd.evaluation.prompts import encode_prompts
+from effopd.evaluation.results import ExampleRecord
+from effopd.evaluation.task import Task
+
+Item = tuple[int, int]
+"""Index of a prompt and of one of its samples, both from 0."""
+
+
+class Plan:
+    """Which completions are sampled together. This depends on the arguments alone, so that any batch can be done again.
+
+    The arguments are those of `evaluate`.
+
+    Attributes:
+        batches: The (prompt, sample) pairs of each batch. The longest prompts come first, so that a batch that does not
+            fit into memory fails early.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        num_samples: int,
+        seed: int,
+        batch_size: int,
+        temperature: float,
+    ) -> None:
+        for name, value, least in (("num_samples", num_samples, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+            if value < least:
+                raise ConfigurationError(f"{name}: got {value}, expected at least {least}.")
+        if not 0 <= temperature < math.inf:
+            raise ConfigurationError(f"temperature: got {temperature}, expected a number of at least 0.")
+        if temperature == 0 and num_samples > 1:
+            raise ConfigurationError(f"temperature 0 samples nothing: {num_samples} samples would be equal; ask for 1.")
+        self.task = task
+        self.seed = seed
+        self.temperature = temperature
+        self._prompt_ids = encode_prompts(tokenizer, task.prompts)
+        order = sorted(range(len(self._prompt_ids)), key=lambda prompt: -len(self._prompt_ids[prompt]))
+        items: list[Item] = [(prompt, sample) for prompt in order for sample in range(num_samples)]
+        self.batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+
+    def run(self, index: int, backend: Backend, teacher: PreTrainedModel | None = None) -> list[ExampleRecord]:
+        """Sample one batch, grade it, and measure its KL to the teacher.
+
+        Args:
+            index: Index of the batch.
+            backend: Backend that generates. With a teacher, it has to be a `TransformersBackend`.
+            teacher: Model to which the reverse KL is measured; None measures none.
+        """
+        batch = self.batches[index]
+        prompts = [self._prompt_ids[prompt] for prompt, _ in batch]
+        completions = backend.complete(
+            prompts,
+            derived_seed(self.seed, index),
+            max_new_tokens=self.task.max_new_tokens,
+            temperature=self.temperature,
+        )
+        ids = [completion.token_ids for completion in completions]
+        texts = backend.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        verdicts = self.task.grader(texts, [self.task.answers[prompt] for prompt, _ in batch])
+        records = [
+            ExampleRecord(*item, text, verdict.passed, verdict.reason, len(completion.token_ids), completion.truncated)
+            for item, text, verdict, completion in zip(batch, texts, verdicts, completions, strict=True)
+        ]
+        if teacher is None:
+            return records
+        if not isinstance(backend, TransformersBackend):
+            raise ConfigurationError("The KL to a teacher needs the model in memory; use the backend of transformers.")
+        check_vocabulary_sizes(backend.model, teacher, backend.tokenizer)
+        sums = reverse_kl(backend.model, teacher, prompts, ids)
+        return [replace(record, kl=value) for record, value in zip(records, sums, strict=True)]

@@ -1,0 +1,119 @@
+"""An evaluation that is kept in a directory, and that resumes where it was interrupted.
+
+settings.json      what is evaluated and how, by which the same command recognizes its directory
+examples.jsonl     a line for each completion, appended batch by batch
+summary.json       the averages, once all completions are there
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from effopd.errors import CheckpointError, DataError
+from effopd.evaluation.backends import Backend
+from effopd.evaluation.plan import Item, Plan
+from effopd.evaluation.results import Evaluation, ExampleRecord
+from effopd.evaluation.task import Task
+from effopd.files import append_json_line, locked, read_json, read_json_lines, write_json, write_json_lines
+
+SETTINGS, EXAMPLES, SUMMARY = "settings.json", "examples.jsonl", "summary.json"
+
+Load = Callable[[], tuple[Backend, PreTrainedModel | None]]
+
+
+def evaluate_in(
+    out: Path,
+    plan: Plan,
+    settings: Mapping[str, Any],
+    load: Load,
+    *,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Do an evaluation in a directory, or resume the one that is there.
+
+    An interruption costs at most the batch under way. A batch is done again as a whole, with its own seed, so that the
+    result is the same to the bit as without the interruption.
+
+    Args:
+        out: Directory that is new, empty, or of the same evaluation.
+        plan: Batches to sample.
+        settings: Everything that decides the result, as JSON can hold it. It is written to `settings.json`.
+        load: Function that loads the backend, and the teacher or None. It is called only if something is left to do.
+        on_batch: Function that is called with the number of completions that are done and with the number of all,
+            before the first batch and after each.
+
+    Returns:
+        The evaluation, and a mapping of how it went: `num_resumed`, the number of completions that were there before,
+        and `seconds`, those that this call took.
+
+    Raises:
+        CheckpointError: `out` holds something else.
+        DataError: The records in `out` cannot be read, or another evaluation is writing there.
+    """
+    started = time.monotonic()
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"{out} is a file. Choose another --out.")
+    with locked(out):
+        _claim(out, json.loads(json.dumps(settings)))
+        evaluation, num_resumed = _evaluate(out, plan, load, on_batch or (lambda done, of: None))
+    return evaluation, {"num_resumed": num_resumed, "seconds": round(time.monotonic() - started, 3)}
+
+
+def _evaluate(out: Path, plan: Plan, load: Load, report: Callable[[int, int], None]) -> tuple[Evaluation, int]:
+    records = _finished(out / EXAMPLES, plan)
+    num_resumed, total = len(records), sum(map(len, plan.batches))
+    report(num_resumed, total)
+    left = [index for index, batch in enumerate(plan.batches) if batch[0] not in records]
+    if left:
+        backend, teacher = load()
+        for index in left:
+            for record in plan.run(index, backend, teacher):
+                records[record.prompt, record.sample] = record
+                append_json_line(out / EXAMPLES, asdict(record))
+            report(len(records), total)
+    return Evaluation([records[item] for item in sorted(records)]), num_resumed
+
+
+def task_digest(task: Task) -> str:
+    """A digest of all prompts and answers, which differs between two tasks of one name if their problems do."""
+    contents = json.dumps([task.prompts, task.answers], sort_keys=True, default=str)
+    return hashlib.sha256(contents.encode()).hexdigest()[:16]
+
+
+def _claim(out: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings into a directory without records; if it has records, check that its settings are the same."""
+    path = out / SETTINGS
+    if (out / EXAMPLES).exists() and path.exists():
+        before = read_json(path)
+        differing = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+        if differing:
+            changes = ", ".join(f"{name} {before.get(name)!r} (now {settings.get(name)!r})" for name in differing)
+            raise CheckpointError(
+                f"{out} holds an evaluation with other settings: {changes}. Choose another --out, or remove that one."
+            )
+        return
+    if any(file != path for file in out.iterdir()):
+        raise CheckpointError(f"{out} is not empty and holds no evaluation. Choose another --out, or an empty one.")
+    write_json(path, settings)
+
+
+def _finished(path: Path, plan: Plan) -> dict[Item, ExampleRecord]:
+    """The records of all batches that were finished. The file is cut to these."""
+    if not path.exists():
+        return {}
+    rows = read_json_lines(path)
+    try:
+        records = {(record.prompt, record.sample): record for record in (ExampleRecord(**row) for row in rows)}
+    except TypeError as error:
+        raise DataError(f"{path}: not the records of an evaluation ({error}). Remove its directory.") from error
+    whole = [item for batch in plan.batches if all(item in records for item in batch) for item in batch]
+    kept = {item: records[item] for item in whole}
+    if len(kept) < len(rows) or not path.read_bytes().endswith(b"\n"):
+        write_json_lines(path, [asdict(record) for record in kept.values()])
+    return kept

@@ -1,0 +1,62 @@
+"""A task: problems, and how they are graded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from effopd.errors import ConfigurationError, DataError
+from effopd.evaluation.prompts import Prompt
+from effopd.grading import Verdict, grade_code
+from effopd.grading.functions import grade_functions
+from effopd.sandbox import check_sandbox
+
+Grader = Callable[[Sequence[str], Sequence[Any]], list[Verdict]]
+"""From N completions and N answers to N verdicts."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Problems and how they are graded.
+
+    Attributes:
+        name: Name that `load_task` was given.
+        prompts: N texts, which a model continues, or lists of messages, which its chat template renders.
+        answers: What the grader compares completions of each prompt with, N in all.
+        grader: Function that grades completions.
+        max_new_tokens: Limit on the tokens of a completion, at least 1.
+
+    Raises:
+        ConfigurationError: `max_new_tokens` is out of its range.
+        DataError: There are no prompts, or not as many answers as prompts.
+    """
+
+    name: str
+    prompts: list[Prompt]
+    answers: list[Any]
+    grader: Grader
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) != len(self.answers) or not self.prompts:
+            raise DataError(
+                f"{self.name}: got {len(self.prompts)} prompts and {len(self.answers)} answers; expected as many of"
+                " each, and at least one."
+            )
+        if self.max_new_tokens < 1:
+            raise ConfigurationError(f"max_new_tokens: got {self.max_new_tokens}, expected at least 1.")
+
+    def check_grader(self) -> None:
+        """Check that completions can be graded, before any are sampled.
+
+        Raises:
+            UnsupportedError: Completions are programs, and there is no working sandbox.
+        """
+        if self.grader in (grade_code, grade_functions):
+            check_sandbox()
+
+    def as_chat(self) -> "Task":
+        """The same task, with every text prompt as the message of a user."""
+        messages: list[Prompt] = [
+            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt for prompt in self.prompts
+        ]
+        return replace(self, prompts=messages)

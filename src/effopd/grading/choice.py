@@ -1,0 +1,52 @@
+"""Grading multiple choice by the chosen letter."""
+
+import re
+from collections.abc import Sequence
+
+from effopd.grading.boxed_answer import last_boxed, strip_text_commands
+from effopd.grading.completion import without_thinking
+from effopd.grading.verdict import Verdict
+
+_NAMED = re.compile(
+    r"\b(?i:answer(?:\s+is)?|(?:option|choice)\s+is)[\s:*$]*(?i:(?:option|choice)\s+)?(?:\(([A-Za-z])\)|([A-H])\b(?!'))"
+)
+_BOXED = re.compile(
+    r"[\s($]*(?:(?i:answer(?:\s+is)?|option|choice)[\s:($]+)*(?:([A-Za-z])(?=[\s)$.]*\Z|[).:])|([A-Z])(?![A-Za-z]))"
+)
+_ALONE = re.compile(r"\A[\s(*$]*([A-Za-z])()[\s)*$.]*\Z")
+
+
+def grade_choice(completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+    r"""Grade multiple choice.
+
+    Only what follows the last `</think>` counts. The choice is the letter in the last `\boxed{}` (`C`, `(C)`,
+    `C. because`, `\text{C}`). Without a box, it is the letter after the last `answer`, `answer is`, `option is` or
+    `choice is`, if that is in upper case or in parentheses; or a single letter that is the whole text.
+
+    Args:
+        completions: N texts.
+        answers: N right letters.
+
+    Returns:
+        N verdicts.
+    """
+    verdicts = []
+    for completion, answer in zip(completions, answers, strict=True):
+        choice = _choice(completion)
+        if choice is None:
+            verdicts.append(Verdict(False, "no answer"))
+        elif choice == answer:
+            verdicts.append(Verdict(True, "passed"))
+        else:
+            verdicts.append(Verdict(False, "wrong answer", f"got {choice}, expected {answer}"))
+    return verdicts
+
+
+def _choice(text: str) -> str | None:
+    text = without_thinking(text)
+    boxed = last_boxed(text)
+    if boxed is not None:
+        match = _BOXED.match(strip_text_commands(boxed))
+        return (match[1] or match[2]).upper() if match else None
+    found = [*_ALONE.finditer(text), *_NAMED.finditer(text)]
+    return (found[-1][1] or found[-1][2]).upper() if found else None

@@ -1,0 +1,24 @@
+"""Grading completions of the embedded world."""
+
+from collections.abc import Sequence
+
+from effopd.grading.verdict import Verdict
+from effopd.world import answering_style, world_reward
+
+
+def grade_world(completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+    """Grade completions of the embedded world by its reward.
+
+    Args:
+        completions: N texts.
+        answers: N right answers.
+
+    Returns:
+        N verdicts: `passed`, `wrong answer`, or `malformed` for a completion that does not have the form of an answer.
+    """
+    verdicts = []
+    for completion, reward in zip(completions, world_reward(completions, answers), strict=True):
+        malformed = answering_style(completion) == "malformed"
+        kind = "passed" if reward else "malformed" if malformed else "wrong answer"
+        verdicts.append(Verdict(reward == 1.0, kind))
+    return verdicts
