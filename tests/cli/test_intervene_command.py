@@ -9,16 +9,9 @@ from typing import Any
 import pytest
 import torch
 from checkpoints.tiny_pairs import load_tensors
+from cli.status import status_of
 
-from effopd import cli
 from effopd.interventions import KINDS
-
-
-def status_of(*argv: object) -> Any:
-    try:
-        return cli.main([str(part) for part in argv])
-    except SystemExit as exit_:
-        return exit_.code
 
 
 @pytest.mark.parametrize(
