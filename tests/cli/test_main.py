@@ -21,8 +21,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], "required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
-        (["demo", "--seeds", "0"], "0 is not at least 1"),
-        (["demo", "--seeds", "two"], "two is not at least 1, or no whole number"),
+        (["demo", "--seeds", "0"], "got '0', expected a whole number of at least 1"),
+        (["demo", "--seeds", "two"], "got 'two', expected a whole number of at least 1"),
         (["demo", "--speed", "9"], "unrecognized arguments: --speed 9"),
         (["world", "build"], "required: --out"),
         (["train"], "required: CONFIG.yaml"),

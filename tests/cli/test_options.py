@@ -92,5 +92,5 @@ def test_keywords_are_the_options_alone() -> None:
 def test_positive() -> None:
     assert positive("3") == 3
     for text in ("0", "-1", "1.5", "two", ""):
-        with pytest.raises(argparse.ArgumentTypeError, match="not at least 1, or no whole number"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number of at least 1"):
             positive(text)

@@ -16,7 +16,7 @@ def weights(pair: Pair, interventions: Sequence[Intervention]) -> dict[str, torc
 
 
 def updates(pair: Pair, interventions: Sequence[Intervention]) -> dict[str, torch.Tensor]:
-    """New updates before rounding."""
+    """The new updates before they are rounded."""
     source, found = PairSource(pair), {}
     for name, shape in pair.shapes.items():
         for part, part_shape in units(name, shape).items():
@@ -28,7 +28,7 @@ def updates(pair: Pair, interventions: Sequence[Intervention]) -> dict[str, torc
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Bit for bit."""
+    """Compare dtypes and bits."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            remedy = lost or "What was finished is kept; once mended, the same command continues"
+            remedy = lost or "What was finished is kept. Once this is mended, the same command continues"
         elif error.filename is not None:
             remedy = "Give another path, or mend this one"
         else:

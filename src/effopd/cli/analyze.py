@@ -12,10 +12,12 @@ def add(commands: Commands) -> None:
     """Add the command and its options."""
     parser = commands.add_parser(
         "analyze",
-        help="what training did to the weights, from a base and checkpoints",
-        epilog="An interrupted analysis is continued by the same command. See docs/analysis.md.",
+        help="measure what training did to the weights, from a base and checkpoints",
+        epilog="After an interruption, the same command continues the analysis. See docs/analysis.md.",
     )
-    parser.add_argument("--base", required=True, metavar="MODEL", help="directory or hub name")
+    parser.add_argument(
+        "--base", required=True, metavar="MODEL", help="model that the runs started from: a directory or hub name"
+    )
     parser.add_argument(
         "--run",
         dest="runs",
@@ -23,19 +25,37 @@ def add(commands: Commands) -> None:
         action="append",
         type=_named_run,
         metavar="NAME=DIR[,DIR...]",
-        help="a directory of checkpoint-N folders, a model or a LoRA adapter, or several; once per run",
+        help="run to measure: a directory of checkpoint-N folders, a model or a LoRA adapter, or several of these; "
+        "give the option once for each run",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--ignore", action="append", default=[], metavar="PATTERN", help="parameters to leave out")
-    parser.add_argument("--text", type=Path, metavar="FILE", help="tokens for the embedding shift; default: all")
-    parser.add_argument("--sweep", type=Path, metavar="DIR", help="a finished sweep, for a section of the report")
-    parser.add_argument("--workers", type=positive, default=1, metavar="N", help="processes; default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where tables, figures and the report go"
+    )
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="regular expression for names of parameters to leave out; may be given several times",
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        metavar="FILE",
+        help="text whose tokens the embedding shift is measured for; default: all tokens",
+    )
+    parser.add_argument(
+        "--sweep", type=Path, metavar="DIR", help="finished sweep of these runs, for a section of the report"
+    )
+    parser.add_argument(
+        "--workers", type=positive, default=1, metavar="N", help="number of processes; default: %(default)s"
+    )
+    parser.add_argument("--device", default="cpu", help="device that computes, cpu or cuda; default: %(default)s")
     parser.add_argument(
         "--precision",
         choices=("float64", "float32"),
         default="float64",
-        help="float32 is faster and states its error; default: %(default)s",
+        help="precision of the computation; float32 is faster, and the tables state its error; default: %(default)s",
     )
     parser.set_defaults(call=_analyze)
 

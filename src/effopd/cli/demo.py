@@ -8,11 +8,24 @@ from effopd.cli.options import Commands, positive
 
 def add(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser("demo", help="vanilla OPD against EffOPD on the embedded task, in minutes on a CPU")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="seeds 0 to N-1; default: %(default)s")
-    parser.add_argument("--learning-rate", type=float, nargs="+", default=None, metavar="X", help="one or more")
-    parser.add_argument("--quick", action="store_true", help="a lower target: a smoke test in under a minute")
+    parser = commands.add_parser(
+        "demo", help="compare vanilla OPD with EffOPD on the embedded task, in minutes on a CPU"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="where the runs go; default: %(default)s"
+    )
+    parser.add_argument(
+        "--seeds", type=positive, default=1, metavar="N", help="train with the seeds 0 to N-1; default: %(default)s"
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        nargs="+",
+        default=None,
+        metavar="X",
+        help="learning rates to compare; one by default",
+    )
+    parser.add_argument("--quick", action="store_true", help="train to a lower target: a smoke test in under a minute")
     parser.set_defaults(call=_demo)
 
 

@@ -10,18 +10,34 @@ def add(commands: Commands) -> None:
     """Add the command and its options."""
     parser = commands.add_parser(
         "grade",
-        help="saved completions against their answers or tests",
-        epilog="An interrupted grading is continued by the same command. See docs/evaluation.md.",
+        help="grade saved completions by their answers or tests",
+        epilog="After an interruption, the same command continues the grading. See docs/evaluation.md.",
     )
-    parser.add_argument("path", metavar="FILE.jsonl", type=Path, help="lines with completion, and answer or tests")
-    parser.add_argument("--grader", choices=("math", "code"), required=True)
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.jsonl", help="the lines with their verdicts")
-    parser.add_argument("--workers", type=positive, metavar="N", help="at a time; default: one per processor")
     parser.add_argument(
-        "--time-limit", dest="time_s", type=float, metavar="S", help="code: seconds per run; default: 6"
+        "path", metavar="FILE.jsonl", type=Path, help="file whose lines have a completion, and an answer or tests"
     )
-    parser.add_argument("--memory-limit", dest="memory_mb", type=positive, metavar="MB", help="code: default: 1024")
-    parser.add_argument("--unsafe", action="store_true", help="code: without a sandbox, with all your rights")
+    parser.add_argument(
+        "--grader", choices=("math", "code"), required=True, help="math: compare answers; code: run tests"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="OUT.jsonl", help="file for the same lines with their verdicts"
+    )
+    parser.add_argument(
+        "--workers", type=positive, metavar="N", help="lines to grade at a time; default: one per processor"
+    )
+    parser.add_argument(
+        "--time-limit", dest="time_s", type=float, metavar="S", help="code: processor seconds for a run; default: 6"
+    )
+    parser.add_argument(
+        "--memory-limit",
+        dest="memory_mb",
+        type=positive,
+        metavar="MB",
+        help="code: MiB of memory for a run; default: 1024",
+    )
+    parser.add_argument(
+        "--unsafe", action="store_true", help="code: run programs without a sandbox, with all your rights"
+    )
     parser.set_defaults(call=_grade)
 
 

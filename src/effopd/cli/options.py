@@ -43,8 +43,8 @@ def add_field_options(parser: argparse.ArgumentParser, settings: type[Any]) -> N
     hints = get_type_hints(settings)
     for field in dataclasses.fields(settings):
         hint = hints[field.name]
-        parts = [part for part in get_args(hint) if part is not NoneType]
-        hint = parts[0] if len(parts) == 1 else hint  # `float | None` is an option with a number
+        if NoneType in (parts := get_args(hint)) and len(parts) == 2:  # `float | None` takes a number
+            hint = next(part for part in parts if part is not NoneType)
         if hint is bool:
             details: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         else:
@@ -72,5 +72,5 @@ def keywords(options: argparse.Namespace) -> dict[str, Any]:
 def positive(text: str) -> int:
     """Parse a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1, or no whole number")
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least 1")
     return int(text)

@@ -12,22 +12,35 @@ def add(commands: Commands) -> None:
     """Add the command and its options."""
     parser = commands.add_parser(
         "sweep",
-        help="runs x interventions x values x tasks x seeds, with figures",
-        epilog="An interrupted sweep is continued by the same command. See docs/sweeps.md.",
+        help="evaluate runs x interventions x values x tasks x seeds, and draw figures",
+        epilog="After an interruption, the same command continues the sweep. See docs/sweeps.md.",
     )
     parser.add_argument(
-        "spec", metavar="SPEC.yaml", help="a file, or the name of a specification that ships with effopd"
+        "spec", metavar="SPEC.yaml", help="YAML file, or the name of a specification that comes with effopd"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results and figures go")
     parser.add_argument(
-        "--root", metavar="DIR", help="where the runs' relative paths start; default: the file's `root`"
+        "--root", metavar="DIR", help="directory that relative paths of runs start from; default: `root` in the file"
     )
-    parser.add_argument("--quick", action="store_true", help="fewer problems, checkpoints, values and sampling seeds")
-    parser.add_argument("--workers", type=positive, metavar="N", help="default: one per processor or share of a GPU")
     parser.add_argument(
-        "--gpus-per-worker", type=float, default=0.0, metavar="G", help="0.5: two share one; default: 0"
+        "--quick", action="store_true", help="take fewer problems, checkpoints, values and sampling seeds"
     )
-    parser.add_argument("--address", metavar="ADDR", help="of a Ray cluster; default: Ray is started on this machine")
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="number of workers; default: one for each processor, or for each share of a GPU",
+    )
+    parser.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        default=0.0,
+        metavar="G",
+        help="GPUs for each worker; with 0.5, two share one; default: 0",
+    )
+    parser.add_argument(
+        "--address", metavar="ADDR", help="address of a Ray cluster; by default Ray is started on this machine"
+    )
     parser.set_defaults(call=_sweep)
 
 
@@ -47,6 +60,7 @@ def _sweep(options: argparse.Namespace) -> None:
     print(f"{result.directory}: {result.num_cells} cells, {len(result.written)} figures and tables")
     if result.failed:
         raise EffOPDError(
-            f"{len(result.failed)} of {result.num_cells} cells failed, and are not in the figures; the first: "
-            f"{result.failed[0]}. All of them: {result.directory / 'failed.jsonl'}. The same command tries them again."
+            f"{len(result.failed)} of {result.num_cells} cells failed and are not in the figures. The first is "
+            f"{result.failed[0]}. All of them are in {result.directory / 'failed.jsonl'}. The same command tries them "
+            "again."
         )

@@ -10,9 +10,11 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "train",
         help="distill a student from a teacher, from a YAML file",
-        epilog="Every field of the file can be overridden: --field value. See docs/training.md for the fields.",
+        epilog="To override a field of the file, add --field value. docs/training.md describes the fields.",
     )
-    parser.add_argument("config", metavar="CONFIG.yaml", help="a file, or the name of a recipe that ships with effopd")
+    parser.add_argument(
+        "config", metavar="CONFIG.yaml", help="YAML file, or the name of a recipe that comes with effopd"
+    )
     parser.set_defaults(call=_train)
 
 

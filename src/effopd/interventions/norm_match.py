@@ -41,8 +41,10 @@ class NormMatch(Intervention):
         beta: Any finite number. 0 leaves the checkpoint as it is, 1 gives each weight's update the final norm.
     """
 
-    final: NormReference = field(metadata=option("the run's final model", "MODEL"))
-    beta: float = field(default=1.0, metadata=option("default: %(default)g, the final norm", "X"))
+    final: NormReference = field(metadata=option("final model of the run", "MODEL"))
+    beta: float = field(
+        default=1.0, metadata=option("0 keeps each norm, 1 gives the final one; default: %(default)g", "X")
+    )
 
     def __post_init__(self) -> None:
         check_reference("final", self.final)

@@ -5,7 +5,7 @@ A file of this package that defines an intervention registers it; nothing else h
     @register("scale", "base + alpha times the update")
     @dataclass(frozen=True)
     class Scale(Intervention):
-        alpha: float = field(metadata=option("0: base, 1: trained", "X"))
+        alpha: float = field(metadata=option("factor of the update", "X"))
 """
 
 import dataclasses

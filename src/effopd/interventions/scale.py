@@ -18,7 +18,7 @@ class Scale(Intervention):
         alpha: Any finite number. 0 gives the base and 1 the trained model; numbers above 1 extrapolate.
     """
 
-    alpha: float = field(metadata=option("0: base, 1: trained", "X"))
+    alpha: float = field(metadata=option("factor of the update: 0 gives the base, 1 the trained model", "X"))
 
     def __post_init__(self) -> None:
         check_number("alpha", self.alpha)

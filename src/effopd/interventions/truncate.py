@@ -25,8 +25,8 @@ from effopd.interventions.fields import Other, check_choice, check_number, check
 from effopd.interventions.registry import register
 from effopd.interventions.update import Intervention, NormReference, Shapes, Update, is_matrix, units
 
-_PERCENT = option("above 0, at most 100", "K")
-_OTHER = option("all other tensors: trained (default) or base", "WHICH")
+_PERCENT = option("percentage of the components to keep, above 0 and at most 100", "K")
+_OTHER = option("what all other tensors are, base or trained; default: %(default)s", "WHICH")
 
 
 def top_count(percent: float, rank: int) -> int:
@@ -98,7 +98,7 @@ class TopComponents(Intervention):
 
     percent: float = field(metadata=_PERCENT)
     norm_like: NormReference | None = field(
-        default=None, metadata=option("give each matrix the norm of this one's update", "MODEL")
+        default=None, metadata=option("give each matrix the norm of this model's update", "MODEL")
     )
     other: Other = field(default="trained", metadata=_OTHER)
 

@@ -52,11 +52,11 @@ class Window(Intervention):
             or `trained`. With `trained`, only the modules outside the window lose their update.
     """
 
-    module: WindowModule = field(metadata=option("mlp, attention or both", "M"))
-    centre: int = field(metadata=option("from 0", "LAYER"))
-    half_width: int = field(default=8, metadata=option("layers to either side; default: %(default)s", "N"))
+    module: WindowModule = field(metadata=option("modules that keep their update: mlp, attention or both", "M"))
+    centre: int = field(metadata=option("index of the layer at the centre, from 0", "LAYER"))
+    half_width: int = field(default=8, metadata=option("number of layers to either side; default: %(default)s", "N"))
     other: Other = field(
-        default="base", metadata=option("what all other tensors are: base (default) or trained", "WHICH")
+        default="base", metadata=option("what all other tensors are, base or trained; default: %(default)s", "WHICH")
     )
 
     def __post_init__(self) -> None:
