@@ -1,4 +1,4 @@
-"""`python -m effopd`."""
+"""The command line as a module: `python -m effopd`."""
 
 import sys
 

@@ -6,6 +6,8 @@ import pytest
 from checkpoints.tiny_pairs import write_trained
 from training.tiny_models import write_tiny_llama, write_tiny_qwen3
 
+from effopd.checkpoints import Pair, open_pair
+
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,3 +37,8 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_qwen3(qwen3: Path) -> Path:
     """With noise on every weight."""
     return write_trained(qwen3, qwen3.with_name("trained_qwen3"))
+
+
+@pytest.fixture(scope="session")
+def pair(llama: Path, trained_llama: Path) -> Pair:
+    return open_pair(llama, trained_llama)

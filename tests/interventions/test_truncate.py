@@ -1,13 +1,27 @@
 """Truncations agree with the SVD, and their parts add up."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from interventions.changed import updates, weights
 
+from effopd.checkpoints import Pair
 from effopd.errors import ConfigurationError
-from effopd.interventions import Decomposition, decompose, keep_bottom, keep_top
+from effopd.interventions import (
+    BottomComponents,
+    Decomposition,
+    TopComponents,
+    decompose,
+    keep_bottom,
+    keep_top,
+    update_norms,
+)
 from effopd.interventions.truncate import bottom_count, top_count
+from effopd.interventions.update import is_matrix
+from effopd.parameters import locate
 
 SHAPES = [(40, 24), (24, 40), (30, 30), (1, 9), (9, 1)]
 
@@ -99,3 +113,73 @@ def test_too_few_vectors_are_refused() -> None:
             keep_top(update, count, full)
     with pytest.raises(ConfigurationError, match="Pass decompose"):
         keep_top(noise((40, 25)), 3, full)
+
+
+@pytest.mark.parametrize("percent", [0.1, 10, 33, 50, 77.7, 99])
+def test_top_and_bottom_add_up_to_the_update(pair: Pair, percent: float) -> None:
+    top = updates(pair, [TopComponents(percent, other="trained")])
+    bottom = updates(pair, [BottomComponents(round(100 - percent, 1), other="base")])
+    for name, shape in pair.shapes.items():
+        update = pair.delta(name)
+        assert (top[name] + bottom[name] - update).abs().max() <= 4e-16 * update.abs().max()
+        if is_matrix(name, shape):
+            count = math.ceil(round(percent * min(shape) / 100, 9))
+            assert torch.linalg.matrix_rank(top[name]) == count
+            expected = torch.linalg.svdvals(update)[:count]
+            assert torch.allclose(torch.linalg.svdvals(top[name])[:count], expected)
+        else:
+            assert torch.equal(top[name], update)
+            assert not bottom[name].any()
+
+
+def test_other_tensors_are_the_bases_if_asked(pair: Pair) -> None:
+    for kind in (TopComponents(10, other="base"), BottomComponents(10, other="base")):
+        for name, tensor in weights(pair, [kind]).items():
+            is_base = torch.equal(tensor, pair.base.read(name))
+            assert is_base == (locate(name).kind not in ("attention", "mlp"))
+
+
+def test_equal_budgets(pair: Pair, other_llama: Path) -> None:
+    """Two runs' truncated updates have one norm per matrix, and keep their directions."""
+    norms = update_norms(pair.base.directory, other_llama)
+    plain, scaled = updates(pair, [TopComponents(10)]), updates(pair, [TopComponents(10, norm_like=str(other_llama))])
+    for name, shape in pair.shapes.items():
+        if is_matrix(name, shape):
+            assert float(scaled[name].norm()) == pytest.approx(norms[name])
+            assert torch.allclose(scaled[name] / scaled[name].norm(), plain[name] / plain[name].norm())
+        else:
+            assert torch.equal(scaled[name], plain[name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0,), "percent: got 0; expected a number above 0 and at most 100"),
+        ((100.5,), "percent: got 100.5"),
+        ((10, ""), "norm_like: got ''"),
+        ((10, None, "zero"), "other: got 'zero'; expected one of base, trained"),
+    ],
+)
+def test_wrong_fields_of_top(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        TopComponents(*arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1,), "percent: got -1"),
+        ((1, None), "other: got None"),
+    ],
+)
+def test_wrong_fields_of_bottom(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        BottomComponents(*arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("intervention", [TopComponents(1), BottomComponents(1)], ids=str)
+def test_a_model_without_matrices(intervention: TopComponents | BottomComponents) -> None:
+    with pytest.raises(ConfigurationError, match="none of the 2 tensors is an attention or MLP matrix"):
+        intervention.check({"model.norm.weight": (4,), "model.layers.0.mlp.up_proj.bias": (4,)})

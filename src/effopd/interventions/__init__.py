@@ -1,12 +1,12 @@
-"""Models made from a part of what training did to the weights, to see what that part is worth (arXiv 2605.11739).
+"""New models from a part of what training did to the weights, to see what that part is worth (arXiv 2605.11739).
 
-A model with the top 10 % of the components of every update, on disk, tensor by tensor:
+This writes a model with the top 10 % of the singular components of every update:
 
     from effopd.interventions import TopComponents, intervene
 
     intervene("Qwen/Qwen2.5-1.5B", "runs/opd", [TopComponents(10)], out="models/opd-top10")
 
-A sweep over window positions, of a model in memory that is itself again after each:
+This sweeps over window positions with a model in memory, which is itself again after each:
 
     from effopd.interventions import LiveModel, Window
 
@@ -15,23 +15,32 @@ A sweep over window positions, of a model in memory that is itself again after e
         with live.intervened(Window("mlp", centre)):
             print(centre, accuracy(model))
 
-Several interventions in a list apply to the update one after the other: `[Window("mlp", 12), Scale(2)]`. Every one is a
-function of dW = W - W_base, computed in float64 and rounded once to the dtype of the trained model; where it leaves the
-update as it is, the weight is the stored one to the bit. Underneath are functions of tensors, numbers and names:
-`keep_top`, `keep_bottom`, `decompose`, `norm_match_factor`, `in_window`, `add_scaled`.
+Several interventions in a list apply to the update one after the other: `[Window("mlp", 12), Scale(2)]`. Each is a
+function of dW = W - W_base. The new weight is computed in float64 and rounded once to the dtype of the trained model;
+where an intervention leaves the update as it is, the weight is the stored one to the bit. The mathematics underneath is
+in functions of tensors, numbers and names: `keep_top`, `keep_bottom`, `decompose`, `norm_match_factor`, `in_window`,
+`add_scaled`.
+
+Each intervention has a file of its own, which registers it: docs/interventions.md says how to add one.
 """
 
+import importlib
+import pkgutil
+
 from effopd.interventions.apply import intervene
+from effopd.interventions.decomposition import Decomposition, decompose
 from effopd.interventions.factors import SavedFactors, open_factors
-from effopd.interventions.kinds import BottomComponents, NormMatch, ReplaceEmbeddings, Scale, TopComponents, Window
 from effopd.interventions.live import LiveModel
-from effopd.interventions.norm_match import norm_match_factor
+from effopd.interventions.norm_match import NormMatch, norm_match_factor
 from effopd.interventions.norms import UpdateNorms, update_norms
-from effopd.interventions.plan import KINDS, make_intervention, read_plan
-from effopd.interventions.scale import add_scaled
-from effopd.interventions.truncate import Decomposition, decompose, keep_bottom, keep_top
+from effopd.interventions.plan import read_plan
+from effopd.interventions.registry import KINDS, make_intervention
+from effopd.interventions.replace_embeddings import ReplaceEmbeddings
+from effopd.interventions.scale import Scale
+from effopd.interventions.scaled_sum import add_scaled
+from effopd.interventions.truncate import BottomComponents, TopComponents, keep_bottom, keep_top
 from effopd.interventions.update import Intervention, Update
-from effopd.interventions.window import in_window
+from effopd.interventions.window import Window, in_window
 
 __all__ = [
     "BottomComponents",
@@ -59,3 +68,6 @@ __all__ = [
     "read_plan",
     "update_norms",
 ]
+
+for _module in pkgutil.iter_modules(__path__):  # a file that nothing above imports registers its intervention too
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,4 +1,4 @@
-"""An intervened model on disk: read, changed and written tensor by tensor."""
+"""Interventions on a model on disk, which is read, changed and written tensor by tensor."""
 
 import math
 import os
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from effopd import __version__
 from effopd.checkpoints import Pair, open_model, open_pair, write_model
@@ -17,10 +18,10 @@ from effopd.checkpoints.model import split_expert
 from effopd.checkpoints.source import ADAPTER_WEIGHTS, MODEL_FILES
 from effopd.errors import DataError, UnsupportedError
 from effopd.files import write_json
+from effopd.interventions.decomposition import Decomposition, decompose
 from effopd.interventions.factors import SavedFactors
 from effopd.interventions.norms import NormLookup
 from effopd.interventions.plan import describe
-from effopd.interventions.truncate import Decomposition, decompose
 from effopd.interventions.update import Intervention, NormReference, Source, new_tensor
 from effopd.parameters import locate
 
@@ -37,34 +38,36 @@ def intervene(
     max_shard_bytes: int = 2 * 10**9,
     progress: Callable[[str, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write the model that interventions make of a trained one.
+    """Apply interventions to the update of a trained model, and write the new model.
 
-    One tensor is in memory at a time, a matrix that is truncated several times over in float64, and one shard of the
-    output. The new directory has the trained model's config and tokenizer files (the base's tokenizer if that has none)
-    and a record, `intervention.json`; it is put in place when it is complete, so that an interruption leaves nothing.
+    One tensor at a time is in memory, and one file of the output. A matrix that is truncated is held several times in
+    float64. The new directory gets the trained model's config and tokenizer files (the base's tokenizer where the
+    trained model has none) and a record, `intervention.json`. It appears under its name only when it is complete: an
+    interruption leaves nothing behind.
 
     Args:
         base: Directory or hub name of the base.
         trained: Directory or hub name of a model or LoRA adapter trained from it.
-        interventions: Applied to the update of each weight one after the other.
-        out: The new directory; it may exist if it is empty.
-        factors: Singular vectors that an analysis of this very pair has saved, used where they are enough.
-        max_shard_bytes: Size above which a new file of weights is begun.
-        progress: Called before each tensor with its name and the number of all.
+        interventions: Interventions, applied to the update of each weight one after the other.
+        out: Directory for the new model. It may exist if it is empty.
+        factors: Singular vectors that an analysis of these two models has saved. They are used for truncations that
+            need no more vectors than were saved.
+        max_shard_bytes: Size in bytes above which a new file of weights is begun.
+        progress: Function that is called before each tensor, with its name and the number of all tensors.
 
     Returns:
-        The record: the models, the interventions as entries of a plan, versions, and `update_norm`, the Frobenius norm
-        of the new update before rounding, of the whole model and by module kind.
+        The record: the models, the interventions as entries of a plan, the versions, and `update_norm`, the Frobenius
+        norm of the new update before rounding, of the whole model and by module kind.
 
     Raises:
         ConfigurationError: An intervention has nothing to change in this model.
-        DataError: `out` is not empty, a model cannot be read, models do not match, or a new weight is not finite.
+        DataError: `out` is not empty, a model cannot be read, the models do not match, or a new weight is not finite.
         OSError: The disk is full, or `out` cannot be written.
-        UnsupportedError: An adapter has an output head that its base has not.
+        UnsupportedError: An adapter has an output head that its base does not have.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already and not empty. Choose another directory, or remove it.")
+        raise DataError(f"{out} exists and is not empty. Choose another directory, or remove it.")
     pair = open_pair(base, trained)
     _warn_of_tied_embedding(pair)
     for intervention in interventions:
@@ -92,18 +95,18 @@ def intervene(
 
 
 class _UpdateNorm:
-    """The Frobenius norm of a model's update, gathered tensor by tensor."""
+    """Adds up the Frobenius norm of a model's update, tensor by tensor."""
 
     def __init__(self) -> None:
         self._norms: dict[str, float] = {}
 
     def add(self, name: str, norm: float) -> None:
-        """Count one tensor's."""
+        """Add the norm of one tensor's update."""
         kind = locate(name).kind
         self._norms[kind] = math.hypot(self._norms.get(kind, 0.0), norm)
 
     def by_kind(self) -> dict[str, float]:
-        """Of the whole model as `total`, and by module kind."""
+        """Return the norm of the whole model as `total`, and that of each module kind."""
         return {"total": math.hypot(*self._norms.values()), **self._norms}
 
 
@@ -122,12 +125,12 @@ def _new_tensors(
         yield name, new.tensor
 
 
-class PairSource:
-    """A pair on disk, as interventions read it.
+class PairSource(Source):
+    """Reads the weights of a base and a trained model on disk.
 
     Args:
-        pair: The models.
-        factors: Saved singular vectors of their updates.
+        pair: The two models.
+        factors: Singular vectors that an analysis has saved of their update.
     """
 
     def __init__(self, pair: Pair, factors: SavedFactors | None = None) -> None:
@@ -135,40 +138,40 @@ class PairSource:
         self._norms = NormLookup(pair.base.directory)
         self.tied_heads = _tied_heads(pair)
 
+    @override
     def base(self, name: str) -> Tensor:
-        """W_base as stored."""
         return self._pair.base.read(name)
 
+    @override
     def trained(self, name: str) -> Tensor:
-        """W as stored; base + update in the base's dtype where an adapter changes it."""
         return self._pair.read(name)[1] if name in self._pair.lora else self._pair.trained.read(name)
 
+    @override
     def dtype(self, name: str) -> torch.dtype:
-        """Dtype of `trained(name)`."""
         return self._pair.trained.tensors[split_expert(name)[0]].dtype
 
+    @override
     def delta(self, name: str) -> Tensor:
-        """The update dW in float64."""
         return self._pair.delta(name)
 
+    @override
     def is_difference(self, name: str) -> bool:
-        """Whether no adapter changes it."""
-        return name not in self._pair.lora
+        return name not in self._pair.lora  # an adapter's update is its own product, not a difference
 
+    @override
     def decomposition(self, name: str, update: Tensor, num_vectors: Callable[[int], int]) -> Decomposition:
-        """The saved one, if it has enough vectors; otherwise computed."""
         saved = self._factors.read(name, update) if self._factors else None
         if saved is not None and num_vectors(saved.rank) <= saved.vectors.shape[1]:
             return saved
         return decompose(update)
 
+    @override
     def norm(self, model: NormReference, name: str) -> float:
-        """Frobenius norm of another model's update of this weight."""
         return self._norms.norm(model, name)
 
 
 def _tied_heads(pair: Pair) -> frozenset[str]:
-    """Heads that the trained model ties, though they are stored (or only the base stores them)."""
+    """Find the output heads that the trained model ties, although they are stored (or only the base stores them)."""
     if not pair.trained.tied:
         return frozenset()
     tensors = {name: info for name, info in pair.trained.tensors.items() if name in pair.names}
@@ -185,7 +188,7 @@ def _tied_heads(pair: Pair) -> frozenset[str]:
 
 
 def _warn_of_tied_embedding(pair: Pair) -> None:
-    """Say so where an adapter trained the embedding of a model whose head is that embedding."""
+    """Warn if an adapter trained the embedding of a model whose output head is that embedding."""
     kinds = {name: locate(name).kind for name in pair.names}
     in_adapter = [
         name for name in kinds if name in pair.lora or pair.trained.tensors[name].file.name == ADAPTER_WEIGHTS
@@ -194,13 +197,13 @@ def _warn_of_tied_embedding(pair: Pair) -> None:
     if changed and pair.trained.tied and "lm_head" not in kinds.values():
         warnings.warn(
             f"The adapter changes {changed[0]}, which is the output head too. The new model has the change in both, as "
-            "after PEFT's own merge; in training, only the embedding had it.",
+            "PEFT's own merge gives it; in training, only the embedding had it.",
             stacklevel=3,
         )
 
 
 def _copy_tokenizer(base: Path, directory: Path) -> None:
-    """Give a model without a tokenizer that of its base."""
+    """Copy the base's tokenizer to a model that has none."""
     if not any(directory.glob("tokenizer*")):
         for file in {file for pattern in MODEL_FILES for file in base.glob(pattern) if file.is_file()}:
             if not (directory / file.name).exists():
@@ -208,11 +211,11 @@ def _copy_tokenizer(base: Path, directory: Path) -> None:
 
 
 def _like(pair: Pair, trained: str | Path) -> Path:
-    """The model whose config and tokenizer go with the tensors of the pair: the trained one if it has them all."""
+    """Choose the model whose config and tokenizer the new one gets: the trained one, if it has all the tensors."""
     for directory in (pair.trained.directory, pair.base.directory):
         if (directory / "config.json").exists() and open_model(directory).tensors.keys() == set(pair.names):
             return directory
     raise UnsupportedError(
-        f"{trained} gives {pair.base.directory} an output head of its own, which its config does not know. Merge the "
-        "adapter with PEFT (`merge_and_unload`, `save_pretrained`) and pass the merged model."
+        f"{trained} gives {pair.base.directory} an output head of its own, which its config does not have. Merge "
+        "the adapter with PEFT (`merge_and_unload`, `save_pretrained`) and pass the merged model."
     )

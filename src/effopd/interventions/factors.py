@@ -1,4 +1,4 @@
-"""Singular vectors that an analysis has saved (docs/decisions/0006-analysis.md), used again for truncations."""
+"""Truncations with the singular vectors that an analysis has saved (docs/decisions/0006-analysis.md)."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from effopd.errors import DataError
-from effopd.interventions.truncate import Decomposition
+from effopd.interventions.decomposition import Decomposition
 from effopd.updates.spectrum import RANK_EPS
 
 _TOLERANCE = 1e-5  # the vectors are stored in float32
@@ -20,28 +20,28 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 @dataclass(frozen=True)
 class SavedFactors:
-    """Leading singular vectors of one checkpoint's updates, by parameter.
+    """The leading singular vectors of one checkpoint's updates, by parameter.
 
-    They are stored in float32: a truncation made with them differs by some 1e-7 of its norm from one made without.
+    They are stored in float32. A truncation made with them differs by about 1e-7 of its norm from one made without.
 
     Attributes:
-        directory: Holds a file `PARAMETER.safetensors` for each matrix.
+        directory: Directory that holds a file `PARAMETER.safetensors` for each matrix.
     """
 
     directory: Path
 
     def read(self, name: str, update: Tensor) -> Decomposition | None:
-        """The saved vectors of a matrix, checked against it: `dW v_i = sigma_i u_i`, and the norm.
+        """Read the saved vectors of a matrix, and check that they belong to it: `dW v_i = sigma_i u_i`, and the norm.
 
         Args:
-            name: A matrix.
+            name: Name of the matrix.
             update: Its dW, float64 [m, n].
 
         Returns:
-            At most as many vectors as were saved; None if there is no file for this matrix.
+            The vectors that were saved; None if there is no file for this matrix.
 
         Raises:
-            DataError: The file is damaged, or of another update.
+            DataError: The file is damaged, or belongs to another update.
         """
         file = self.directory / f"{quote(name, safe='[]')}.safetensors"
         if not file.exists():
@@ -64,9 +64,9 @@ def open_factors(analysis: str | Path, run: str | None = None, checkpoint: int |
     """Find the factors of one checkpoint in the directory of an analysis.
 
     Args:
-        analysis: Directory that `effopd analyze` wrote.
-        run: Name of a run; may be left out if there is one only.
-        checkpoint: Number of the checkpoint, from 0 in the order of training; the last one by default.
+        analysis: Directory that `effopd analyze` wrote into.
+        run: Name of a run. It may be left out if the analysis has only one.
+        checkpoint: Number of the checkpoint, from 0 in the order of training. The last one is the default.
 
     Raises:
         DataError: There is no such analysis, run or checkpoint.

@@ -1,4 +1,4 @@
-"""Interventions on a model in memory, for sweeps that need no disk."""
+"""Interventions on a model in memory, for sweeps that write no models to disk."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -8,44 +8,44 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from typing_extensions import override
 
 from effopd.checkpoints.model import open_model, split_expert, untie
 from effopd.checkpoints.source import listing
 from effopd.errors import ConfigurationError, DataError, UnsupportedError
+from effopd.interventions.decomposition import Decomposition, decompose
 from effopd.interventions.norms import NormLookup
 from effopd.interventions.stored import plain_parameters, stored_parameters
-from effopd.interventions.truncate import Decomposition, decompose
-from effopd.interventions.update import Intervention, NormReference, new_tensor
+from effopd.interventions.update import Intervention, NormReference, Source, new_tensor
 from effopd.parameters import clean_name
 
 
 class LiveModel:
-    """A trained model in memory and the base it came from.
+    """A trained model in memory, and the base that it was trained from.
 
         live = LiveModel(model, "Qwen/Qwen2.5-1.5B")
         for percent in (1, 5, 10, 50):
             with live.intervened(TopComponents(percent)):
                 score(model)
 
-    Inside the block the model's parameters are those that `intervene` would write; afterwards they are the trained ones
-    again, bit for bit, also when the block raises. On a CPU, and with the model in the dtype that it is stored in, they
-    equal the written ones to the bit too. Computed in float64 on each parameter's own device.
+    Inside the block, the model has the parameters that `intervene` would write. Afterwards it has the trained ones
+    again, bit for bit, even if the block raises. They are computed in float64 on each parameter's own device. On a CPU,
+    and with the model in the dtype that it is stored in, they equal the written ones to the bit.
 
-    The parameters must not be trained on meanwhile: make a new `LiveModel` then. Parameters that are tied are one
-    parameter here; those that transformers holds fused or under another name are what they are on disk. Buffers are
-    left as they are.
+    If you train the model further, make a new `LiveModel`. Tied parameters count as one parameter. Parameters that
+    transformers fuses or renames in memory are treated as they are on disk. Buffers stay as they are.
 
     Args:
         model: The trained model. Its parameters are the trained weights.
-        base: Directory or hub name of the base, whose weights are then held in CPU memory; or its tensors by the names
-            that they are stored under, or by those of the model in memory, `dict(base_model.named_parameters())`.
-        keep_decompositions: Whether the singular vectors of each matrix are kept after they were first needed, so that
-            other percentages cost two matrix products: 8 min(m, n)^2 bytes per matrix on its device, about 2.5 GB for
-            a model of 1.5 billion parameters.
+        base: Directory or hub name of the base, whose weights are then held in CPU memory; or its tensors, by the names
+            that they are stored under or by those in memory, `dict(base_model.named_parameters())`.
+        keep_decompositions: Whether to keep the singular vectors of a matrix once they are computed, so that other
+            percentages cost only two matrix products. They take 8 min(m, n)^2 bytes per matrix on its device, about
+            2.5 GB for a model of 1.5 billion parameters.
 
     Raises:
         DataError: The base cannot be read, lacks a parameter, or has one of another shape.
-        UnsupportedError: A parameter is sharded, not in memory, of no floating dtype, or stored in another form.
+        UnsupportedError: A parameter is sharded, not in memory, not of a floating dtype, or stored in another form.
     """
 
     def __init__(
@@ -69,13 +69,16 @@ class LiveModel:
 
     @contextmanager
     def intervened(self, *interventions: Intervention) -> Iterator[None]:
-        """The model with interventions applied to its update, the first one first, until the block ends.
+        """Apply interventions to the model's update, the first one first, until the block ends.
 
-        Copies of the parameters that change are held meanwhile, each on its device.
+        Until then, copies of the parameters that change are held on their devices.
+
+        Args:
+            *interventions: The interventions.
 
         Raises:
             ConfigurationError: An intervention has nothing to change in this model, or the blocks are nested.
-            DataError: A new weight is not finite; the model is left as it was.
+            DataError: A new weight is not finite. The model stays as it was.
         """
         if self._inside:
             raise ConfigurationError(
@@ -86,7 +89,9 @@ class LiveModel:
         self._inside = True
         originals: dict[str, Tensor] = {}
         try:
-            self._source.parameters = self._read(self._model)  # anew, here and below: the model may have been moved
+            self._source.parameters = self._read(
+                self._model
+            )  # read again, here and below: the model may have been moved
             for name, parameter in self._source.parameters.items():
                 new = new_tensor(name, self._shapes[name], interventions, self._source)
                 if not new.is_trained:
@@ -100,10 +105,10 @@ class LiveModel:
             self._inside = False
 
 
-class _LiveSource:
-    """A model in memory and its base, as interventions read them."""
+class _LiveSource(Source):
+    """Reads the weights of a model in memory and of its base."""
 
-    tied_heads: frozenset[str] = frozenset()  # tied parameters are one
+    tied_heads = frozenset()  # in memory, tied parameters are one parameter
 
     def __init__(
         self,
@@ -131,15 +136,19 @@ class _LiveSource:
                 "its directory, or its tensors by the names that they have in memory."
             )
 
+    @override
     def base(self, name: str) -> Tensor:
         return _part(self._base, name).to(self.trained(name).device)
 
+    @override
     def trained(self, name: str) -> Tensor:
         return _part(self.parameters, name)
 
+    @override
     def dtype(self, name: str) -> torch.dtype:
         return self.trained(name).dtype
 
+    @override
     def delta(self, name: str) -> Tensor:
         trained = self.trained(name)
         delta = trained.to(torch.float64, copy=True, memory_format=torch.contiguous_format).sub_(self.base(name))
@@ -147,21 +156,24 @@ class _LiveSource:
             raise DataError(f"{name}: the model minus its base is not finite. Did training diverge?")
         return delta
 
+    @override
     def is_difference(self, name: str) -> bool:
         return math.isfinite(float(self.trained(name).sum(dtype=torch.float64)))
 
+    @override
     def decomposition(self, name: str, update: Tensor, num_vectors: Callable[[int], int]) -> Decomposition:
         found = self._decompositions.get(name) or decompose(update)
         if self._keep:
             self._decompositions[name] = found
         return found
 
+    @override
     def norm(self, model: NormReference, name: str) -> float:
         return self._norms.norm(model, name)
 
 
 def _part(tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    """A tensor, or one expert of a stack."""
+    """Find a tensor by its name, or one expert of a stack by `name[expert]`."""
     whole, expert = split_expert(name)
     return tensors[whole] if expert is None else tensors[whole][expert]
 

@@ -1,4 +1,4 @@
-"""Frobenius norms of a model's update, weight by weight: what other models' updates are scaled to."""
+"""Frobenius norms of a model's update, weight by weight, to which the updates of other models are scaled."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +11,13 @@ from effopd.interventions.update import NormReference, units
 
 
 class UpdateNorms(Mapping[str, float]):
-    """Norms by name, `name[expert]` for the experts of a stack. Each is computed when first asked for, then kept."""
+    """The Frobenius norm of each weight's update, by the weight's name; `name[expert]` for the experts of a stack.
+
+    A norm is computed when it is first asked for, and then kept.
+
+    Args:
+        pair: The base and the model trained from it.
+    """
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
@@ -33,23 +39,24 @@ class UpdateNorms(Mapping[str, float]):
 
 
 def update_norms(base: str | Path, trained: str | Path) -> UpdateNorms:
-    """Frobenius norms of `W - W_base`, for `TopComponents.norm_like` and `NormMatch.final`.
+    """Open two models for the Frobenius norms of `W - W_base`, for `TopComponents.norm_like` and `NormMatch.final`.
 
     Args:
         base: Directory or hub name of the base.
         trained: Directory or hub name of a model or adapter trained from it.
 
     Raises:
-        DataError: They cannot be read or do not match.
+        DataError: The models cannot be read, or do not match.
     """
     return UpdateNorms(open_pair(base, trained))
 
 
 class NormLookup:
-    """Norms of the models that interventions refer to; each model is opened once.
+    """The norms of the models that interventions refer to. Each model is opened once.
 
     Args:
-        base: The base to open them with; None if it is no model on disk, and norms have to be given as numbers.
+        base: Directory or hub name of the base that the models are compared with. None if the base is in memory only;
+            norms must then be given as numbers.
     """
 
     def __init__(self, base: str | Path | None) -> None:
@@ -57,7 +64,11 @@ class NormLookup:
         self._opened: dict[str, UpdateNorms] = {}
 
     def norm(self, model: NormReference, name: str) -> float:
-        """Norm of a model's update of one weight.
+        """Find the Frobenius norm of a model's update of one weight.
+
+        Args:
+            model: The model, or its norms by name.
+            name: Name of the weight, `name[expert]` for one expert of a stack.
 
         Raises:
             DataError: The model cannot be opened, or has no such weight.

@@ -1,10 +1,10 @@
-"""Interventions by name and fields, one or a list of them: the command line and its YAML files.
+"""Plans: interventions in a YAML file, by name and fields.
 
     - norm-match: {final: runs/opd/final, beta: 1}
     - window: {module: mlp, centre: 12}
     - replace-embeddings
 
-The first is applied first. Paths are relative to the directory that the command runs in.
+The first entry is applied first. Paths are relative to the directory in which the command runs.
 """
 
 import dataclasses
@@ -16,54 +16,18 @@ import yaml
 
 from effopd.errors import ConfigurationError
 from effopd.files import load_yaml
-from effopd.interventions.kinds import (
-    BottomComponents,
-    NormMatch,
-    ReplaceEmbeddings,
-    Scale,
-    TopComponents,
-    Window,
-)
+from effopd.interventions.registry import KINDS, make_intervention
 from effopd.interventions.update import Intervention
-
-KINDS: dict[str, Any] = {
-    "scale": Scale,
-    "replace-embeddings": ReplaceEmbeddings,
-    "window": Window,
-    "top": TopComponents,
-    "bottom": BottomComponents,
-    "norm-match": NormMatch,
-}
-
-
-def make_intervention(kind: str, fields: Mapping[str, Any]) -> Intervention:
-    """An intervention from its kind and fields.
-
-    Raises:
-        ConfigurationError: There is no such kind or field, a field without a default is missing, or a value is wrong.
-    """
-    if kind not in KINDS:
-        raise ConfigurationError(f"Got the intervention {kind!r}; expected one of {', '.join(KINDS)}.")
-    known = dataclasses.fields(KINDS[kind])
-    names = [field.name for field in known]
-    required = [field.name for field in known if field.default is dataclasses.MISSING]
-    if unknown := [name for name in fields if name not in names]:
-        expected = f"only {', '.join(names)}" if names else "none"
-        raise ConfigurationError(f"{kind}: got the fields {', '.join(map(str, unknown))}; expected {expected}.")
-    if missing := [name for name in required if name not in fields]:
-        raise ConfigurationError(f"{kind}: {', '.join(missing)} is missing; expected {', '.join(required)}.")
-    try:
-        made: Intervention = KINDS[kind](**fields)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{kind}: {error}") from error
-    return made
 
 
 def read_plan(path: str | Path) -> list[Intervention]:
-    """The interventions of a YAML file, in the order in which they are applied.
+    """Read the interventions of a YAML file, in the order in which they are applied.
+
+    Args:
+        path: The file.
 
     Raises:
-        ConfigurationError: There is no such file, it is not YAML, not a list, or an entry is wrong.
+        ConfigurationError: The file cannot be read, is not YAML or holds no list, or an entry is wrong.
     """
     try:
         entries = load_yaml(Path(path).read_text(encoding="utf-8"))
@@ -83,7 +47,7 @@ def read_plan(path: str | Path) -> list[Intervention]:
 
 
 def describe(intervention: Intervention) -> dict[str, Any]:
-    """An intervention as an entry of a plan; norms given as numbers are only mentioned."""
+    """Describe an intervention as an entry of a plan. Norms that were given as numbers are only mentioned."""
     kind = next((kind for kind, made in KINDS.items() if type(intervention) is made), None)
     if kind is None or not dataclasses.is_dataclass(intervention):
         return {type(intervention).__name__: {}}

@@ -1,69 +1,28 @@
-"""The weights of a scaled update, `W_base + alpha * dW` (arXiv 2605.11739, scaling of the update).
+"""Scaling of the update (arXiv 2605.11739)."""
 
-Every intervention ends here.
-"""
+from dataclasses import dataclass, field
 
-import math
-from collections.abc import Callable
+from typing_extensions import override
 
-import torch
-from torch import Tensor
-
-from effopd.checkpoints.rounding import round_to
-from effopd.errors import DataError
-
-_CHUNK = 1 << 16  # elements: 512 kB in float64, which stay in a cache
+from effopd.interventions.fields import check_number, option
+from effopd.interventions.registry import register
+from effopd.interventions.update import Intervention, Update
 
 
-def add_scaled(base: Tensor, update: Tensor, alpha: float, dtype: torch.dtype) -> Tensor:
-    """`W_base + alpha * dW`, computed in float64 and rounded once, to the nearest number of `dtype`.
+@register("scale", "base + alpha times the update")
+@dataclass(frozen=True)
+class Scale(Intervention):
+    """`W_base + alpha * dW`, for every tensor of the model.
 
-    With alpha = 1 it gives the trained weights back, unless a weight and its base differ by a factor above 2^29 (of
-    float32 weights) or 2^45 (of bf16): their difference is not a float64 number then.
-
-    Args:
-        base: W_base as stored, of any shape and floating dtype.
-        update: dW, float64, of the same shape and on the same device.
-        alpha: Any finite number.
-        dtype: float64, float32, bfloat16 or float16.
-
-    Returns:
-        A new tensor. Beside it, only small pieces are held in float64.
-
-    Raises:
-        DataError: A weight is too large for `dtype`, or not a number.
+    Attributes:
+        alpha: Any finite number. 0 gives the base and 1 the trained model; numbers above 1 extrapolate.
     """
-    return _in_pieces(base, update, alpha, dtype, lambda base, update: update)
 
+    alpha: float = field(metadata=option("factor of the update: 0 gives the base, 1 the trained model", "X"))
 
-def scale_towards(base: Tensor, trained: Tensor, alpha: float, dtype: torch.dtype) -> Tensor:
-    """The same to the bit with dW = W - W_base, which is made piece by piece: several times faster in large tensors.
+    def __post_init__(self) -> None:
+        check_number("alpha", self.alpha)
 
-    Args:
-        base: As for `add_scaled`.
-        trained: W as stored.
-        alpha: As for `add_scaled`.
-        dtype: As for `add_scaled`.
-
-    Raises:
-        DataError: As for `add_scaled`.
-    """
-    return _in_pieces(base, trained, alpha, dtype, lambda base, trained: trained.double().sub_(base))
-
-
-def _in_pieces(
-    base: Tensor, other: Tensor, alpha: float, dtype: torch.dtype, update: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    result = torch.empty(base.shape, dtype=dtype, device=base.device)
-    flat_base, flat_other, flat_result = base.reshape(-1), other.reshape(-1), result.view(-1)
-    for start in range(0, result.numel(), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        base_piece = flat_base[chunk].double()
-        exact = torch.add(base_piece, update(base_piece, flat_other[chunk]), alpha=alpha)
-        flat_result[chunk] = round_to(exact, dtype)
-        if not all(math.isfinite(bound) for bound in torch.aminmax(flat_result[chunk])):
-            raise DataError(
-                f"alpha = {alpha:g} gives weights up to {float(exact.abs().max()):g}; expected finite ones of at most "
-                f"{torch.finfo(dtype).max:g}, the largest number of {dtype}. Take a smaller scale."
-            )
-    return result
+    @override
+    def apply(self, update: Update) -> Update:
+        return update.times(self.alpha)

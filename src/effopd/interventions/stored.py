@@ -1,13 +1,15 @@
-"""A model in memory by the names and matrices that its files have.
+"""The parameters of a model in memory, by the names and in the matrices that its files have.
 
-transformers holds some parameters under other names than they are stored by (`embed_out` of GPT-NeoX), and many experts
-fused in one (Mixtral, Qwen3-MoE, DeepSeek-V3). Interventions are about the stored ones, in memory as on disk.
+In memory, transformers gives some parameters other names than in files (`embed_out` of GPT-NeoX), and fuses many
+experts into one parameter (Mixtral, Qwen3-MoE, DeepSeek-V3). Interventions act on what is stored in files, in memory
+as well as on disk.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from effopd.checkpoints.source import listing
 from effopd.errors import UnsupportedError
@@ -15,26 +17,29 @@ from effopd.parameters import clean_name
 
 
 class _View(Tensor):
-    """Stays a view where transformers, which splits parameters in order to save them, would copy."""
+    """A tensor that stays a view where transformers, which splits parameters to save them, would copy it."""
 
+    @override
     def contiguous(self, *args: Any, **kwargs: Any) -> Tensor:
         return self
 
 
 def plain_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a model by the names that they have in memory, without what wrappers add."""
+    """List the parameters of a model by the names that they have in memory, without what wrappers add to the names."""
     return {clean_name(name): parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def stored_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a model by the names that they are stored under, each a view: what is written to it is the
-    model's.
+    """List the parameters of a model by the names that they are stored under.
 
     Args:
-        model: A model of transformers; of any other, the parameters are given as they are. It may be wrapped.
+        model: A model of transformers, which may be wrapped. The parameters of any other model keep their names.
+
+    Returns:
+        Views of the parameters: writing to one changes the model.
 
     Raises:
-        UnsupportedError: A parameter is stored in another form than as parts of it.
+        UnsupportedError: A parameter is not stored as it is, nor in parts, but in another form.
     """
     from transformers import PreTrainedModel
     from transformers.core_model_loading import revert_weight_conversion

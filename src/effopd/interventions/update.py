@@ -1,7 +1,7 @@
-"""One weight's update on its way through a list of interventions: a number times a tensor, read only when needed.
+"""What passes through a list of interventions: the update of one weight, as a number times a tensor.
 
-Most interventions multiply the update of a weight by a number; 0 and 1 stand for the base's and the trained weight as
-they are stored, bit for bit. So a list of interventions runs over each weight without reading it, until one has to.
+Most interventions only multiply the update by a number, so the tensor is read from disk only when an intervention needs
+it. The numbers 0 and 1 stand for the base's and the trained weight as they are stored, bit for bit.
 """
 
 import math
@@ -15,50 +15,63 @@ import torch
 from torch import Tensor
 
 from effopd.errors import UnsupportedError
-from effopd.interventions.scale import add_scaled, scale_towards
-from effopd.interventions.truncate import Decomposition, decompose
+from effopd.interventions.decomposition import Decomposition, decompose
+from effopd.interventions.scaled_sum import add_scaled, scale_towards
 from effopd.parameters import locate
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shapes of a model's stored tensors, by name."""
+
 NormReference = str | Path | Mapping[str, float]
-"""A model whose update's norms are wanted, or those norms by name, as `update_norms` gives them."""
+"""A model whose update has the wanted norms, or those norms by name, as `update_norms` gives them."""
 
 
 class Source(Protocol):
-    """A base and a trained model, by tensor name or, for one expert of a stack, `name[expert]`."""
+    """Where the weights of a base and a trained model are read from.
 
-    @property
-    def tied_heads(self) -> frozenset[str]:
-        """Output heads that are their embedding, though they are stored by a name of their own."""
+    Weights go by the tensor's name, and by `name[expert]` for one expert of a stack.
+
+    Attributes:
+        tied_heads: Names of output heads that are tied to the embedding, although they are stored separately.
+    """
+
+    tied_heads: frozenset[str]
 
     def base(self, name: str) -> Tensor:
-        """W_base as stored."""
+        """Read W_base as it is stored."""
 
     def trained(self, name: str) -> Tensor:
-        """W as stored; the merged weight of an adapter."""
+        """Read W as it is stored; of an adapter, the merged weight in the base's dtype."""
 
     def dtype(self, name: str) -> torch.dtype:
-        """Dtype of `trained(name)`."""
+        """Tell the dtype of `trained(name)`."""
 
     def delta(self, name: str) -> Tensor:
-        """The update dW in float64."""
+        """Compute the update dW in float64."""
 
     def is_difference(self, name: str) -> bool:
-        """Whether that is `trained(name)` minus `base(name)`, as they are stored."""
+        """Tell whether dW is `trained(name)` minus `base(name)`, as they are stored."""
 
     def decomposition(self, name: str, update: Tensor, num_vectors: Callable[[int], int]) -> Decomposition:
-        """Of `update`, which is `delta(name)`, with as many singular vectors at least as follow from its rank."""
+        """Decompose an update.
+
+        Args:
+            name: Name of the weight.
+            update: Its dW, which is `delta(name)`.
+            num_vectors: Function from the update's rank to the number of singular vectors that are needed.
+        """
 
     def norm(self, model: NormReference, name: str) -> float:
-        """Frobenius norm of another model's update of this weight."""
+        """Find the Frobenius norm of another model's update of this weight."""
 
 
 class Weight:
-    """One weight before and after training; its update is read once, when asked for.
+    """One weight before and after training.
 
     Args:
-        name: Tensor name, or `name[expert]`.
-        shape: Its shape.
-        source: Where to read it.
+        name: Name of the tensor, or `name[expert]`.
+        shape: Shape of the weight.
+        source: The models to read it from.
     """
 
     def __init__(self, name: str, shape: tuple[int, ...], source: Source) -> None:
@@ -66,18 +79,18 @@ class Weight:
 
     @cached_property
     def delta(self) -> Tensor:
-        """The update dW, float64."""
+        """The update dW in float64, read when it is first asked for and then kept."""
         return self.source.delta(self.name)
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """`coefficient * tensor`, what is to be added to a weight's base.
+    """The update of a weight, `coefficient * tensor`, which is to be added to the weight's base.
 
     Attributes:
         weight: The weight.
         coefficient: A finite number.
-        replaced: float64; None where `tensor` still is dW, the update that training made.
+        replaced: The tensor, float64, where it is another than dW, the update that training made; otherwise None.
     """
 
     weight: Weight
@@ -86,41 +99,45 @@ class Update:
 
     @property
     def tensor(self) -> Tensor:
-        """The update without its coefficient, float64."""
+        """The update without its coefficient, in float64."""
         return self.weight.delta if self.replaced is None else self.replaced
 
     @property
     def is_trained(self) -> bool:
-        """Whether this is training's own update."""
+        """Whether this is the update that training made."""
         return self.coefficient == 1 and self.replaced is None
 
     def times(self, factor: float) -> "Update":
-        """This update times a number."""
+        """Multiply this update by a number."""
         return replace(self, coefficient=self.coefficient * factor)
 
     def with_tensor(self, tensor: Tensor) -> "Update":
-        """The same coefficient times another tensor."""
+        """Give this update another tensor, and keep its coefficient."""
         return replace(self, replaced=tensor)
 
     def norm(self) -> float:
-        """Frobenius norm, in float64."""
+        """Compute the Frobenius norm in float64."""
         return abs(self.coefficient) * float(torch.linalg.vector_norm(self.tensor)) if self.coefficient else 0.0
 
     def decomposition(self, num_vectors: Callable[[int], int]) -> Decomposition:
-        """Of `tensor`, with as many singular vectors at least as follow from its rank."""
+        """Decompose `tensor`.
+
+        Args:
+            num_vectors: Function from the rank of the tensor to the number of singular vectors that are needed.
+        """
         if self.replaced is None:
             return self.weight.source.decomposition(self.weight.name, self.tensor, num_vectors)
         return decompose(self.tensor)
 
     def new_weight(self) -> Tensor:
-        """`W_base` with this update, in the trained model's dtype.
+        """Add this update to W_base, in the trained model's dtype.
 
-        The trained weight as it is stored for training's own update, the base's for a coefficient of 0 (rounded once,
-        should the dtypes differ); otherwise computed in float64 and rounded once.
+        For the update that training made, the result is the trained weight as it is stored. For a coefficient of 0, it
+        is the base's (rounded once if the dtypes differ). Everything else is computed in float64 and rounded once.
 
         Raises:
             DataError: The result is not finite.
-            UnsupportedError: The weight is of no floating dtype, and training changed it.
+            UnsupportedError: The weight is not of a floating dtype, and training changed it.
         """
         source, name = self.weight.source, self.weight.name
         dtype = source.dtype(name)
@@ -142,24 +159,24 @@ class Update:
 
 
 class Intervention(Protocol):
-    """What changes a model's update, weight by weight."""
+    """A change of a model's update, weight by weight."""
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise ConfigurationError if a model of these tensors has nothing that it could change."""
+    def check(self, shapes: Shapes) -> None:
+        """Raise ConfigurationError if a model with these tensors has nothing that the intervention could change."""
 
     def apply(self, update: Update) -> Update:
-        """The changed update of one weight."""
+        """Make the changed update of one weight."""
 
 
 def units(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """The weights that a stored tensor holds, by name with their shapes: the experts of a 3-D stack one by one."""
+    """List the weights in a stored tensor, with their shapes: the tensor itself, or the experts of a 3-D stack."""
     if len(shape) == 3 and locate(name).kind == "mlp":
         return {f"{name}[{expert}]": shape[1:] for expert in range(shape[0])}
     return {name: shape}
 
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a weight is an attention or MLP matrix: what truncations are about, here and in the analysis."""
+    """Tell whether a weight is an attention or MLP matrix, which truncations and the analysis are about."""
     return len(shape) == 2 and not name.endswith("bias") and locate(name).kind in ("attention", "mlp")
 
 
@@ -167,9 +184,9 @@ class NewTensor(NamedTuple):
     """A tensor of the intervened model.
 
     Attributes:
-        tensor: As it is to be stored.
-        is_trained: Whether it is the trained model's own.
-        norm: Frobenius norm of its update before rounding; None if not asked for.
+        tensor: The tensor as it is to be stored.
+        is_trained: Whether it is the tensor of the trained model.
+        norm: Frobenius norm of its update before rounding; None if it was not asked for.
     """
 
     tensor: Tensor
@@ -188,11 +205,11 @@ def new_tensor(
     """Apply interventions, the first one first, to the update of one stored tensor.
 
     Args:
-        name: Its name.
-        shape: Its shape.
-        interventions: Each sees the update that the one before it left.
-        source: Where to read it.
-        measure: Whether the norm is wanted.
+        name: Name of the tensor.
+        shape: Shape of the tensor.
+        interventions: Interventions, each of which gets the update that the one before it made.
+        source: The models to read it from.
+        measure: Whether to compute the norm of the new update.
     """
     interventions = list(interventions)
     parts = units(name, shape)

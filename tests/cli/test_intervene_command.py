@@ -9,16 +9,9 @@ from typing import Any
 import pytest
 import torch
 from checkpoints.tiny_pairs import load_tensors
+from cli.status import status_of
 
-from effopd import cli
 from effopd.interventions import KINDS
-
-
-def status_of(*argv: object) -> Any:
-    try:
-        return cli.main([str(part) for part in argv])
-    except SystemExit as exit_:
-        return exit_.code
 
 
 @pytest.mark.parametrize(
@@ -141,3 +134,11 @@ def test_the_help_names_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of("intervene", "--help") == 0
     out = capsys.readouterr().out
     assert all(kind in out for kind in [*KINDS, "compose"])
+
+
+def test_an_interruption_while_the_options_are_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("effopd.cli.intervene._add_kinds", lambda parser: signal.raise_signal(signal.SIGTERM))
+    assert status_of("intervene", "--help") == 143
+    assert "interrupted. Nothing was written." in capsys.readouterr().err

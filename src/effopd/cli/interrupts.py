@@ -1,4 +1,4 @@
-"""SIGTERM, which schedulers and `kill` send, as an interruption like Ctrl-C: what is half done is cleared away."""
+"""SIGTERM, which schedulers and `kill` send, treated like Ctrl-C, so that a command clears away what is half done."""
 
 import contextlib
 import signal
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM has come."""
+    """The process received SIGTERM."""
 
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Until the block ends, SIGTERM raises `Terminated` in the main thread; in any other, the block changes nothing."""
+    """Raise `Terminated` on SIGTERM until the block ends. Outside the main thread, the block changes nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

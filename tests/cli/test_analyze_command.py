@@ -60,7 +60,7 @@ def test_a_base_given_as_the_run_is_told(
         (["--run", "nothing"], "is not NAME=DIR"),
         (["--run", "=x"], "is not NAME=DIR"),
         (["--run", "a=x,"], "is not NAME=DIR"),
-        (["--run", "a=x", "--workers", "0"], "not at least 1"),
+        (["--run", "a=x", "--workers", "0"], "expected a whole number of at least 1"),
         (["--run", "a=x", "--precision", "bfloat16"], "invalid choice"),
         ([], "--run"),
     ],

@@ -1,0 +1,20 @@
+"""`effopd demo` and `effopd world` call the library as they were asked to."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli.status import status_of
+
+
+def test_they_are_called_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr("effopd.world.build_world", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr("effopd.demo.run_demo", lambda *args, **kwargs: calls.append((args, kwargs)))
+    assert status_of("world", "build", "--out", str(tmp_path), "--seed", "3") == 0
+    monkeypatch.setattr("effopd.world_runs.world_runs", lambda *args, **kwargs: calls.append((args, kwargs)))
+    assert status_of("world", "runs", "--out", str(tmp_path), "--seeds", "2") == 0
+    assert status_of("demo", "--quick", "--learning-rate", "1e-4", "1e-3", "--out", str(tmp_path)) == 0
+    assert calls[0] == ((tmp_path,), {"seed": 3})
+    assert calls[1] == ((tmp_path,), {"seeds": 2})
+    assert calls[2] == ((tmp_path,), {"seeds": 1, "learning_rates": [1e-4, 1e-3], "quick": True})
