@@ -20,7 +20,7 @@ from effopd.evaluation.backends import Backend, TransformersBackend, VLLMBackend
 from effopd.evaluation.run import Plan
 from effopd.evaluation.session import SUMMARY, evaluate_in, summarize, task_digest
 from effopd.files import files_digest, write_json
-from effopd.training.models import check_vocabularies, find_model, load_model, load_tokenizer
+from effopd.models.load import check_vocabularies, find_model, load_model, load_tokenizer
 from effopd.world import model_path
 
 BACKENDS = ("hf", "vllm")

@@ -10,8 +10,9 @@ import torch
 from tiny_pairs import copy, load_tensors, write_raw
 from transformers import AutoModelForCausalLM
 
-from effopd.checkpoints import open_model, source
+from effopd.checkpoints import open_model
 from effopd.errors import ConfigurationError, DataError, UnsupportedError
+from effopd.models import directory as source
 from effopd.world import base_dir
 
 INDEX = "model.safetensors.index.json"

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from effopd.checkpoints.source import ADAPTER_WEIGHTS, INDEX, WEIGHTS, listing, resolve, weights_kind
 from effopd.errors import DataError, UnsupportedError
 from effopd.files import read_json
+from effopd.models.directory import ADAPTER_WEIGHTS, INDEX, WEIGHTS, listing, resolve, weights_kind
 from effopd.parameters import locate
 
 _DTYPES = {

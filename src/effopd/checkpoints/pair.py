@@ -11,8 +11,8 @@ import torch
 from effopd.checkpoints.lora import LoraFactors, open_adapter
 from effopd.checkpoints.model import ModelReader, natural_order, open_model, split_expert, untie
 from effopd.checkpoints.rounding import round_to
-from effopd.checkpoints.source import listing, resolve, weights_kind
 from effopd.errors import ConfigurationError, DataError
+from effopd.models.directory import listing, resolve, weights_kind
 from effopd.parameters import OTHER, locate
 
 _SEPARATE = re.compile(r"\.(?:[qkv]|gate|up)_proj\.|experts\.\d+\.")

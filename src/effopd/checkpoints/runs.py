@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from effopd.checkpoints.model import weight_files
-from effopd.checkpoints.source import (
+from effopd.errors import DataError
+from effopd.files import read_json
+from effopd.models.directory import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     INDEX,
@@ -15,8 +17,6 @@ from effopd.checkpoints.source import (
     resolve,
     weights_kind,
 )
-from effopd.errors import DataError
-from effopd.files import read_json
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # Files that tell a model's step, and what they call it: the Trainer's, then that of a finished run of effopd.

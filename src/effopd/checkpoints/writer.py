@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from effopd.checkpoints.model import ModelReader, open_model
-from effopd.checkpoints.source import INDEX, MODEL_FILES, WEIGHTS, listing
 from effopd.errors import DataError
 from effopd.files import read_json, write_json
+from effopd.models.directory import INDEX, MODEL_FILES, WEIGHTS, listing
 
 
 def write_model(

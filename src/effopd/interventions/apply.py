@@ -14,7 +14,6 @@ from torch import Tensor
 from effopd import __version__
 from effopd.checkpoints import Pair, open_model, open_pair, write_model
 from effopd.checkpoints.model import split_expert
-from effopd.checkpoints.source import ADAPTER_WEIGHTS, MODEL_FILES
 from effopd.errors import DataError, UnsupportedError
 from effopd.files import write_json
 from effopd.interventions.factors import SavedFactors
@@ -22,6 +21,7 @@ from effopd.interventions.norms import NormLookup
 from effopd.interventions.plan import describe
 from effopd.interventions.truncate import Decomposition, decompose
 from effopd.interventions.update import Intervention, NormReference, Source, new_tensor
+from effopd.models.directory import ADAPTER_WEIGHTS, MODEL_FILES
 from effopd.parameters import locate
 
 RECORD = "intervention.json"

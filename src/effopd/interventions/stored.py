@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effopd.checkpoints.source import listing
 from effopd.errors import UnsupportedError
+from effopd.models.directory import listing
 from effopd.parameters import clean_name
 
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from effopd.checkpoints import Checkpoint, find_checkpoints, open_pair
 from effopd.checkpoints.model import weight_files
-from effopd.checkpoints.source import resolve
 from effopd.files import files_digest
 from effopd.interventions import make_intervention
+from effopd.models.directory import resolve
 from effopd.parameters import locate
 from effopd.sweeps.checks import listed
 from effopd.sweeps.points import Entry, TrainingRun, X

@@ -18,11 +18,11 @@ from transformers.utils import logging as transformers_logging
 import effopd.evaluation as evaluation
 from effopd.checkpoints import Pair, open_pair
 from effopd.checkpoints.model import open_model, untie
-from effopd.checkpoints.source import weights_kind
 from effopd.errors import UnsupportedError
 from effopd.interventions import LiveModel, UpdateNorms, make_intervention, update_norms
 from effopd.interventions.stored import stored_parameters
 from effopd.interventions.window import in_window
+from effopd.models.directory import weights_kind
 from effopd.sweeps.cells import Cell, Resident
 
 _NORMAL = 1.959964  # 97.5 % quantile

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import make_tokenizer, write_tiny_llama, write_tiny_qwen3
+from training.tiny_models import make_tokenizer, write_tiny_llama, write_tiny_qwen3
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from effopd.errors import ConfigurationError, DataError, UnsupportedError
-from effopd.training.models import align_vocab_size, check_vocabularies, load_model, load_tokenizer
+from effopd.models.load import align_vocab_size, check_vocabularies, load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")
