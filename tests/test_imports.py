@@ -20,18 +20,18 @@ ALLOWED = {
     "objectives": set(),
     "models": {"world"},
     "checkpoints": {"parameters", "models"},
-    "updates": {"models", "parameters", "checkpoints"},
-    "interventions": {"models", "parameters", "checkpoints", "updates"},
-    "evaluation": {"parameters", "checkpoints", "updates", "interventions", "sampling", "world"},
+    "updates": {"parameters", "models", "checkpoints"},
+    "interventions": {"parameters", "models", "checkpoints", "updates"},
+    "evaluation": {"models", "sampling", "world"},
     "report": set(),
     "world": {"sampling"},
     "study": set(),
     "extrapolation": {"parameters", "trl_hooks"},
-    "training": {"models", "evaluation", "extrapolation", "objectives", "parameters", "trl_hooks", "updates", "world"},
+    "training": {"evaluation", "extrapolation", "models", "objectives", "parameters", "trl_hooks", "updates", "world"},
     "analysis": {"updates", "report"},
-    "sweeps": {"models", "parameters", "checkpoints", "updates", "interventions", "evaluation", "world", "report"},
+    "sweeps": {"parameters", "models", "checkpoints", "updates", "interventions", "evaluation", "report"},
     "evaluate_command": {"evaluate_model"},
-    "evaluate_model": {"models", "evaluation", "training", "world"},
+    "evaluate_model": {"evaluation", "models"},
     "demo": {"training", "study", "report", "world"},
     "world_runs": {"demo", "training", "world"},
     "cli": {
@@ -50,6 +50,7 @@ ALLOWED = {
     "__main__": {"cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
+WITHOUT_TORCH = [PACKAGE / "models" / name for name in ("__init__.py", "directory.py", "find.py")]
 
 
 def imports(path: Path) -> set[str]:
@@ -74,15 +75,30 @@ def test_imports_go_one_way(path: Path) -> None:
     top_level = {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in MODULES}
     used = {name for name in imports(path) if name in top_level}
     assert used <= ALLOWED[part] | {part, "errors", "files", "__init__"}
-    if part in ("report", "study", "parameters", "errors", "files"):
+    if part in ("report", "study", "parameters", "errors", "files") or path in WITHOUT_TORCH:
         assert not imports(path) & {".torch", ".transformers", ".trl"}
 
 
 @pytest.mark.parametrize(
-    "module", ["effopd", "effopd.cli", "effopd.evaluation", "effopd.parameters", "effopd.report", "effopd.study"]
+    "module",
+    [
+        "effopd",
+        "effopd.cli",
+        "effopd.evaluation",
+        "effopd.models.find",
+        "effopd.parameters",
+        "effopd.report",
+        "effopd.study",
+    ],
 )
 def test_light_modules_do_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["effopd.checkpoints", "effopd.models.find", "effopd.models.directory"])
+def test_what_reads_weights_does_not_load_transformers(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 
 from effopd.checkpoints.model import TensorInfo, scan
-from effopd.errors import DataError, UnsupportedError
+from effopd.errors import DataError, UnsupportedError, listing
 from effopd.files import read_json
-from effopd.models.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, listing
+from effopd.models.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from effopd.errors import DataError, UnsupportedError
+from effopd.errors import DataError, UnsupportedError, listing
 from effopd.files import read_json
-from effopd.models.directory import ADAPTER_WEIGHTS, INDEX, WEIGHTS, listing, resolve, weights_kind
+from effopd.models.directory import ADAPTER_WEIGHTS, CONFIG, INDEX, WEIGHTS, check_whole_model
+from effopd.models.find import model_directory
 from effopd.parameters import locate
 
 _DTYPES = {
@@ -120,10 +121,9 @@ def open_model(name_or_path: str | Path) -> ModelReader:
             damaged.
         UnsupportedError: The weights are quantised.
     """
-    directory = resolve(name_or_path)
-    if weights_kind(directory) == "adapter":
-        raise DataError(f"{directory} is an adapter; expected a whole model. Use `open_pair(base, adapter)`.")
-    config = read_json(directory / "config.json")
+    directory = model_directory(name_or_path)
+    check_whole_model(directory)
+    config = read_json(directory / CONFIG)
     if config.get("quantization_config"):
         raise UnsupportedError(
             f"{directory}: the weights are quantised, and differences of quantised values are not updates. Dequantise"

@@ -11,8 +11,9 @@ import torch
 from effopd.checkpoints.lora import LoraFactors, open_adapter
 from effopd.checkpoints.model import ModelReader, natural_order, open_model, split_expert, untie
 from effopd.checkpoints.rounding import round_to
-from effopd.errors import ConfigurationError, DataError
-from effopd.models.directory import listing, resolve, weights_kind
+from effopd.errors import ConfigurationError, DataError, listing
+from effopd.models.directory import weights_kind
+from effopd.models.find import model_directory
 from effopd.parameters import OTHER, locate
 
 _SEPARATE = re.compile(r"\.(?:[qkv]|gate|up)_proj\.|experts\.\d+\.")
@@ -144,7 +145,7 @@ def open_pair(base: str | Path, trained: str | Path, ignore: Sequence[str] = ())
         DataError: A model cannot be read (see `open_model`), or names or shapes differ.
         UnsupportedError: Quantised weights, or an adapter other than plain LoRA.
     """
-    base_model, trained_directory = open_model(base), resolve(trained)
+    base_model, trained_directory = open_model(base), model_directory(trained)
     lora: dict[str, LoraFactors] = {}
     if weights_kind(trained_directory) == "adapter":
         adapter = open_adapter(trained_directory)

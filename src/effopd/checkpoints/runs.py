@@ -9,14 +9,8 @@ from typing import NamedTuple
 from effopd.checkpoints.model import weight_files
 from effopd.errors import DataError
 from effopd.files import read_json
-from effopd.models.directory import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    INDEX,
-    WEIGHTS,
-    resolve,
-    weights_kind,
-)
+from effopd.models.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WEIGHTS, weights_kind
+from effopd.models.find import model_directory
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # Files that tell a model's step, and what they call it: the Trainer's, then that of a finished run of effopd.
@@ -53,8 +47,8 @@ def find_checkpoints(path: str | Path | Sequence[str | Path]) -> list[Checkpoint
     if not isinstance(path, str | Path):
         if not path:
             raise DataError("An empty list of models; expected at least one directory.")
-        return [_checkpoint(resolve(each)) for each in path]
-    root = resolve(path)
+        return [_checkpoint(model_directory(each)) for each in path]
+    root = model_directory(path)
     folders = [entry for entry in root.iterdir() if entry.is_dir() and _CHECKPOINT.fullmatch(entry.name)]
     checkpoints = sorted((_checkpoint(folder) for folder in folders), key=lambda found: found.step or 0)
     if checkpoints and not any((root / name).exists() for name in (WEIGHTS, INDEX, ADAPTER_WEIGHTS, ADAPTER_CONFIG)):

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from effopd.checkpoints.model import ModelReader, open_model
-from effopd.errors import DataError
+from effopd.errors import DataError, listing
 from effopd.files import read_json, write_json
-from effopd.models.directory import INDEX, MODEL_FILES, WEIGHTS, listing
+from effopd.models.directory import CONFIG, INDEX, MODEL_FILES, WEIGHTS
 
 
 def write_model(
@@ -145,6 +145,6 @@ def _copy_files(source: Path, directory: Path, dtypes: set[torch.dtype]) -> None
     for file in sorted({file for pattern in MODEL_FILES for file in source.glob(pattern) if file.is_file()}):
         shutil.copyfile(file, directory / file.name)
     if len(dtypes) == 1:
-        config = read_json(source / "config.json")
+        config = read_json(source / CONFIG)
         config.pop("torch_dtype", None)
-        write_json(directory / "config.json", config | {"dtype": str(dtypes.pop()).removeprefix("torch.")})
+        write_json(directory / CONFIG, config | {"dtype": str(dtypes.pop()).removeprefix("torch.")})

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from effopd.errors import ConfigurationError, DataError
 from effopd.evaluation.backends import Backend, TransformersBackend, derived_seed, encode_prompts
-from effopd.evaluation.divergence import check_vocabulary_sizes, reverse_kl
+from effopd.evaluation.divergence import reverse_kl
 from effopd.evaluation.statistics import Estimate, estimate_mean, estimate_ratio, pass_at_k
 from effopd.evaluation.tasks import Task
+from effopd.models.vocabulary import check_vocabulary_sizes
 
 Item = tuple[int, int]
 """Index of a prompt and of one of its samples, both from 0."""
@@ -244,7 +245,7 @@ class Plan:
             return records
         if not isinstance(backend, TransformersBackend):
             raise ConfigurationError("The KL to a teacher needs the model in memory; use the backend of transformers.")
-        check_vocabulary_sizes(backend.model, teacher, backend.tokenizer)
+        check_vocabulary_sizes(backend.model.config, teacher.config, backend.tokenizer)
         sums = reverse_kl(backend.model, teacher, prompts, ids)
         return [replace(record, kl=value) for record, value in zip(records, sums, strict=True)]
 

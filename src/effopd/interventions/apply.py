@@ -21,7 +21,7 @@ from effopd.interventions.norms import NormLookup
 from effopd.interventions.plan import describe
 from effopd.interventions.truncate import Decomposition, decompose
 from effopd.interventions.update import Intervention, NormReference, Source, new_tensor
-from effopd.models.directory import ADAPTER_WEIGHTS, MODEL_FILES
+from effopd.models.directory import ADAPTER_WEIGHTS, CONFIG, MODEL_FILES
 from effopd.parameters import locate
 
 RECORD = "intervention.json"
@@ -210,7 +210,7 @@ def _copy_tokenizer(base: Path, directory: Path) -> None:
 def _like(pair: Pair, trained: str | Path) -> Path:
     """The model whose config and tokenizer go with the tensors of the pair: the trained one if it has them all."""
     for directory in (pair.trained.directory, pair.base.directory):
-        if (directory / "config.json").exists() and open_model(directory).tensors.keys() == set(pair.names):
+        if (directory / CONFIG).exists() and open_model(directory).tensors.keys() == set(pair.names):
             return directory
     raise UnsupportedError(
         f"{trained} gives {pair.base.directory} an output head of its own, which its config does not know. Merge the "

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from effopd.checkpoints.model import open_model, split_expert, untie
-from effopd.errors import ConfigurationError, DataError, UnsupportedError
+from effopd.errors import ConfigurationError, DataError, UnsupportedError, listing
 from effopd.interventions.norms import NormLookup
 from effopd.interventions.stored import plain_parameters, stored_parameters
 from effopd.interventions.truncate import Decomposition, decompose
 from effopd.interventions.update import Intervention, NormReference, new_tensor
-from effopd.models.directory import listing
 from effopd.parameters import clean_name
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effopd.errors import UnsupportedError
-from effopd.models.directory import listing
+from effopd.errors import UnsupportedError, listing
 from effopd.parameters import clean_name
 
 

@@ -22,7 +22,7 @@ from effopd import __version__
 from effopd.checkpoints import Checkpoint, Pair, find_checkpoints, open_pair
 from effopd.checkpoints.model import weight_files
 from effopd.checkpoints.writer import save_tensors as write_tensors
-from effopd.errors import CheckpointError, ConfigurationError
+from effopd.errors import CheckpointError, ConfigurationError, listing
 from effopd.files import (
     NOT_IN_NAMES,
     append_json_line,
@@ -34,7 +34,6 @@ from effopd.files import (
     write_json,
     write_json_lines,
 )
-from effopd.models.directory import listing
 from effopd.updates.gram import Precision
 from effopd.updates.measure import Source, displacement, measure, parameters
 from effopd.updates.pool import one_thread_each
