@@ -17,19 +17,20 @@ ALLOWED = {
     "trl_hooks": set(),
     "sampling": set(),
     "objectives": set(),
-    "checkpoints": {"parameters", "world"},
-    "updates": {"parameters", "checkpoints"},
-    "interventions": {"parameters", "checkpoints", "updates"},
+    "models": {"world"},
+    "checkpoints": {"parameters", "models"},
+    "updates": {"parameters", "models", "checkpoints"},
+    "interventions": {"parameters", "models", "checkpoints", "updates"},
     "sandbox": set(),
     "grading": {"sandbox", "world"},
-    "evaluation": {"grading", "sampling", "sandbox", "training", "world"},
+    "evaluation": {"grading", "models", "sampling", "sandbox", "world"},
     "report": set(),
     "world": {"sampling"},
     "study": set(),
     "extrapolation": {"parameters", "trl_hooks"},
-    "training": {"extrapolation", "grading", "objectives", "parameters", "trl_hooks", "updates", "world"},
+    "training": {"extrapolation", "grading", "models", "objectives", "parameters", "trl_hooks", "updates", "world"},
     "analysis": {"updates", "report"},
-    "sweeps": {"parameters", "checkpoints", "updates", "interventions", "evaluation", "world", "report"},
+    "sweeps": {"parameters", "models", "checkpoints", "updates", "interventions", "evaluation", "report"},
     "demo": {"training", "study", "report", "world"},
     "world_runs": {"demo", "training", "world"},
     "cli": {
@@ -47,6 +48,7 @@ ALLOWED = {
     "__main__": {"cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
+WITHOUT_TORCH = [PACKAGE / "models" / name for name in ("__init__.py", "directory.py", "find.py")]
 
 
 def imports(path: Path) -> set[str]:
@@ -71,7 +73,7 @@ def test_imports_go_one_way(path: Path) -> None:
     top_level = {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in MODULES}
     used = {name for name in imports(path) if name in top_level}
     assert used <= ALLOWED[part] | {part, "errors", "files", "__init__"}
-    if part in ("report", "study", "sandbox", "grading", "parameters", "errors", "files"):
+    if part in ("report", "study", "sandbox", "grading", "parameters", "errors", "files") or path in WITHOUT_TORCH:
         assert not imports(path) & {".torch", ".transformers", ".trl"}
 
 
@@ -82,6 +84,7 @@ def test_imports_go_one_way(path: Path) -> None:
         "effopd.cli",
         "effopd.evaluation",
         "effopd.grading.saved_completions",
+        "effopd.models.find",
         "effopd.parameters",
         "effopd.report",
         "effopd.sandbox",
@@ -90,6 +93,12 @@ def test_imports_go_one_way(path: Path) -> None:
 )
 def test_light_modules_do_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["effopd.checkpoints", "effopd.models.find", "effopd.models.directory"])
+def test_what_reads_weights_does_not_load_transformers(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

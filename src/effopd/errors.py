@@ -5,6 +5,8 @@ either. A message says what was got, what was expected and what to do. Add a lea
 to catch it apart from its siblings.
 """
 
+from collections.abc import Sequence
+
 
 class EffOPDError(Exception):
     """Base of every error that effopd raises on purpose."""
@@ -28,3 +30,9 @@ class UnsupportedError(EffOPDError, NotImplementedError):
 
 class DivergedError(EffOPDError, ArithmeticError):
     """Weights whose logits are not finite, so that nothing can be sampled from them."""
+
+
+def listing(items: Sequence[str], limit: int = 10) -> str:
+    """List the first of many names in a message, and say how many more there are."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more

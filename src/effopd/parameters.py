@@ -1,6 +1,6 @@
-"""Parameter names: where a parameter sits in a transformer, and which parameters an operation touches.
+"""What the name of a parameter tells: where the parameter sits in a transformer, and whether a selection means it.
 
-The one place in the package that reads meaning out of parameter names, for extrapolation and analysis alike:
+Nothing else in the package reads meaning out of parameter names:
 
     >>> locate("model.layers.3.self_attn.q_proj.weight")
     Location(layer=3, module='self_attn.q_proj', kind='attention')
@@ -18,14 +18,14 @@ ModuleKind = Literal["attention", "mlp", "embedding", "lm_head", "norm", "other"
 
 OTHER: ModuleKind = "other"
 
-# Prefixes that wrappers (DDP, torch.compile, activation checkpointing, FSDP1) put into a parameter's name.
+# What wrappers (DDP, torch.compile, activation checkpointing, FSDP1) add to a parameter's name.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.(.+)$")
-# Stacks of layers beside the language model's, numbered from 0 too.
+# Stacks of layers beside the language model's own; their layers are numbered from 0 too.
 _TOWER = re.compile(r"(?:^|\.)((?:visual|vision|image|audio|speech)\w*)\.")
 _ROLE = re.compile(r"\.(?:weight|bias|weight_scale|weight_scale_inv)$")
 
-# Read from the most specific to the least: q_norm inside self_attn is a norm, not attention.
+# The first pattern that matches counts, so the most specific come first: q_norm inside self_attn is a norm.
 _KINDS: tuple[tuple[ModuleKind, re.Pattern[str]], ...] = (
     ("norm", re.compile(r"norm|(?:^|\.)ln_\w+$|(?:^|\.)ln\d?$")),
     (
@@ -41,13 +41,13 @@ _KINDS: tuple[tuple[ModuleKind, re.Pattern[str]], ...] = (
 
 
 class Location(NamedTuple):
-    """Where a parameter sits.
+    """Place of a parameter in a transformer.
 
     Attributes:
-        layer: Index of the transformer layer, from 0; None outside the stack of layers.
-        module: Path of the module inside its layer (`self_attn.q_proj`), or of the whole model outside it. In a stack
-            of layers of its own, such as a vision tower, with the name of that before it (`visual.attn.qkv`).
-        kind: The module's role; `other` when the name is not known, so that callers can report it.
+        layer: Index of the transformer layer, from 0; None for a parameter outside the stack of layers.
+        module: Path of the module inside its layer (`self_attn.q_proj`), or inside the model if it is in no layer. The
+            name of a separate stack, such as a vision tower, comes before it (`visual.attn.qkv`).
+        kind: Role of the module; `other` if the name is not known, so that callers can report it.
     """
 
     layer: int | None
@@ -56,12 +56,12 @@ class Location(NamedTuple):
 
 
 def clean_name(name: str) -> str:
-    """The parameter's name in the plain model: without what DDP, FSDP, torch.compile or checkpointing add."""
+    """Remove from a parameter's name what DDP, FSDP, torch.compile or activation checkpointing added to it."""
     return _WRAPPERS.sub("", name)
 
 
 def locate(name: str) -> Location:
-    """Map a parameter name, wrapped or plain, to its `Location`."""
+    """Read from a parameter's name, wrapped or plain, where the parameter sits."""
     module = _ROLE.sub("", clean_name(name))
     layer: int | None = None
     if match := _LAYER.search(module):
@@ -75,11 +75,12 @@ def select(names: Iterable[str], selection: str = "all") -> list[str]:
 
     Args:
         names: Parameter names, wrapped or plain.
-        selection: `all`; `attention_and_mlp` (by module kind: no norms, biases included); anything else is a
-            regular expression searched for in the plain name, e.g. `layers\\.(0|1)\\.` or `attn|attention|mlp`.
+        selection: `all` parameters; `attention_and_mlp` for those of attention and MLP modules, with their biases and
+            without norms; or a regular expression that is searched for in the plain name, for instance
+            `layers\\.(0|1)\\.` or `attn|attention|mlp`.
 
     Raises:
-        ConfigurationError: The expression is not valid, or nothing matches.
+        ConfigurationError: The regular expression is not valid, or it matches no name.
     """
     names = list(names)
     if selection == "all":

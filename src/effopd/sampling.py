@@ -1,4 +1,4 @@
-"""Sampling from a model: seeded, from the whole vocabulary, and without touching anybody else's random numbers."""
+"""Sampling from a model's whole vocabulary, with a seed, leaving torch's random state as it was found."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,12 @@ from transformers import GenerationConfig, PreTrainedModel
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators of the CPU and of one device, and put them back as they were afterwards."""
+    """Seed torch's global generators within the context, and give them back their former state afterwards.
+
+    Args:
+        seed: Random seed, the same for both generators.
+        device: Device whose generator is seeded beside the CPU's.
+    """
     cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if cuda else []):
         torch.default_generator.manual_seed(seed)
@@ -21,7 +26,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(*models: torch.nn.Module) -> Iterator[None]:
-    """Switch dropout and gradients off, and put the models back into the mode that they were in."""
+    """Switch dropout and gradients off within the context, and give each model back its former mode afterwards."""
     modes = [model.training for model in models]
     for model in models:
         model.eval()
@@ -43,22 +48,22 @@ def sample_tokens(
     pad_token_id: int,
     temperature: float = 1.0,
 ) -> torch.Tensor:
-    """Sample a continuation of every row, from the whole vocabulary.
+    """Sample one continuation of every prompt in a batch, from the whole vocabulary.
 
-    The model's own `generation_config`, which may cut the vocabulary or punish repetition, is not followed. To be
-    called within `seeded` and `evaluation_mode`.
+    The model's own `generation_config`, which may cut the vocabulary or punish repetition, is not followed. Call this
+    within `seeded` and `evaluation_mode`.
 
     Args:
-        model: A causal language model.
-        input_ids_BP: Prompts, padded on the left, int64 [B, P].
-        attention_mask_BP: 0 on the padding, else 1.
-        max_new_tokens: At least 1.
-        eos_token_ids: Tokens that end a continuation.
-        pad_token_id: What is written after the end.
-        temperature: Logits are divided by it; 0 takes the most probable token.
+        model: Causal language model.
+        input_ids_BP: Token ids of B prompts, padded on the left to P tokens, int64 [B, P].
+        attention_mask_BP: Mask of the same shape: 0 on the padding, 1 elsewhere.
+        max_new_tokens: Largest number of tokens to sample for a prompt, at least 1.
+        eos_token_ids: Ids of the tokens that end a continuation.
+        pad_token_id: Id that fills a row after its end.
+        temperature: Number that the logits are divided by, at least 0; 0 always takes the most probable token.
 
     Returns:
-        The new tokens [B, T], T at most `max_new_tokens`.
+        Ids of the new tokens, int64 [B, T], with T at most `max_new_tokens`.
     """
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     generation = GenerationConfig(

@@ -145,11 +145,11 @@ def test_damaged_adapters(llama32: Path, tmp_path: Path) -> None:
         return out
 
     vector = torch.zeros(3)
-    with pytest.raises(UnsupportedError, match=r"1 tensors belong to no plain LoRA: .*magnitude"):
+    with pytest.raises(UnsupportedError, match=r"1 tensors do not belong to a plain LoRA: .*magnitude"):
         open_pair(llama32, damaged({name.replace("lora_A.weight", "lora_magnitude_vector"): vector}))
-    with pytest.raises(DataError, match=r"1 modules have not both factors.*ZeRO-3"):
+    with pytest.raises(DataError, match=r"1 modules do not have both factors.*ZeRO-3"):
         open_pair(llama32, damaged({}, dropped=name))
-    with pytest.raises(DataError, match=r"1 modules have not both factors.*ZeRO-3"):
+    with pytest.raises(DataError, match=r"1 modules do not have both factors.*ZeRO-3"):
         open_pair(llama32, damaged({name: vector}))
     with pytest.raises(DataError, match=r"1 tensors of different shapes: .*q_proj"):
         open_pair(llama32, damaged({name: torch.zeros(4, 7)}))

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.tiny_models import make_tokenizer, write_tiny_llama, write_tiny_qwen3
+from training.tiny_models import write_tiny_llama, write_tiny_qwen3
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from effopd.errors import ConfigurationError
-from effopd.evaluation.divergence import PADDING_LOGIT, check_vocabulary_sizes, reverse_kl
+from effopd.evaluation.divergence import reverse_kl
+from effopd.models.vocabulary import PADDING_LOGIT
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]
 COMPLETIONS = [[20, 21, 22, 0], [23, 24, 25, 26, 27, 28], [29], []]
@@ -62,10 +62,3 @@ def test_leaves_the_models_as_they_were(directory: Path) -> None:
     assert model.training
     assert not teacher.training
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
-
-
-def test_a_teacher_without_a_row_for_some_token_is_refused(directory: Path) -> None:
-    model, teacher = load(directory / "student"), load(directory / "wide")
-    check_vocabulary_sizes(model, teacher, make_tokenizer())
-    with pytest.raises(ConfigurationError, match="a row for each token"):
-        check_vocabulary_sizes(model, teacher, make_tokenizer(("<new>",)))

@@ -95,8 +95,12 @@ def test_a_sweep_may_be_of_some_runs_only(root: Path) -> None:
 def test_runs_that_do_not_match_the_base_are_refused_before_anything_is_done(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         plan_cells(make(root, runs={"none": "nowhere"}))
-    with pytest.raises(DataError, match=r"no/such/teacher: no such directory"):
+    with pytest.raises(DataError, match=r"no/such/teacher: no such file or directory"):
         plan_cells(make(root, teacher="no/such/teacher"))
+    (tmp_path / "config.json").touch()
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(DataError, match="the weights are pickles"):
+        plan_cells(make(root, teacher=str(tmp_path)))
     with pytest.raises(ConfigurationError, match=r"OPD: seeds: .*checkpoint-20' twice"):
         plan_cells(make(root, runs={"OPD": {"seeds": ["opd-0", "./opd-0"]}}))
 

@@ -12,9 +12,9 @@ import pytest
 from sweeps.short_runs import make
 
 from effopd.errors import ConfigurationError
+from effopd.models.find import absolute_name
 from effopd.sweeps import SweepSpec, plan_cells, sweep
 from effopd.sweeps.execute import Finished, execute
-from effopd.sweeps.run import model_directory
 from effopd.sweeps.worker import Settings
 
 pytest.importorskip("ray", reason="needs ray: pip install 'effopd[ray]'")
@@ -28,7 +28,7 @@ MANY: dict[str, Any] = {
 
 
 def finish(spec: SweepSpec, **options: Any) -> Iterator[Finished]:
-    settings = Settings(model_directory(spec.base), limit=spec.limit, batch_size=spec.batch_size)
+    settings = Settings(absolute_name(spec.base), limit=spec.limit, batch_size=spec.batch_size)
     return execute(plan_cells(spec).cells, settings, **options)
 
 

@@ -8,8 +8,6 @@ from sweeps.short_runs import make
 from effopd.errors import ConfigurationError
 from effopd.sweeps import PRESETS, make_spec, read_spec, shipped_specs
 from effopd.sweeps.checks import thin
-from effopd.sweeps.spec import model_directory
-from effopd.world import base_dir
 
 
 @pytest.mark.parametrize("name", shipped_specs())
@@ -121,16 +119,3 @@ def test_thinning_keeps_both_ends() -> None:
     assert thin((1, 2, 3), None) == thin((1, 2, 3), 3) == (1, 2, 3)
     assert thin(tuple(range(9)), 3) == (0, 4, 8)
     assert thin((1, 2, 3), 1) == (3,)
-
-
-def test_the_worlds_models_go_by_name() -> None:
-    assert model_directory("world:base") == str(base_dir())
-    assert model_directory("some/model") == "some/model"
-    with pytest.raises(ConfigurationError, match=r"world:student.*use one of .*world:base.*world:teacher"):
-        model_directory("world:student")
-
-
-def test_a_home_directory_may_be_written_short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "base").mkdir()
-    assert model_directory("~/base") == str(tmp_path / "base")

@@ -1,4 +1,4 @@
-"""Base and trained models read tensor by tensor, and new ones written shard by shard: never a whole model in memory.
+"""Models on disk, read tensor by tensor and written shard by shard, so that no whole model has to be in memory.
 
 What training changed, matrix by matrix, over the checkpoints of a run:
 
@@ -9,7 +9,7 @@ What training changed, matrix by matrix, over the checkpoints of a run:
         for name, (rows, columns) in pair.matrices.items():
             print(step, name, pair.delta(name).norm())
 
-A new model, here the base with half of the update:
+Writing a new model, here the base with half of the update:
 
     from effopd.checkpoints import open_pair, write_model
 
@@ -17,15 +17,16 @@ A new model, here the base with half of the update:
     halfway = ((name, pair.base.read(name) + pair.delta(name) / 2) for name in pair.names)
     write_model("halfway", ((name, tensor.bfloat16()) for name, tensor in halfway), like=trained)
 
-`trained` is a model directory, a hub name, or a LoRA adapter in PEFT's layout; a full model has to hold the tensors of
-the base, and an adapter has to fit them (write with `like=base` then). A `Pair` holds paths, names and shapes, and no
-open file: pickle it to worker processes and let each call `delta` on its share of `pair.matrices`. Every read opens one
-shard and closes it again.
+`trained` is a model directory, a hub name, or a LoRA adapter in PEFT's layout. A whole model has to hold the tensors of
+the base. An adapter has to fit them, and a model made from it is written with `like=base`. A `Pair` holds paths, names
+and shapes, and no open file: it can be pickled to worker processes, of which each calls `delta` on its share of
+`pair.matrices`. Every read opens one shard and closes it again.
 
-Weights are read as they are stored. Fused projections (`qkv_proj`, `gate_up_proj`) are single matrices. Experts stacked
-in one 3-D tensor are matrices by the names `...experts.gate_up_proj[0]`, `...[1]`, ...: `Pair.matrices` lists them,
-`delta` and `read` take them and read that slice alone. `Pair.names` has whole tensors, which `write_model` needs.
-Where one model of a pair stores no output head because it is tied, the head is read from its embedding.
+Weights are read as they are stored. A fused projection (`qkv_proj`, `gate_up_proj`) is a single matrix. Experts stacked
+in one 3-D tensor are matrices named `...experts.gate_up_proj[0]`, `...[1]` and so on: `Pair.matrices` lists them, and
+`delta` and `read` read only the slice of the expert that they are given. `Pair.names` lists whole tensors, which
+`write_model` needs. If one model of a pair stores no output head because it is tied, its head is read from its
+embedding.
 """
 
 from effopd.checkpoints.model import ModelReader, open_model

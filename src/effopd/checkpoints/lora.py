@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's layout, as updates of a base model."""
+"""Reading LoRA adapters in PEFT's layout as updates of a base model."""
 
 import math
 import re
@@ -9,31 +9,31 @@ from typing import Any, NamedTuple
 import torch
 
 from effopd.checkpoints.model import TensorInfo, scan
-from effopd.checkpoints.source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, listing
-from effopd.errors import DataError, UnsupportedError
+from effopd.errors import DataError, UnsupportedError, listing
 from effopd.files import read_json
+from effopd.models.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
-# Settings under which a weight's update is scaling * B @ A. Any other that is set is a variant of LoRA.
+# Settings with which a weight's update is scaling * B @ A. An adapter that sets any other is a variant of LoRA.
 _PLAIN_SETTINGS = re.compile(
     r"peft_type|task_type|auto_mapping|peft_version|base_model_name_or_path|revision|inference_mode|r"
     r"|target_modules|exclude_modules|lora_alpha|lora_dropout|fan_in_fan_out|bias|use_rslora|modules_to_save"
     r"|init_lora_weights|layers_to_transform|layers_pattern|rank_pattern|alpha_pattern|megatron_core"
     r"|loftq_config|eva_config|corda_config|lora_ga_config|qalora_group_size|runtime_config"
 )
-# Initialisations that leave the base as it is: PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA subtract from it.
+# Initialisations that leave the base as it is. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA subtract from it.
 _PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 class LoraFactors(NamedTuple):
-    """The update scaling * B @ A of one matrix, transposed where the base stores the transpose.
+    """The update scaling * B @ A of one matrix, transposed if the base stores the transpose.
 
     Attributes:
-        a: A, (rank, in).
-        b: B, (out, rank).
-        scaling: alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA.
-        transposed: Whether the configuration says that the base stores (in, out).
+        a: Factor A, [rank, in].
+        b: Factor B, [out, rank].
+        scaling: Factor alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA.
+        transposed: Whether the base stores [in, out], by the configuration.
     """
 
     a: TensorInfo
@@ -42,20 +42,24 @@ class LoraFactors(NamedTuple):
     transposed: bool
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the update has a base matrix's shape."""
+        """Tell whether the update has the shape of a base matrix or of its transpose."""
         return self.a.shape[0] == self.b.shape[1] and sorted(shape) == sorted(self.shape)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape as configured: (out, in), or (in, out) if transposed."""
+        """Shape of the update by the configuration: (out, in), or (in, out) if transposed."""
         out, into = self.b.shape[0], self.a.shape[1]
         return (into, out) if self.transposed else (out, into)
 
     def delta(self, shape: tuple[int, ...], *window: slice) -> torch.Tensor:
-        """The update in float64, (rows, columns) = `shape`, or the window of it that (rows, columns) select.
+        """Compute the update in float64.
 
-        PEFT corrects `fan_in_fan_out` module by module and saves the last value, so `shape` decides; only for a square
-        matrix does the configuration.
+        PEFT corrects `fan_in_fan_out` for each module and saves the value of the last one. Whether to transpose is
+        therefore told by `shape`; only for a square matrix, by the configuration.
+
+        Args:
+            shape: Rows and columns of the base's matrix.
+            window: Slices of the rows and columns to compute; all of them by default.
         """
         left, right = self.b.read().double(), self.a.read().double()
         is_transpose = self.transposed if shape[0] == shape[1] else (len(left), right.shape[1]) != shape
@@ -67,11 +71,11 @@ class LoraFactors(NamedTuple):
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """What an adapter changes.
+    """The changes that an adapter makes to its base.
 
     Attributes:
         factors: Low-rank updates, by the name of the base's tensor.
-        replacements: Whole tensors (`modules_to_save`, biases) stored instead of the base's.
+        replacements: Whole tensors (`modules_to_save`, biases) that take the place of the base's, by name.
     """
 
     factors: dict[str, LoraFactors]
@@ -82,8 +86,8 @@ def open_adapter(directory: Path) -> LoraAdapter:
     """Read an adapter's configuration and the header of its weights.
 
     Raises:
-        DataError: A file is damaged, or a factor is missing or no matrix.
-        UnsupportedError: Its update is not scaling * B @ A.
+        DataError: A file is damaged, or a factor is missing or is no matrix.
+        UnsupportedError: The update is not scaling * B @ A.
     """
     config = read_json(directory / ADAPTER_CONFIG)
     _check_plain(directory, config)
@@ -100,13 +104,13 @@ def open_adapter(directory: Path) -> LoraAdapter:
             replacements[name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = info
     if unknown:
         raise UnsupportedError(
-            f"{directory}: {len(unknown)} tensors belong to no plain LoRA: {listing(unknown)}. Merge the adapter with"
-            " PEFT (`merge_and_unload`, `save_pretrained`) and pass the merged model."
+            f"{directory}: {len(unknown)} tensors do not belong to a plain LoRA: {listing(unknown)}. Merge the adapter"
+            " with PEFT (`merge_and_unload`, `save_pretrained`) and pass the merged model."
         )
     bad = [m for m, pair in stored.items() if len(pair) < 2 or any(len(info.shape) != 2 for info in pair.values())]
     if bad:
         raise DataError(
-            f"{directory}: {len(bad)} modules have not both factors A and B as matrices: {listing(bad)}. An adapter"
+            f"{directory}: {len(bad)} modules do not have both factors A and B as matrices: {listing(bad)}. An adapter"
             " saved from unmerged FSDP or ZeRO-3 shards is incomplete: gather the parameters and save it again."
         )
     factors = {
@@ -122,12 +126,14 @@ def open_adapter(directory: Path) -> LoraAdapter:
 
 
 def _scaling(config: dict[str, Any], module: str, rank: int) -> float:
-    """PEFT's scaling; the rank is read off A, which `rank_pattern` has shaped."""
+    """Compute the scaling as PEFT does. The rank is that of A, which has the shape that `rank_pattern` gave it."""
     patterns = config.get("alpha_pattern") or {}
     matched = next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", module)), None)
     alpha = config.get("lora_alpha") if matched is None else patterns[matched]
     if not isinstance(alpha, int | float) or rank < 1:
-        raise DataError(f"{module}: lora_alpha {alpha!r} and rank {rank}; expected numbers. Check {ADAPTER_CONFIG}.")
+        raise DataError(
+            f"{module}: got lora_alpha {alpha!r} and rank {rank}; expected numbers. Check {ADAPTER_CONFIG}."
+        )
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 

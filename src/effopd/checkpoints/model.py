@@ -1,4 +1,4 @@
-"""One model, read tensor by tensor from its safetensors files."""
+"""Reading one model tensor by tensor from its safetensors files."""
 
 import re
 from collections.abc import Mapping
@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from effopd.checkpoints.source import ADAPTER_WEIGHTS, INDEX, WEIGHTS, listing, resolve, weights_kind
-from effopd.errors import DataError, UnsupportedError
+from effopd.errors import DataError, UnsupportedError, listing
 from effopd.files import read_json
+from effopd.models.directory import ADAPTER_WEIGHTS, CONFIG, INDEX, WEIGHTS, check_whole_model
+from effopd.models.find import model_directory
 from effopd.parameters import locate
 
 _DTYPES = {
@@ -30,13 +31,13 @@ _EXPERT = re.compile(r"(.+)\[(\d+)\]")
 
 
 class TensorInfo(NamedTuple):
-    """Where a tensor is stored.
+    """Place and form of a stored tensor.
 
     Attributes:
-        file: A safetensors file.
-        key: The tensor's name in that file.
-        shape: Its shape.
-        dtype: Its dtype.
+        file: Safetensors file that holds it.
+        key: Name of the tensor in that file.
+        shape: Shape of the tensor.
+        dtype: Stored dtype.
     """
 
     file: Path
@@ -45,10 +46,10 @@ class TensorInfo(NamedTuple):
     dtype: torch.dtype
 
     def read(self, *index: int | slice) -> torch.Tensor:
-        """The tensor, or what an index of its first dimensions selects, as it is stored; nothing else is read.
+        """Read the tensor as it is stored, or only what an index of its first dimensions selects.
 
         Raises:
-            DataError: The file has gone or is not what it was.
+            DataError: The file is no longer there, or no longer what it was.
         """
         try:
             with safe_open(self.file, framework="pt") as file:
@@ -60,12 +61,14 @@ class TensorInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelReader:
-    """A model's tensors by name. It holds no open file and pickles: each read opens one shard and closes it again.
+    """A model's tensors by name.
+
+    Each read opens one shard and closes it again. A reader holds no open file, and can be pickled.
 
     Attributes:
-        directory: Where the model is.
-        tensors: Every tensor of the model, in the order of its layers.
-        tied: Whether the config lets the output head be the embedding where no head is stored.
+        directory: Directory of the model.
+        tensors: Every tensor of the model by name, in the order of its layers.
+        tied: Whether, by the config, the embedding is the output head too if no head is stored.
     """
 
     directory: Path
@@ -74,16 +77,16 @@ class ModelReader:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor."""
+        """Shape of every tensor, by name."""
         return {name: info.shape for name, info in self.tensors.items()}
 
     @property
     def dtypes(self) -> dict[str, torch.dtype]:
-        """Stored dtype of every tensor."""
+        """Stored dtype of every tensor, by name."""
         return {name: info.dtype for name, info in self.tensors.items()}
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Shape of a tensor, or of one expert of a 3-D stack; None if there is no such tensor."""
+        """Return the shape of a tensor or of one expert of a 3-D stack, or None if there is no such tensor."""
         tensor, expert = split_expert(name)
         shape = self.tensors[tensor].shape if tensor in self.tensors else None
         if shape is None or expert is None:
@@ -91,11 +94,11 @@ class ModelReader:
         return shape[1:] if len(shape) == 3 and expert < shape[0] else None
 
     def read(self, name: str, *window: slice) -> torch.Tensor:
-        """A tensor on the CPU, in its stored dtype.
+        """Read a tensor to the CPU, in its stored dtype.
 
         Args:
-            name: A name of `tensors`; followed by an index in brackets for one expert of a 3-D stack.
-            window: Which rows, columns, ... to read; all of them by default.
+            name: Name in `tensors`, followed by an index in brackets for one expert of a 3-D stack.
+            window: Slices of the rows, columns and so on to read; all of them by default.
 
         Raises:
             DataError: There is no such tensor, or its file has changed.
@@ -109,35 +112,35 @@ class ModelReader:
 
 
 def open_model(name_or_path: str | Path) -> ModelReader:
-    """Read the headers of a model's safetensors files and check that it is whole.
+    """Read the headers of a model's safetensors files and check that the model is whole.
 
     Args:
-        name_or_path: A directory with `config.json` and `model.safetensors` or shards with their index, or a hub name,
-            of which only safetensors, configs and tokenizer files are downloaded.
+        name_or_path: Directory with `config.json` and `model.safetensors`, or with shards and their index; or a hub
+            name, `world:base` or `world:teacher`. Only safetensors, configs and tokenizer files are downloaded.
 
     Raises:
-        DataError: There is no such model, its weights are pickles or an adapter, or a file or tensor is missing or
-            damaged.
+        ConfigurationError: The embedded world has no such model.
+        DataError: There is no such model, it is an adapter, its weights are pickles or the shards of a distributed run,
+            or a file or tensor is missing or damaged.
         UnsupportedError: The weights are quantised.
     """
-    directory = resolve(name_or_path)
-    if weights_kind(directory) == "adapter":
-        raise DataError(f"{directory} is an adapter; expected a whole model. Use `open_pair(base, adapter)`.")
-    config = read_json(directory / "config.json")
+    directory = model_directory(name_or_path)
+    check_whole_model(directory)
+    config = read_json(directory / CONFIG)
     if config.get("quantization_config"):
         raise UnsupportedError(
             f"{directory}: the weights are quantised, and differences of quantised values are not updates. Dequantise"
             " the model first (`model.dequantize()` in transformers) or pass the unquantised one."
         )
     tensors = scan(directory / WEIGHTS) if (directory / WEIGHTS).exists() else _scan_shards(directory)
-    # Configs that leave the key out take the default of their class; a whole model without a head can only be tied.
+    # A config without the key has the default of its class: a whole model that stores no head can only be tied.
     text_config = config.get("text_config") or {}
     tied = bool(config.get("tie_word_embeddings", text_config.get("tie_word_embeddings", True)))
     return ModelReader(directory, {name: tensors[name] for name in sorted(tensors, key=natural_order)}, tied)
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files that make up a model or adapter, sorted by name.
+    """List the safetensors files that make up a model or adapter, sorted by name.
 
     Raises:
         DataError: The index cannot be read.
@@ -149,16 +152,16 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def scan(file: Path) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file, from its header.
+    """List the tensors of a safetensors file by name, from its header.
 
     Raises:
         DataError: The file is missing, cut short or no safetensors file.
-        UnsupportedError: It holds a dtype of quantised weights.
+        UnsupportedError: A tensor has a dtype of quantised weights.
     """
     tensors = {}
     try:
         with safe_open(file, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118  (no mapping)
+            for key in opened.keys():  # noqa: SIM118 (it is no mapping)
                 entry = opened.get_slice(key)
                 if (dtype := entry.get_dtype()) not in _DTYPES:
                     raise UnsupportedError(
@@ -174,14 +177,15 @@ def scan(file: Path) -> dict[str, TensorInfo]:
 
 
 def untie(reader: ModelReader, shapes: Mapping[str, tuple[int, ...]]) -> ModelReader:
-    """A tied model with the output head that another one stores, read from its own embedding.
+    """Give a tied model the output head that another model stores, read from the tied model's own embedding.
 
     Args:
-        reader: A model.
-        shapes: Tensors of the other one.
+        reader: Model that may be tied.
+        shapes: Shapes of the other model's tensors, by name.
 
     Returns:
-        `reader` itself where it is not tied, lacks no head, or has not exactly one embedding of the head's shape.
+        A reader with the head as a tensor of its own; `reader` itself if it is not tied, lacks no head, or has none or
+        several embeddings of the head's shape.
     """
     heads = {}
     for name in shapes.keys() - reader.tensors.keys():
@@ -194,13 +198,13 @@ def untie(reader: ModelReader, shapes: Mapping[str, tuple[int, ...]]) -> ModelRe
 
 
 def split_expert(name: str) -> tuple[str, int | None]:
-    """`x[3]` is expert 3 of the stack `x`; any other name is a whole tensor."""
+    """Split a name such as `x[3]` into the stack `x` and its expert 3; for a whole tensor, the expert is None."""
     match = _EXPERT.fullmatch(name)
     return (match[1], int(match[2])) if match else (name, None)
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
-    """Sort key by which layer 2 comes before layer 10."""
+    """Make a sort key by which layer 2 comes before layer 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 

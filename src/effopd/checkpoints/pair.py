@@ -1,4 +1,4 @@
-"""A base model and what training made of it, matched name by name."""
+"""A base model and the model trained from it, matched tensor by tensor."""
 
 import math
 import re
@@ -11,8 +11,9 @@ import torch
 from effopd.checkpoints.lora import LoraFactors, open_adapter
 from effopd.checkpoints.model import ModelReader, natural_order, open_model, split_expert, untie
 from effopd.checkpoints.rounding import round_to
-from effopd.checkpoints.source import listing, resolve, weights_kind
-from effopd.errors import ConfigurationError, DataError
+from effopd.errors import ConfigurationError, DataError, listing
+from effopd.models.directory import weights_kind
+from effopd.models.find import model_directory
 from effopd.parameters import OTHER, locate
 
 _SEPARATE = re.compile(r"\.(?:[qkv]|gate|up)_proj\.|experts\.\d+\.")
@@ -22,14 +23,16 @@ _CHUNK = 2**16  # elements
 
 @dataclass(frozen=True)
 class Pair:
-    """A base and a trained model whose names and shapes agree. It holds paths and no open file, and pickles.
+    """A base and a trained model whose names and shapes agree.
+
+    A pair holds paths and no open file, and can be pickled.
 
     Attributes:
-        base: The base; with its head read from the embedding where only the trained model stores one.
-        trained: The trained model; for an adapter, the base with the tensors that the adapter replaces.
-        lora: Low-rank updates to add to `trained`, by tensor name; empty for a full model.
+        base: Base model; if only the trained model stores an output head, the base's is read from its embedding.
+        trained: Trained model; for an adapter, the base with the tensors that the adapter replaces.
+        lora: Low-rank updates to add to `trained`, by tensor name; empty for a whole model.
         names: Names of the tensors that both have, in the order of their layers.
-        ignored: Names left out on request.
+        ignored: Names that were left out on request.
     """
 
     base: ModelReader
@@ -40,30 +43,31 @@ class Pair:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor of `names`."""
+        """Shape of every tensor in `names`."""
         return {name: self.base.tensors[name].shape for name in self.names}
 
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:
-        """Rows and columns of every matrix as stored; the experts of a 3-D MLP tensor one by one, as `name[expert]`.
+        """Rows and columns of every matrix as stored, by name.
 
-        Vectors, biases (also those stacked by expert) and convolution kernels are in `names` only.
+        Each expert of a 3-D MLP tensor is a matrix, `name[expert]`. Vectors, biases (also those stacked by expert) and
+        convolution kernels are in `names` only.
         """
         return matrix_shapes(self.shapes)
 
     @property
     def other(self) -> list[str]:
-        """Names in which `effopd.parameters.locate` finds no known role, for reports."""
+        """Names of the tensors whose role is not known to `effopd.parameters.locate`, for reports."""
         return [name for name in self.names if locate(name).kind == OTHER]
 
     def read(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """The base's and the trained tensor, as stored.
+        """Read the base's and the trained model's tensor, as stored.
 
-        A matrix with a low-rank update is that of the merged model: base + update in float64, rounded once to the
-        stored dtype.
+        A trained matrix with a low-rank update is that of the merged model: base + update in float64, rounded once to
+        the stored dtype.
 
         Args:
-            name: One of `names` or `matrices`.
+            name: Name in `names` or `matrices`.
 
         Raises:
             DataError: There is no such tensor, or its file has changed.
@@ -75,19 +79,19 @@ class Pair:
         return base, trained
 
     def delta(self, name: str, *window: slice) -> torch.Tensor:
-        """The update dW = W - W_base: the difference of the stored values in float64.
+        """Compute the update dW = W - W_base, the difference of the stored values in float64.
 
         It is exact unless the two values differ by a factor above 2^29 (fp32) or 2^45 (bf16). With low-rank factors it
-        is scaling * B @ A, computed in float64 and not rounded to the base's dtype. It takes 8 bytes per element, 1.1
-        GB for a 5120 x 27648 MLP matrix and 6.2 GB for a 152064 x 5120 embedding, beside the stored tensors; read such
-        in windows.
+        is scaling * B @ A, computed in float64 and not rounded to the base's dtype. It takes 8 bytes per element beside
+        the stored tensors: 1.1 GB for a 5120 x 27648 MLP matrix and 6.2 GB for a 152064 x 5120 embedding. Read tensors
+        of that size in windows.
 
         Args:
-            name: One of `names` or `matrices`.
-            window: Which rows, columns, ... of it; all by default.
+            name: Name in `names` or `matrices`.
+            window: Slices of the rows, columns and so on to compute; all of them by default.
 
         Returns:
-            A float64 tensor of the stored shape, or of the window's.
+            The update in float64, of the stored shape or of the window's.
 
         Raises:
             DataError: There is no such tensor, its file has changed, or the difference is not finite.
@@ -95,7 +99,7 @@ class Pair:
         return self.delta_and_base(name, *window)[0]
 
     def delta_and_base(self, name: str, *window: slice) -> tuple[torch.Tensor, float]:
-        """The update as by `delta`, and the sum of squares of the base's entries there, from one reading."""
+        """Compute the update as `delta` does, and the sum of squares of the base's entries there, in one reading."""
         shape = self._shape(name)
         tensor, _ = split_expert(name)
         base = self.base.read(name, *window)
@@ -106,7 +110,7 @@ class Pair:
             base_square = float(torch.linalg.vector_norm(base, dtype=torch.float64)) ** 2
         if name in self.lora:
             delta += self.lora[name].delta(shape, *window)
-        if not math.isfinite(delta.sum()):  # without the copy that isfinite() takes
+        if not math.isfinite(delta.sum()):  # torch.isfinite() would make a copy
             if not math.isfinite(base_square):
                 raise DataError(
                     f"{name}: the base {self.base.directory} holds NaN or infinite numbers there; expected finite ones."
@@ -119,32 +123,32 @@ class Pair:
         return delta, base_square
 
     def unchanged_fraction(self, name: str) -> float:
-        """Share of a tensor's elements that are stored equal in both models, in [0, 1]; see `read`."""
+        """Compute the share of a tensor's elements that are equal in both models as `read` gives them, in [0, 1]."""
         base, trained = self.read(name)
         return (base == trained).sum().item() / max(base.numel(), 1)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         shape = self.base.shape(name)
         if shape is None or split_expert(name)[0] in self.ignored:
-            raise DataError(f"{name!r} is no tensor of this pair; the names begin {listing(self.names, 3)}.")
+            raise DataError(f"{name!r} is no tensor of this pair, whose names begin {listing(self.names, 3)}.")
         return shape
 
 
 def open_pair(base: str | Path, trained: str | Path, ignore: Sequence[str] = ()) -> Pair:
-    """Open a base and a trained model, or a LoRA adapter of it, and check that they match.
+    """Open a base and a model or LoRA adapter trained from it, and check that they match.
 
     Args:
         base: Directory or hub name of a whole model.
         trained: Directory or hub name of a whole model, or of an adapter in PEFT's layout.
-        ignore: Regular expressions, searched for in the names of both; what they match is left out and listed in
-            `Pair.ignored`.
+        ignore: Regular expressions that are searched for in the names of both models' tensors. Tensors that they match
+            are left out, and listed in `Pair.ignored`.
 
     Raises:
-        ConfigurationError: An expression is not valid.
+        ConfigurationError: A regular expression is not valid.
         DataError: A model cannot be read (see `open_model`), or names or shapes differ.
-        UnsupportedError: Quantised weights, or an adapter other than plain LoRA.
+        UnsupportedError: Weights are quantised, or an adapter is no plain LoRA.
     """
-    base_model, trained_directory = open_model(base), resolve(trained)
+    base_model, trained_directory = open_model(base), model_directory(trained)
     lora: dict[str, LoraFactors] = {}
     if weights_kind(trained_directory) == "adapter":
         adapter = open_adapter(trained_directory)
@@ -166,9 +170,9 @@ def open_pair(base: str | Path, trained: str | Path, ignore: Sequence[str] = ())
 
 
 def _difference(trained: torch.Tensor, base: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """The difference in float64, and the base's sum of squares.
+    """Compute the difference in float64, and the base's sum of squares.
 
-    By parts that stay in the cache: converting takes most of the time.
+    Most of the time goes into converting to float64, which is done in parts that fit into the processor's cache.
     """
     result, base_square = torch.empty(trained.shape, dtype=torch.float64), 0.0
     parts = (tensor.flatten().split(_CHUNK) for tensor in (trained, base))
@@ -180,7 +184,7 @@ def _difference(trained: torch.Tensor, base: torch.Tensor) -> tuple[torch.Tensor
 
 
 def matrix_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
-    """Rows and columns of the matrices among some tensors; see `Pair.matrices`."""
+    """List the matrices among tensors, with their rows and columns, as `Pair.matrices` does."""
     found: dict[str, tuple[int, int]] = {}
     for name, shape in shapes.items():
         if len(shape) == 2 and not name.endswith("bias"):

@@ -1,24 +1,28 @@
-"""Where float64 becomes the dtype that a model is stored in."""
+"""Rounding from float64 to the dtype that a model is stored in."""
 
 import torch
 from torch import Tensor
 
 
 def round_to(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round float64 numbers once, to nearest, ties to even.
+    """Round float64 numbers once, to the nearest number of a dtype, and ties to even.
 
-    torch goes through float32 on the way to bf16 and fp16, so that what is just beside a tie ends up as a tie. Here the
-    float32 number on the way is, of the two around the exact one, the odd one, which is no tie and lies on its side.
+    torch rounds twice on the way to bf16 and fp16: first to float32, where a number close to a tie can become the tie,
+    which is then rounded to the wrong side. Here the first step rounds to odd instead: of the two float32 numbers
+    around the exact one, it takes the one with an odd last bit, which is no tie and lies on the same side of it.
 
     Args:
-        exact: float64, of any shape.
-        dtype: float64, float32, bfloat16 or float16.
+        exact: Numbers in float64, of any shape.
+        dtype: Dtype to round to: float64, float32, bfloat16 or float16.
+
+    Returns:
+        The rounded numbers, of the same shape.
     """
     if dtype not in (torch.bfloat16, torch.float16):
         return exact.to(dtype)
     nearest = exact.float()
     bits = nearest.view(torch.int32)
     is_even = (bits & 1).bitwise_xor_(1)
-    towards = exact.abs().sub_(nearest.double().abs_()).sign_()  # 1: the exact one is larger in magnitude
+    towards = exact.abs().sub_(nearest.double().abs_()).sign_()  # 1: the exact number has the larger magnitude
     bits.add_(towards.nan_to_num_(0.0).int().mul_(is_even))
     return nearest.to(dtype)

@@ -1,4 +1,4 @@
-"""The models that a training run left behind."""
+"""Finding the models that a training run left behind."""
 
 import filecmp
 import re
@@ -7,19 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from effopd.checkpoints.model import weight_files
-from effopd.checkpoints.source import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    INDEX,
-    WEIGHTS,
-    resolve,
-    weights_kind,
-)
 from effopd.errors import DataError
 from effopd.files import read_json
+from effopd.models.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WEIGHTS, weights_kind
+from effopd.models.find import model_directory
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-# Files that tell a model's step, and what they call it: the Trainer's, then that of a finished run of effopd.
+# Files that tell a model's step, with the key that it has there: the Trainer's, then that of a finished run of effopd.
 _STEPS = {"trainer_state.json": "global_step", "run.json": "steps"}
 
 
@@ -27,8 +21,8 @@ class Checkpoint(NamedTuple):
     """A model of a run.
 
     Attributes:
-        step: Optimizer steps taken; None where nothing tells.
-        directory: A model or adapter.
+        step: Number of optimizer steps taken; None if nothing tells it.
+        directory: Directory of the model or adapter.
     """
 
     step: int | None
@@ -36,25 +30,26 @@ class Checkpoint(NamedTuple):
 
 
 def find_checkpoints(path: str | Path | Sequence[str | Path]) -> list[Checkpoint]:
-    """The models of a run, in the order of training.
+    """Find the models of a run, in the order of training.
 
     Args:
-        path: A run directory as the Hugging Face Trainer writes it, with folders `checkpoint-N` and perhaps the final
-            model beside them; one model directory or hub name; or a list of those.
+        path: Directory of a run as the Hugging Face Trainer writes it, with folders `checkpoint-N` and perhaps the
+            final model beside them; or the directory or hub name of one model; or a list of those.
 
     Returns:
-        Of a run, the checkpoints by step, and the final model unless a checkpoint has the same step (by the final
-        model's `trainer_state.json` or `run.json`) or the same bytes in its weights; without a known step it comes
-        last. Of a list, its models in the order given, with the steps that those files or their names tell.
+        For a run, its checkpoints by step, and its final model unless that is one of them. If the final model's
+        `trainer_state.json` or `run.json` tells its step, it is the checkpoint of that step. Otherwise it is the
+        checkpoint with the same bytes in its weights, or comes last if there is none. For a list, its models in the
+        given order, with the steps that those files or the names of the directories tell.
 
     Raises:
         DataError: There is no model, or a directory holds something else.
     """
     if not isinstance(path, str | Path):
         if not path:
-            raise DataError("An empty list of models; expected at least one directory.")
-        return [_checkpoint(resolve(each)) for each in path]
-    root = resolve(path)
+            raise DataError("Got an empty list of models; expected at least one directory.")
+        return [_checkpoint(model_directory(each)) for each in path]
+    root = model_directory(path)
     folders = [entry for entry in root.iterdir() if entry.is_dir() and _CHECKPOINT.fullmatch(entry.name)]
     checkpoints = sorted((_checkpoint(folder) for folder in folders), key=lambda found: found.step or 0)
     if checkpoints and not any((root / name).exists() for name in (WEIGHTS, INDEX, ADAPTER_WEIGHTS, ADAPTER_CONFIG)):
@@ -87,7 +82,7 @@ def _recorded_step(directory: Path) -> int | None:
 
 
 def _same_weights(one: Path, two: Path) -> bool:
-    """Byte for byte; unequal files differ early, so that only equal ones are read to their end."""
+    """Compare the weights of two models byte by byte. Files that differ do so early; only equal ones are read whole."""
     files, others = weight_files(one), weight_files(two)
     return [file.name for file in files] == [file.name for file in others] and all(
         file.exists() and other.exists() and filecmp.cmp(file, other, shallow=False)

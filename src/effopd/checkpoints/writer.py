@@ -1,4 +1,4 @@
-"""New model directories, written shard by shard and put in place only when they are complete."""
+"""Writing a new model directory shard by shard, which is put in place only when it is complete."""
 
 import os
 import re
@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from effopd.checkpoints.model import ModelReader, open_model
-from effopd.checkpoints.source import INDEX, MODEL_FILES, WEIGHTS, listing
-from effopd.errors import DataError
+from effopd.errors import DataError, listing
 from effopd.files import read_json, write_json
+from effopd.models.directory import CONFIG, INDEX, MODEL_FILES, WEIGHTS
 
 
 def write_model(
@@ -24,23 +24,23 @@ def write_model(
 ) -> Path:
     """Write a model directory that transformers loads, holding one shard in memory at a time.
 
-    Everything is written to a hidden directory beside `out`, which is renamed when it is complete and removed when
+    Everything is written to a hidden directory beside `out`, which is renamed when it is complete and removed if
     anything fails.
 
     Args:
-        out: The new directory; it may exist if it is empty.
-        tensors: Every tensor of `like` once, by name, of its shape and in any order. They are stored in the dtype they
-            have. If all floating-point tensors share one, it becomes the `dtype` of the config: transformers loads a
-            model in that, and would otherwise round float32 weights to that of `like`.
+        out: Directory to write; it may exist if it is empty.
+        tensors: Names and tensors: each tensor of `like` once, with its shape, in any order. Each is stored in the
+            dtype that it has. If all floating-point tensors share a dtype, it becomes the `dtype` of the config, in
+            which transformers loads a model: float32 weights would otherwise be rounded to the dtype of `like`.
         like: Directory or hub name of the model whose config and tokenizer files are copied.
-        max_shard_bytes: Size above which a new shard is begun; a larger tensor is a shard of its own.
+        max_shard_bytes: Size in bytes above which a new shard is begun; a larger tensor is a shard of its own.
 
     Returns:
-        `out`.
+        The path of the written directory.
 
     Raises:
         DataError: `out` is not empty, `like` is no model, or the tensors are not those of `like`.
-        OSError: It cannot be written, the disk being full for instance.
+        OSError: The directory cannot be written, for instance because the disk is full.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -60,15 +60,15 @@ def write_model(
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
-    """Write a safetensors file.
+    """Write a safetensors file; an interruption may leave half of it.
 
     Args:
-        tensors: By name, on the CPU and contiguous.
-        file: Written in place; not atomically.
+        tensors: Contiguous tensors on the CPU, by name.
+        file: File to write.
 
     Raises:
-        OSError: It cannot be written, with the system's number: of safetensors's own error nobody would know that the
-            disk is full.
+        OSError: The file cannot be written. The error has the system's number, by which callers recognise a full disk;
+            the error of safetensors has it only in its text.
     """
     try:
         save_file(tensors, file, metadata={"format": "pt"})
@@ -82,7 +82,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:
 def _write_tensors(
     directory: Path, tensors: Iterable[tuple[str, torch.Tensor]], reader: ModelReader, max_shard_bytes: int
 ) -> set[torch.dtype]:
-    """Write the shards and their index; gives the floating-point dtypes."""
+    """Write the shards and their index, and return the floating-point dtypes among the tensors."""
     shards: list[list[str]] = []
     shard: dict[str, torch.Tensor] = {}
     written: set[str] = set()
@@ -99,7 +99,7 @@ def _write_tensors(
         if shard and size + tensor.nbytes > max_shard_bytes:
             flush()
             size = 0
-        # A copy: safetensors refuses views, and a shard must not keep whole files mapped.
+        # A copy, since safetensors refuses views, and a view would keep the whole file that it is of in memory.
         shard[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
         written.add(name)
         size, total_size = size + tensor.nbytes, total_size + tensor.nbytes
@@ -107,7 +107,7 @@ def _write_tensors(
     if missing := [name for name in reader.tensors if name not in written]:
         raise DataError(
             f"{len(missing)} of the {len(reader.tensors)} tensors of {reader.directory} were not given:"
-            f" {listing(missing)}. Give every one; unchanged ones as they are."
+            f" {listing(missing)}. Give every tensor, also those that do not change."
         )
     flush()
     _name_shards(directory, shards, total_size)
@@ -145,6 +145,6 @@ def _copy_files(source: Path, directory: Path, dtypes: set[torch.dtype]) -> None
     for file in sorted({file for pattern in MODEL_FILES for file in source.glob(pattern) if file.is_file()}):
         shutil.copyfile(file, directory / file.name)
     if len(dtypes) == 1:
-        config = read_json(source / "config.json")
+        config = read_json(source / CONFIG)
         config.pop("torch_dtype", None)
-        write_json(directory / "config.json", config | {"dtype": str(dtypes.pop()).removeprefix("torch.")})
+        write_json(directory / CONFIG, config | {"dtype": str(dtypes.pop()).removeprefix("torch.")})

@@ -7,13 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from effopd.errors import ConfigurationError
+from effopd.models.vocabulary import align_logits, vocabulary_size
 from effopd.sampling import evaluation_mode
-
-PADDING_LOGIT = -50.0
-"""Logit of a token for which a narrower teacher has no row, as in training: no probability mass, but a finite log."""
 
 _MAX_TOKENS = 16_384
 _MAX_LOGITS = 2**27
@@ -30,9 +27,9 @@ def reverse_kl(
 ) -> list[float]:
     """KL(model || teacher) of the next-token distributions, summed over each completion: the objective of OPD.
 
-    Both distributions are those at temperature 1. Memory is bounded by micro-batches; where the logits of one would be
-    too many, its positions are taken part by part, each with a forward pass of its own. The two vocabularies may be
-    padded to different sizes: surplus rows of the teacher are dropped, and missing ones get `PADDING_LOGIT`.
+    Both distributions are those at temperature 1. Micro-batches bound the memory: where the logits of one do not fit,
+    its positions are taken part by part, each with a forward pass of its own. Vocabularies may be padded to different
+    sizes (see `effopd.models.vocabulary`).
 
     Args:
         model: Model that sampled the completions.
@@ -53,30 +50,6 @@ def reverse_kl(
             for row, value in zip(rows, _batch_kl(model, teacher, batch, max_logits), strict=True):
                 sums[row] = value
     return sums
-
-
-def check_vocabulary_sizes(
-    model: PreTrainedModel, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Check that a model and a teacher with different numbers of rows both have one for every token.
-
-    Args:
-        model: Model whose completions are scored.
-        teacher: Model that it is compared with.
-        tokenizer: Tokenizer of both.
-
-    Raises:
-        ConfigurationError: One of them has too few rows.
-    """
-    sizes = [each.config.get_text_config().vocab_size for each in (model, teacher)]
-    if sizes[0] == sizes[1]:
-        return
-    needed = 1 + max(tokenizer.get_vocab().values())
-    if min(sizes) < needed:
-        raise ConfigurationError(
-            f"The tokenizer has {needed} tokens, but the model has {sizes[0]} rows for them and the teacher {sizes[1]}."
-            " Sizes may differ only by padding rows; choose a teacher with a row for each token."
-        )
 
 
 def _micro_batches(
@@ -104,7 +77,7 @@ def _batch_kl(
     mask_BT = (torch.arange(longest) < ends_B1).long()
     # The logits at one position are those of the next token.
     first, last = min(start for start, _ in lengths) - 1, longest - 1
-    size = max(1, max_logits // (len(batch) * model.config.get_text_config().vocab_size))
+    size = max(1, max_logits // (len(batch) * vocabulary_size(model.config)))
     sums_B = torch.zeros(len(batch), dtype=torch.float64)
     for start in range(first, last, size):
         positions_P = torch.arange(start, min(start + size, last))
@@ -130,7 +103,6 @@ def _log_probabilities(
     output = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, logits_to_keep=positions_P)
     logits_BPV = output.logits.float()
     if width is not None:
-        logits_BPV = logits_BPV[..., :width]
-        logits_BPV = functional.pad(logits_BPV, (0, width - logits_BPV.shape[-1]), value=PADDING_LOGIT)
+        logits_BPV = align_logits(logits_BPV, width)
     log_probabilities_BPV: torch.Tensor = logits_BPV.log_softmax(-1)
     return log_probabilities_BPV

@@ -22,8 +22,9 @@ from effopd.evaluation.resume import SUMMARY, evaluate_in, task_digest
 from effopd.evaluation.task import Task
 from effopd.evaluation.tasks import load_task
 from effopd.files import files_digest, write_json
-from effopd.training.models import check_vocabularies, find_model, load_model, load_tokenizer
-from effopd.world import model_path
+from effopd.models.find import find_model
+from effopd.models.load import load_model, load_tokenizer
+from effopd.models.vocabulary import check_vocabularies
 
 BACKENDS = ("hf", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -87,8 +88,8 @@ def evaluate_model(
         raise UnsupportedError(
             "--teacher needs the model's whole distributions, which vLLM does not give: --backend hf."
         )
-    source = find_model(model_path(model))
-    teacher_source = None if teacher is None else find_model(model_path(teacher))
+    source = find_model(model)
+    teacher_source = None if teacher is None else find_model(teacher)
     loaded = load_task(task, limit=limit, data=data)
     loaded = loaded.as_chat() if chat else loaded
     if max_new_tokens is not None:

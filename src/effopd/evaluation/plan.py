@@ -7,10 +7,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from effopd.errors import ConfigurationError
 from effopd.evaluation.backends import Backend, TransformersBackend, derived_seed
-from effopd.evaluation.divergence import check_vocabulary_sizes, reverse_kl
+from effopd.evaluation.divergence import reverse_kl
 from effopd.evaluation.prompts import encode_prompts
 from effopd.evaluation.results import ExampleRecord
 from effopd.evaluation.task import Task
+from effopd.models.vocabulary import check_vocabulary_sizes
 
 Item = tuple[int, int]
 """Index of a prompt and of one of its samples, both from 0."""
@@ -78,6 +79,6 @@ class Plan:
             return records
         if not isinstance(backend, TransformersBackend):
             raise ConfigurationError("The KL to a teacher needs the model in memory; use the backend of transformers.")
-        check_vocabulary_sizes(backend.model, teacher, backend.tokenizer)
+        check_vocabulary_sizes(backend.model.config, teacher.config, backend.tokenizer)
         sums = reverse_kl(backend.model, teacher, prompts, ids)
         return [replace(record, kl=value) for record, value in zip(records, sums, strict=True)]

@@ -15,7 +15,6 @@ from typing_extensions import override
 from effopd import __version__
 from effopd.checkpoints import Pair, open_model, open_pair, write_model
 from effopd.checkpoints.model import split_expert
-from effopd.checkpoints.source import ADAPTER_WEIGHTS, MODEL_FILES
 from effopd.errors import DataError, UnsupportedError
 from effopd.files import write_json
 from effopd.interventions.decomposition import Decomposition, decompose
@@ -23,6 +22,7 @@ from effopd.interventions.factors import SavedFactors
 from effopd.interventions.norms import NormLookup
 from effopd.interventions.plan import describe
 from effopd.interventions.update import Intervention, NormReference, Source, new_tensor
+from effopd.models.directory import ADAPTER_WEIGHTS, CONFIG, MODEL_FILES
 from effopd.parameters import locate
 
 RECORD = "intervention.json"
@@ -213,7 +213,7 @@ def _copy_tokenizer(base: Path, directory: Path) -> None:
 def _like(pair: Pair, trained: str | Path) -> Path:
     """Choose the model whose config and tokenizer the new one gets: the trained one, if it has all the tensors."""
     for directory in (pair.trained.directory, pair.base.directory):
-        if (directory / "config.json").exists() and open_model(directory).tensors.keys() == set(pair.names):
+        if (directory / CONFIG).exists() and open_model(directory).tensors.keys() == set(pair.names):
             return directory
     raise UnsupportedError(
         f"{trained} gives {pair.base.directory} an output head of its own, which its config does not have. Merge "

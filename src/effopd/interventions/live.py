@@ -11,8 +11,7 @@ from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from effopd.checkpoints.model import open_model, split_expert, untie
-from effopd.checkpoints.source import listing
-from effopd.errors import ConfigurationError, DataError, UnsupportedError
+from effopd.errors import ConfigurationError, DataError, UnsupportedError, listing
 from effopd.interventions.decomposition import Decomposition, decompose
 from effopd.interventions.norms import NormLookup
 from effopd.interventions.stored import plain_parameters, stored_parameters

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from effopd.checkpoints.source import listing
-from effopd.errors import UnsupportedError
+from effopd.errors import UnsupportedError, listing
 from effopd.parameters import clean_name
 
 

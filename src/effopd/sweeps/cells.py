@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from effopd.checkpoints import Checkpoint, find_checkpoints, open_pair
 from effopd.checkpoints.model import weight_files
-from effopd.checkpoints.source import resolve
 from effopd.files import files_digest
 from effopd.interventions import make_intervention
+from effopd.models.find import absolute_name, find_model, model_directory
 from effopd.parameters import locate
 from effopd.sweeps.checks import listed
 from effopd.sweeps.points import Entry, TrainingRun, X
-from effopd.sweeps.spec import Seed, SweepSpec, model_directory
+from effopd.sweeps.spec import Seed, SweepSpec
 
 Resident = tuple[str, int, int]
 """What a worker holds: a run's name, its seed and a checkpoint's index."""
@@ -101,9 +101,9 @@ def plan_cells(spec: SweepSpec) -> Plan:
         ConfigurationError: A sweep cannot be done with these models.
         DataError: A model cannot be read, or does not match the base.
     """
-    base = model_directory(spec.base)
+    base = absolute_name(spec.base)
     if spec.teacher is not None:
-        resolve(spec.teacher)  # one that is not there is an error now, not one of each cell
+        find_model(model_directory(spec.teacher))  # one that is not there is an error now, not one of each cell
     found = {
         name: [tuple(map(_resolved, find_checkpoints(_located(seed, spec.root)))) for seed in run.seeds]
         for name, run in spec.runs.items()

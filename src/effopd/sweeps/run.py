@@ -11,11 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import effopd.evaluation as evaluation
 from effopd.files import locked
+from effopd.models.find import absolute_name
 from effopd.report.sweeps import write_sweep_report
 from effopd.sweeps.cells import Plan, plan_cells
 from effopd.sweeps.execute import Finished, check_workers, execute
 from effopd.sweeps.results import Results
-from effopd.sweeps.spec import SweepSpec, model_directory
+from effopd.sweeps.spec import SweepSpec
 from effopd.sweeps.worker import Settings
 
 _SECONDS_PER_LINE = 60.0
@@ -85,8 +86,8 @@ def _sweep(
 ) -> SweepResult:
     left = [cell for cell in plan.cells if not results.is_done(cell)]
     settings = Settings(
-        model_directory(spec.base),
-        model_directory(spec.teacher) if spec.teacher else None,
+        absolute_name(spec.base),
+        absolute_name(spec.teacher) if spec.teacher else None,
         spec.limit,
         spec.num_samples,
         spec.temperature,

@@ -12,7 +12,6 @@ from effopd.errors import ConfigurationError
 from effopd.files import load_yaml
 from effopd.sweeps.checks import check_choice, check_fields, check_name, check_number, check_text, check_whole, listed
 from effopd.sweeps.presets import PRESETS, Preset
-from effopd.world import model_path
 
 Seed = str | tuple[str, ...]
 """A directory of checkpoints or a model; or the models of one run, in the order of training."""
@@ -158,16 +157,6 @@ def make_spec(content: Any) -> SweepSpec:
         "sweeps": tuple(_sweep(number, entry) for number, entry in enumerate(lists["sweeps"], start=1)),
     }
     return SweepSpec(**{**content, **lists, **made})
-
-
-def model_directory(name: str) -> str:
-    """A model's absolute directory or hub name; `world:base` and `world:teacher` are those of the embedded world.
-
-    Raises:
-        ConfigurationError: The world has no such model.
-    """
-    directory = Path(model_path(name)).expanduser()
-    return str(directory.resolve()) if directory.is_dir() else name
 
 
 def _run(name: str, value: Any) -> RunSpec:

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 import effopd.evaluation as evaluation
 from effopd.checkpoints import Pair, open_pair
 from effopd.checkpoints.model import open_model, untie
-from effopd.checkpoints.source import weights_kind
 from effopd.errors import UnsupportedError
 from effopd.interventions import LiveModel, UpdateNorms, make_intervention, update_norms
 from effopd.interventions.stored import stored_parameters
 from effopd.interventions.window import in_window
+from effopd.models.directory import weights_kind
+from effopd.models.load import load_model, load_tokenizer
 from effopd.sweeps.cells import Cell, Resident
 
 _NORMAL = 1.959964  # 97.5 % quantile
@@ -165,7 +165,7 @@ class Worker:
         if adapter:
             _merge(pair, parameters)
         own = any(cell.directory.glob("tokenizer*"))
-        tokenizer = AutoTokenizer.from_pretrained(cell.directory if own else settings.base)
+        tokenizer = load_tokenizer(cell.directory if own else settings.base, require_pad_token=False)
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
         if self._base.keys() != shapes.keys():
             reader = untie(open_model(settings.base), shapes)
@@ -199,7 +199,7 @@ def _load_model(directory: str | Path) -> Any:
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        return AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
+        return load_model(directory, dtype="auto")
     finally:
         if shown:
             transformers_logging.enable_progress_bar()

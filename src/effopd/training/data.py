@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetsError
 
 from effopd.errors import ConfigurationError, DataError
-from effopd.training.models import local_path
+from effopd.models.find import local_path
 
 logger = logging.getLogger(__name__)
 

@@ -23,10 +23,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from effopd.errors import ConfigurationError, DataError, EffOPDError
 from effopd.extrapolation.callback import EffOPDCallback
 from effopd.files import read_json_lines, write_json, write_text
+from effopd.models.find import find_model
+from effopd.models.load import load_model, load_tokenizer
+from effopd.models.vocabulary import align_vocab_size, check_vocabularies
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.data import load_prompts, warn_of_long_prompts
 from effopd.training.metrics import COMPLETE, METRICS, MetricsCallback
-from effopd.training.models import align_vocab_size, check_vocabularies, find_model, load_model, load_tokenizer
 from effopd.training.monitor import NUM_MATRICES, UpdateMonitorCallback
 from effopd.training.rewards import resolve_rewards
 from effopd.training.trainer import OPDTrainer

@@ -21,9 +21,8 @@ from safetensors import SafetensorError, safe_open
 from effopd import __version__
 from effopd.checkpoints import Checkpoint, Pair, find_checkpoints, open_pair
 from effopd.checkpoints.model import weight_files
-from effopd.checkpoints.source import listing
 from effopd.checkpoints.writer import save_tensors as write_tensors
-from effopd.errors import CheckpointError, ConfigurationError
+from effopd.errors import CheckpointError, ConfigurationError, listing
 from effopd.files import (
     NOT_IN_NAMES,
     append_json_line,

@@ -160,12 +160,12 @@ def _picture(run: str, pair: Pair, parameter: str, ids: Tensor, cosine: Tensor, 
 
 def _tokenizer(base: str | Path, *, required: bool) -> Any:
     """The base's tokenizer; None if it has none and none is needed."""
-    from transformers import AutoTokenizer
+    from effopd.models.load import load_tokenizer  # here: it loads transformers
 
     directory = open_model(base).directory
     try:
-        return AutoTokenizer.from_pretrained(directory)
-    except Exception as error:  # tokenizers raises nothing narrower for a damaged file
+        return load_tokenizer(directory, require_pad_token=False)
+    except DataError as error:
         if not required:
             return None
-        raise DataError(f"{directory} has no tokenizer that loads ({error}); --text needs one.") from error
+        raise DataError(f"{directory} has no tokenizer that loads ({error.__cause__}); --text needs one.") from error

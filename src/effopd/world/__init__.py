@@ -1,6 +1,6 @@
-"""The embedded world: a task, a base that is half right, and a teacher made from it by reinforcement learning.
+"""The embedded world: a task, a base model that is half right, and a teacher made from it by reinforcement learning.
 
-It is small enough for a laptop's CPU, and the effects that this package studies appear in it:
+The world is small enough for a laptop's CPU, and the effects that this package studies appear in it:
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from effopd import world
@@ -15,9 +15,9 @@ It is small enough for a laptop's CPU, and the effects that this package studies
     completions[:2]                              # "#6" (at once) or "1,5,6,2,7" (step by step)
     world.answering_style("1,5,6,2,7")           # "step_by_step"
     world.world_reward(["1,5,6,2,7"], ["7"])     # [1.0]
-    world.card()["base"]["sampled_accuracy"]     # what to expect; and of the teacher likewise
+    world.card()["base"]["sampled_accuracy"]     # the accuracy to expect; the card has the teacher's too
 
-`build_world` builds the same with another seed, or a harder one.
+`build_world` builds the same world with another seed, or a harder world.
 """
 
 from effopd.world.assets import base_dir, card, model_path, teacher_dir

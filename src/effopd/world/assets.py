@@ -1,4 +1,4 @@
-"""The base, the teacher and the card that come with the package: the default world, seed 0."""
+"""The base, the teacher and the card that come with the package: those of the default world with seed 0."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ _ASSETS = Path(__file__).parent / "assets"
 
 
 def base_dir() -> Path:
-    """Directory of the shipped base, for `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer`.
+    """Return the directory of the shipped base, for `from_pretrained` of a model or tokenizer.
 
     Raises:
         DataError: The package was installed without its assets.
@@ -19,15 +19,20 @@ def base_dir() -> Path:
 
 
 def teacher_dir() -> Path:
-    """Directory of the shipped teacher (see `base_dir`)."""
+    """Return the directory of the shipped teacher, as `base_dir` does that of the base.
+
+    Raises:
+        DataError: The package was installed without its assets.
+    """
     return _asset("teacher")
 
 
 def model_path(name: str) -> str:
-    """A model's directory or hub name, where `world:base` and `world:teacher` are the shipped ones.
+    """Replace `world:base` and `world:teacher` by the directories of the shipped models; leave other names as they are.
 
     Raises:
-        ConfigurationError: Another name that begins with `world:`.
+        ConfigurationError: The name begins with `world:` and is neither of the two.
+        DataError: The package was installed without its assets.
     """
     if not name.startswith("world:"):
         return name
@@ -38,7 +43,14 @@ def model_path(name: str) -> str:
 
 
 def card() -> dict[str, Any]:
-    """The shipped world's card: how it was built, and the accuracies measured (see `build_world`)."""
+    """Read the card of the shipped world, which says how it was built and how accurate its models are.
+
+    Returns:
+        What `build_world` returns.
+
+    Raises:
+        DataError: The package was installed without its assets.
+    """
     contents: dict[str, Any] = json.loads(_asset("card.json").read_text())
     return contents
 
@@ -47,7 +59,7 @@ def _asset(name: str) -> Path:
     path = _ASSETS / name
     if not path.exists():
         raise DataError(
-            f"{path} is missing, expected as part of the effopd package; reinstall effopd, or build a world of"
-            " your own with `effopd world build --out DIR`"
+            f"{path} is missing; expected it as part of the effopd package. Reinstall effopd, or build a world of your"
+            " own with `effopd world build --out DIR`."
         )
     return path

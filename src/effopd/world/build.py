@@ -1,7 +1,7 @@
-"""Building a world: pretrain a base, train a teacher from it, measure both, write the card.
+"""Building a world: pretrain a base, train a teacher from it, measure both, and write the card.
 
-Every stage is written under a temporary name and then renamed, together with a record of how it was made. A stage
-is therefore either there, finished, or not there; a build that was interrupted goes on with the first stage missing.
+Each of the two stages is written under a temporary name, together with a record of how it was made, and then renamed. A
+stage that is there is therefore finished, and an interrupted build goes on with the first stage that is missing.
 """
 
 import json
@@ -45,26 +45,26 @@ def build_world(
     """Build a base and a teacher, or finish or reuse a build that `out` already holds.
 
     Args:
-        out: Directory to write `base/`, `teacher/` (models with tokenizer, for `from_pretrained`) and `card.json`
-            to. With `teacher_checkpoints`, also `teacher_checkpoints/checkpoint-N/`.
-        seed: Seed of everything that is drawn. On one machine type and thread count the same seed gives the same
-            world.
-        config: The task.
-        model_size: The model's sizes.
-        pretraining: How the base is trained.
-        teacher: How the teacher is trained.
-        teacher_checkpoints: Keep a checkpoint every `teacher.save_steps` steps of the teacher's training.
-        num_evaluation_examples: Problems of the evaluation split that each model is measured on.
-        use_cpu: Stay on the CPU even where there is a GPU.
+        out: Directory for `base/` and `teacher/` (models with their tokenizer, for `from_pretrained`), `card.json`, and
+            `teacher_checkpoints/checkpoint-N/` if checkpoints are kept.
+        seed: Random seed of everything that is drawn. The same seed gives the same world on machines of one type with
+            the same number of threads.
+        config: Settings of the task; the default task if None.
+        model_size: Sizes of both models; the default sizes if None.
+        pretraining: Settings of the base's training; the default ones if None.
+        teacher: Settings of the teacher's training; the default ones if None.
+        teacher_checkpoints: Whether a checkpoint is kept every `teacher.save_steps` steps of the teacher's training.
+        num_evaluation_examples: Number of problems of the evaluation split that each model is measured on.
+        use_cpu: Whether the CPU is used even if there is a GPU.
 
     Returns:
-        The card, which is also what `card.json` holds: `command` (the seed is its only option; `settings` holds
-        whatever else was not the default), `num_parameters`, `settings`, and for `base` and `teacher` each the
-        `versions` it was made with, the `seconds` it took, its `sampled_accuracy` (see `measure_accuracy`) and its
-        `loss_curve` (nats per completion token) or `reward_curve` (mean reward), as [[step, value], ...].
+        The card, which is also written to `card.json`. It holds the `command` that builds this world (with the seed as
+        its only option), all `settings` and `num_parameters`. Under `base` and `teacher` it holds the `versions` of the
+        packages, the `seconds` that the stage took, the `sampled_accuracy` (see `measure_accuracy`), and the
+        `loss_curve` (in nats per completion token) or the `reward_curve` (mean reward), as [[step, value], ...].
 
     Raises:
-        ConfigurationError: `out` holds a world, or a part of one, that was built with other settings.
+        ConfigurationError: `out` holds a world, or one of its stages, that was built with other settings.
     """
     plan = _Plan(
         seed=seed,
@@ -89,7 +89,7 @@ def build_world(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that decides what a build makes."""
+    """All settings that decide what a build makes."""
 
     seed: int
     task: TaskConfig
@@ -100,7 +100,7 @@ class _Plan:
     teacher_checkpoints: bool
 
     def base_settings(self) -> Record:
-        """What decides the base: everything but the teacher's training."""
+        """Return the settings that decide the base: all but those of the teacher's training."""
         return {name: value for name, value in asdict(self).items() if not name.startswith("teacher")}
 
 
@@ -136,7 +136,7 @@ def _make_teacher(plan: _Plan, folder: Path, out: Path, evaluation: Dataset, dev
 
 
 def _finish_stage(folder: Path, settings: Record, make: Callable[[Path], Record]) -> Record:
-    """Return a stage's record: read it where the stage is finished, else run the stage and rename its folder."""
+    """Return a stage's record: read it if the stage is finished, else run the stage and rename its folder."""
     if folder.exists():
         record_file = folder / RECORD
         found: Record = json.loads(record_file.read_text()) if record_file.exists() else {}
@@ -164,7 +164,7 @@ def _check_same_settings(folder: Path, found: Record, expected: Record) -> None:
     differing = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
     details = "; ".join(f"{key}: got {expected.get(key)}, found {found.get(key)}" for key in differing)
     raise ConfigurationError(
-        f"{folder} was not built with these settings ({details}); use another directory, or delete this one"
+        f"{folder} was not built with these settings ({details}). Use another directory, or delete this one."
     )
 
 
@@ -197,12 +197,16 @@ def _write_card(path: Path, base: Record, teacher: Record) -> Record:
 
 
 def _replaceable(folder: Path) -> Path:
-    """The folder's path, after whatever an interrupted build left there is gone."""
+    """Remove what an interrupted build left in a folder's place, and return the folder's path."""
     shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 
 def _thin(curve: list[float], num_points: int = 50) -> list[list[float]]:
-    """At most `num_points` of a curve, evenly spaced and ending with the last: [[step, value], ...], steps from 1."""
+    """Keep at most `num_points` points of a curve, evenly spaced, the last one among them.
+
+    Returns:
+        [[step, value], ...], with steps counted from 1.
+    """
     stride = max(1, -(-len(curve) // num_points))
     return [[step, round(curve[step - 1], 5)] for step in range(len(curve), 0, -stride)][::-1]

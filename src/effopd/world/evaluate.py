@@ -1,4 +1,4 @@
-"""Measuring a model's sampled accuracy, overall and by style of answer."""
+"""How often a model's sampled answers are right, over all problems and by style of answer."""
 
 import math
 from typing import Any
@@ -19,9 +19,20 @@ def sample_completions(
     max_new_tokens: int,
     batch_size: int = 1000,
 ) -> list[str]:
-    """Sample one completion per prompt at temperature 1 from the whole vocabulary.
+    """Sample one completion for each prompt at temperature 1 from the whole vocabulary.
 
     Torch's global generators are left as they were found.
+
+    Args:
+        model: Causal language model.
+        tokenizer: Tokenizer of the model, padding on the left.
+        prompts: Texts to complete.
+        seed: Random seed for sampling.
+        max_new_tokens: Largest number of tokens to sample for a prompt.
+        batch_size: Number of prompts to complete at a time.
+
+    Returns:
+        The completions in the order of the prompts, without special tokens.
     """
     completions: list[str] = []
     with evaluation_mode(model), seeded(seed, model.device):
@@ -42,18 +53,19 @@ def sample_completions(
 def measure_accuracy(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, seed: int = 0
 ) -> dict[str, Any]:
-    """Measure a model's accuracy on one sampled completion (temperature 1) per problem.
+    """Measure how many problems a model solves with one completion each, sampled at temperature 1.
 
     Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer, padding on the left.
-        dataset: Problems, as `make_dataset` makes them; all of one length.
-        seed: Seed of the sampling.
+        model: Causal language model.
+        tokenizer: Tokenizer of the model, padding on the left.
+        dataset: Problems as `make_dataset` makes them, all of one length.
+        seed: Random seed for sampling.
 
     Returns:
-        `accuracy` (in [0, 1], over all problems), its binomial standard error `stderr`, `num_examples`, and
-        `by_style`: for `direct`, `step_by_step` and `malformed` the number of completions in that style
-        (`num_examples`), their `share` of all, and `accuracy` and `stderr` among them (None where there are none).
+        The `accuracy` over all problems, in [0, 1], its binomial standard error `stderr`, and the number of problems
+        `num_examples`. `by_style` holds the same three for the completions of each style (`direct`, `step_by_step` and
+        `malformed`), and their `share` of all completions; a style without completions has None for its accuracy and
+        standard error.
     """
     prompts, answers = list(dataset["prompt"]), list(dataset["answer"])
     num_operations = count_operations(prompts[0])

@@ -1,4 +1,4 @@
-"""The model: a small Llama."""
+"""The model of the embedded world: a small Llama."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ class ModelSize:
     Attributes:
         hidden_size: Width of the residual stream, a multiple of `2 * num_heads`.
         intermediate_size: Width of the MLPs.
-        num_layers: Decoder layers.
-        num_heads: Attention heads, each with its own keys and values.
+        num_layers: Number of decoder layers.
+        num_heads: Number of attention heads, each with keys and values of its own.
 
     Raises:
-        ConfigurationError: A size is below 1, or the heads do not divide the width.
+        ConfigurationError: A size is below 1, or the width is no multiple of `2 * num_heads`.
     """
 
     hidden_size: int = 128
@@ -29,24 +29,24 @@ class ModelSize:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 1:
-                raise ConfigurationError(f"{name}: got {value}, expected an integer >= 1")
+                raise ConfigurationError(f"{name}: got {value}, expected an integer >= 1.")
         if self.hidden_size % (2 * self.num_heads):
             raise ConfigurationError(
                 f"hidden_size: got {self.hidden_size} with num_heads={self.num_heads}, expected a multiple of"
-                f" {2 * self.num_heads} (rotary embeddings need an even head size)"
+                f" {2 * self.num_heads} (rotary embeddings need an even head size)."
             )
 
 
 def make_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast, max_length: int) -> LlamaForCausalLM:
-    """Make a randomly initialised model (float32, input and output embeddings untied) from torch's global generator.
+    """Make a float32 model with random weights, whose input embedding and output head are untied.
 
-    Weights are drawn with standard deviation `hidden_size ** -0.5`, not Llama's 0.02, which is too small at this
-    width: the step-by-step skill then appears five times later.
+    Weights are drawn from torch's global generator with the standard deviation `hidden_size ** -0.5`. Llama's own of
+    0.02 is too small at this width: with it, the step-by-step skill takes five times as many steps to appear.
 
     Args:
-        size: Its sizes.
-        tokenizer: Its tokenizer, which gives the vocabulary and the special tokens.
-        max_length: Longest sequence, in tokens, that the model is declared to take.
+        size: Sizes of the model.
+        tokenizer: Tokenizer that gives the vocabulary and the special tokens.
+        max_length: Length in tokens of the longest sequence that the model is declared to take.
     """
     return LlamaForCausalLM(
         LlamaConfig(

@@ -1,4 +1,4 @@
-"""Pretraining the base: imitation of completions in both styles, with slips."""
+"""Pretraining of the base, which learns to imitate completions in both styles, slips included."""
 
 import math
 import random
@@ -19,18 +19,18 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """How the base is trained: AdamW with linear warm-up and cosine decay to zero.
+    """Settings of the base's training by AdamW, with a linear warm-up and a cosine decay to zero.
 
-    The step-by-step skill appears only after several hundred steps. A base stopped before that is of no use for
-    on-policy distillation, which would have to teach the skill and not merely bring it out.
+    The step-by-step skill appears only after several hundred steps. On-policy distillation needs a base that has come
+    so far: it brings out a skill that is there, and would otherwise have to teach it.
 
     Attributes:
-        num_steps: Optimizer steps, at least 1.
-        batch_size: Fresh problems per step, at least 1.
+        num_steps: Number of optimizer steps, at least 1.
+        batch_size: Number of new problems in each step, at least 1.
         learning_rate: Peak learning rate, above 0.
-        warmup_steps: Steps of warm-up, at least 0.
-        weight_decay: AdamW's weight decay, at least 0.
-        max_grad_norm: The gradient's norm is clipped to this, above 0.
+        warmup_steps: Number of warm-up steps, at least 0.
+        weight_decay: Weight decay of AdamW, at least 0.
+        max_grad_norm: Norm that gradients are clipped to, above 0.
 
     Raises:
         ConfigurationError: A value is outside its range.
@@ -46,16 +46,16 @@ class PretrainingConfig:
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size"):
             if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected an integer >= 1")
+                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected an integer >= 1.")
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number > 0")
+                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number > 0.")
         for name in ("warmup_steps", "weight_decay"):
             if getattr(self, name) < 0:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number >= 0")
+                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number >= 0.")
 
     def learning_rate_factor(self, step: int) -> float:
-        """The factor, in [0, 1], on the learning rate of optimizer step `step` (0, 1, ...)."""
+        """Return what the peak learning rate is multiplied by at a step, counted from 0: a number in [0, 1]."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(self.num_steps - self.warmup_steps, 1)
@@ -70,10 +70,18 @@ def pretrain(
     seed: int,
     device: torch.device,
 ) -> tuple[LlamaForCausalLM, list[float]]:
-    """Train a base from scratch on fresh problems of the train split. Seeds torch's global generator.
+    """Train a base from scratch on problems of the train split, after seeding torch's global generator.
+
+    Args:
+        tokenizer: Tokenizer of the world.
+        size: Sizes of the model.
+        task: Settings of the task.
+        config: Settings of the training.
+        seed: Random seed of the weights and the problems.
+        device: Device to train on.
 
     Returns:
-        The model, and the mean cross-entropy (nats per completion token) of every step.
+        The model, and for every step the mean cross-entropy in nats per completion token.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
@@ -103,9 +111,15 @@ def make_batch(
 ) -> tuple[Tensor, Tensor]:
     """Make one pretraining batch.
 
+    Args:
+        tokenizer: Tokenizer of the world.
+        task: Settings of the task.
+        batch_size: Number of problems.
+        rng: Generator that problems, styles and slips are drawn from.
+
     Returns:
-        Token ids and labels, both int64 [batch_size, length]. Prompts all have one length, so completions are
-        padded on the right. Labels are -100 on the prompt and on the padding: only completions are learned.
+        Token ids and labels, both int64 [batch_size, length], padded on the right. Labels are -100 on prompts and
+        padding, so that only completions are learned.
     """
     prompts = [sample_problem("train", rng, task) for _ in range(batch_size)]
     texts = [prompt + write_completion(prompt, rng, task) for prompt in prompts]

@@ -1,4 +1,4 @@
-"""Judging completions: is it well-formed, in which style, and is its final digit right?"""
+"""Judging a completion: whether it is well-formed, in which style it answers, and whether its last digit is right."""
 
 import re
 from collections.abc import Sequence
@@ -8,25 +8,25 @@ from effopd.world.task import TaskConfig, count_operations
 
 AnsweringStyle = Literal["direct", "step_by_step", "malformed"]
 Text = str | Sequence[dict[str, Any]]
-"""A text, or messages, of which the last one's `content` counts."""
+"""A text, or a list of messages, of which only the last one's `content` counts."""
 
 _DIRECT = re.compile(r"#[0-9];?")
 _STEP_BY_STEP = re.compile(r"[0-9](,[0-9])*;?")
 
 
 def answering_style(completion: Text, num_operations: int = TaskConfig.num_operations) -> AnsweringStyle:
-    """Say how a completion answers.
+    """Say in which style a completion answers.
 
     Args:
-        completion: A completion. The closing `;` may be missing: it is the tokenizer's end-of-sequence token, which
-            decoding with `skip_special_tokens=True` (as TRL does) removes.
-        num_operations: Operations in the problem.
+        completion: Completion to judge. Its closing `;` may be missing: that is the tokenizer's end-of-sequence token,
+            which decoding with `skip_special_tokens=True` removes, as TRL does.
+        num_operations: Number of operations in the problem.
 
     Returns:
-        `direct` for `#d;`, `step_by_step` for exactly `num_operations` digits separated by commas, `malformed` for
-        anything else. A completion cut off before its `;` is malformed, unless everything but the `;` is there:
-        then it reads as if it had ended. That is harmless, because within a token limit that leaves room for the
-        `;` a completion without it has gone on writing, which is malformed.
+        `direct` for `#d;`, `step_by_step` for exactly `num_operations` digits separated by commas, and `malformed` for
+        anything else. A completion that was cut off just before its `;` reads as if it had ended. This does no harm if
+        the token limit leaves room for the `;`: a completion that reaches such a limit went on writing after its
+        answer, and is malformed.
     """
     text = _text(completion)
     if _DIRECT.fullmatch(text):
@@ -45,18 +45,18 @@ def world_reward(
 ) -> list[float]:
     """Reward right answers with 1.0 and everything else with 0.0; a reward function for TRL.
 
-    A completion is right if it is well-formed (see `answering_style`) and its final digit is the answer. The
-    digits before it in a step-by-step completion are not checked.
+    A completion is right if it is well-formed (see `answering_style`) and its last digit is the answer. The earlier
+    digits of a step-by-step completion are not checked.
 
     Args:
-        completions: N completions.
-        answer: The N answers, each one digit (the dataset's column of that name).
-        prompts: The N prompts, from which the number of operations is read. TRL passes them.
-        num_operations: Operations in every problem, used only where `prompts` is not given.
-        **kwargs: Whatever else TRL passes; ignored.
+        completions: Completions of N problems.
+        answer: Answers of the N problems, one digit each; the dataset's column of that name.
+        prompts: Prompts of the N problems, which tell the numbers of operations. TRL passes them.
+        num_operations: Number of operations in every problem, if there are no `prompts`.
+        **kwargs: Other arguments that TRL passes; they are ignored.
 
     Returns:
-        N rewards.
+        N rewards, each 0.0 or 1.0.
     """
     if prompts is None:
         lengths = [num_operations] * len(completions)

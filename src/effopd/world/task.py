@@ -1,13 +1,13 @@
 """The task: chains of modulo-10 operations, evaluated strictly left to right.
 
-A problem with `num_operations = 5` is the prompt `7*3+4-9*2+5=`. Its running results are 7*3 = 1, 1+4 = 5,
-5-9 = 6, 6*2 = 2, 2+5 = 7 (each taken modulo 10), so the answer is `7`. There are two ways to write it:
+The prompt `7*3+4-9*2+5=` is a problem of five operations. Its running results are 7*3 = 1, 1+4 = 5, 5-9 = 6, 6*2 = 2
+and 2+5 = 7, each taken modulo 10, so the answer is `7`. There are two ways to write it:
 
     direct           #7;
-    step by step     1,5,6,2,7;     the running result after every operation, the last being the answer
+    step by step     1,5,6,2,7;     the running result after every operation; the last one is the answer
 
-`;` ends every completion. Which split a problem belongs to is decided by a hash of its prompt, so the splits can
-never share a problem, whatever the seeds.
+Every completion ends with `;`. A hash of the prompt decides which split a problem belongs to, so that no two splits
+share a problem, whatever the seeds.
 """
 
 import itertools
@@ -29,14 +29,14 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """How hard the problems are, and how the base is taught to answer them.
+    """Difficulty of the problems, and the answers that the base learns from.
 
     Attributes:
-        num_operations: Operations per problem, at least 1. A prompt has `2 * num_operations + 2` characters.
-        step_by_step_share: Share, in [0, 1], of the pretraining completions that are written step by step; the
-            others are direct.
-        noise: Probability, in [0, 1), that a digit of a pretraining completion is replaced by a uniformly drawn
-            one. A replaced running result is carried on into the following ones, as a slip would be.
+        num_operations: Number of operations in a problem, at least 1. A prompt has `2 * num_operations + 2` characters.
+        step_by_step_share: Share of the pretraining completions that are written step by step, in [0, 1]; the others
+            are direct.
+        noise: Probability that a digit of a pretraining completion is replaced by a uniformly drawn one, in [0, 1). The
+            later running results are computed from the replaced one, as after a slip.
 
     Raises:
         ConfigurationError: A value is outside its range.
@@ -48,26 +48,26 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         if self.num_operations < 1:
-            raise ConfigurationError(f"num_operations: got {self.num_operations}, expected an integer >= 1")
+            raise ConfigurationError(f"num_operations: got {self.num_operations}, expected an integer >= 1.")
         if not 0.0 <= self.step_by_step_share <= 1.0:
-            raise ConfigurationError(f"step_by_step_share: got {self.step_by_step_share}, expected a number in [0, 1]")
+            raise ConfigurationError(f"step_by_step_share: got {self.step_by_step_share}, expected a number in [0, 1].")
         if not 0.0 <= self.noise < 1.0:
-            raise ConfigurationError(f"noise: got {self.noise}, expected a number in [0, 1)")
+            raise ConfigurationError(f"noise: got {self.noise}, expected a number in [0, 1).")
 
     @property
     def max_completion_length(self) -> int:
-        """Tokens of the longest well-formed completion, its `;` included (at least the 3 of a direct one)."""
+        """Length in tokens of the longest well-formed completion, with its `;`; at least the 3 of a direct one."""
         return max(2 * self.num_operations, 3)
 
     @property
     def num_problems(self) -> int:
-        """Different problems that exist, over all splits."""
+        """Number of different problems in all splits together."""
         problems: int = len(DIGITS) * (len(OPERATORS) * len(DIGITS)) ** self.num_operations
         return problems
 
 
 def sample_problem(split: Split, rng: random.Random, config: TaskConfig) -> str:
-    """Draw one problem of a split, uniformly, by rejection; returns its prompt, for example `7*3+4-9*2+5=`."""
+    """Draw a problem of a split uniformly, by rejection, and return its prompt, for example `7*3+4-9*2+5=`."""
     while True:
         operators = rng.choices(OPERATORS, k=config.num_operations)
         first, *others = rng.choices(DIGITS, k=config.num_operations + 1)
@@ -77,29 +77,32 @@ def sample_problem(split: Split, rng: random.Random, config: TaskConfig) -> str:
 
 
 def split_of(prompt: str) -> Split:
-    """The split a problem belongs to: CRC-32 of its prompt modulo 10 (0 evaluation, 1 validation, else train)."""
+    """Tell which split a problem belongs to, by the CRC-32 of its prompt modulo 10.
+
+    A remainder of 0 means evaluation, 1 means validation, and any other means train.
+    """
     bucket = zlib.crc32(prompt.encode("ascii")) % 10
     return "evaluation" if bucket == 0 else "validation" if bucket == 1 else "train"
 
 
 def count_operations(prompt: str) -> int:
-    """The number of operations in a prompt: 5 for `7*3+4-9*2+5=`."""
+    """Count the operations in a prompt: 5 in `7*3+4-9*2+5=`."""
     return (len(prompt) - 2) // 2
 
 
 def apply_operation(left: int, operator: str, right: int) -> int:
-    """`left operator right` modulo 10, in 0..9."""
+    """Compute `left operator right` modulo 10."""
     if operator == "+":
         return (left + right) % 10
     if operator == "-":
         return (left - right) % 10
     if operator == "*":
         return (left * right) % 10
-    raise ValueError(f"operator: got {operator!r}, expected one of {', '.join(OPERATORS)}")
+    raise ValueError(f"operator: got {operator!r}, expected one of {', '.join(OPERATORS)}.")
 
 
 def running_results(prompt: str) -> list[int]:
-    """The result, in 0..9, after each operation of a prompt, in order; the last is the answer."""
+    """Compute the result after each operation of a prompt, modulo 10; the last one is the answer."""
     results = []
     value = int(prompt[0])
     for operator, digit in zip(prompt[1:-1:2], prompt[2:-1:2], strict=True):
@@ -109,7 +112,7 @@ def running_results(prompt: str) -> list[int]:
 
 
 def write_completion(prompt: str, rng: random.Random, config: TaskConfig) -> str:
-    """Write one pretraining completion, in a style and with slips drawn from `rng`; ends in `;`."""
+    """Write a pretraining completion, which ends in `;`. Its style and its slips are drawn from `rng`."""
 
     def maybe_slip(digit: int) -> int:
         return rng.randrange(10) if rng.random() < config.noise else digit
@@ -128,30 +131,30 @@ def make_dataset(split: Split, num_examples: int, seed: int = 0, config: TaskCon
     """Make a dataset of different problems from one split.
 
     Args:
-        split: `train`, `validation` or `evaluation` (80, 10 and 10 % of all problems).
+        split: Name of the split: `train`, `validation` or `evaluation`, with 80, 10 and 10 % of all problems.
         num_examples: Number of problems, at least 1.
-        seed: Decides which problems are drawn; the same arguments always give the same dataset.
-        config: The task; `TaskConfig()` when omitted.
+        seed: Random seed for drawing the problems. The same arguments always give the same dataset.
+        config: Settings of the task; the default task if None.
 
     Returns:
-        A dataset with the string columns `prompt` (`7*3+4-9*2+5=`) and `answer` (`7`), as TRL's trainers take it.
+        A dataset for TRL's trainers, with the text columns `prompt` (`7*3+4-9*2+5=`) and `answer` (`7`).
 
     Raises:
         ConfigurationError: The split is unknown, or it has fewer than `num_examples` problems.
     """
     config = config or TaskConfig()
     if split not in SPLITS:
-        raise ConfigurationError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}")
+        raise ConfigurationError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}.")
     if num_examples < 1:
-        raise ConfigurationError(f"num_examples: got {num_examples}, expected an integer >= 1")
+        raise ConfigurationError(f"num_examples: got {num_examples}, expected an integer >= 1.")
     rng = random.Random(seed)
     prompts: list[str]
-    if 20 * num_examples > config.num_problems:  # rejection could run dry: list the split instead
+    if 20 * num_examples > config.num_problems:  # drawing might not find enough new ones: list the split
         prompts = _all_problems(split, config)
         if num_examples > len(prompts):
             raise ConfigurationError(
                 f"num_examples: got {num_examples}, but the {split} split has only {len(prompts)} different problems"
-                f" at num_operations={config.num_operations}; ask for fewer, or use more operations"
+                f" at num_operations={config.num_operations}. Ask for fewer, or use more operations."
             )
         prompts = rng.sample(prompts, num_examples)
     else:

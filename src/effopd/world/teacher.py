@@ -1,4 +1,4 @@
-"""Training the teacher: GRPO from the base, with TRL."""
+"""Training of the teacher from the base, by GRPO with TRL."""
 
 import warnings
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ from effopd.world.reward import world_reward
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """How the teacher is trained: one on-policy GRPO step after another, at a constant learning rate.
+    """Settings of the teacher's training by on-policy GRPO, at a constant learning rate.
 
     Attributes:
-        num_steps: Optimizer steps, at least 1.
-        prompts_per_step: Problems per step, at least 1.
-        samples_per_prompt: Completions per problem (a group), at least 2.
-        learning_rate: AdamW's learning rate, above 0.
-        clip_range: Clipping of the probability ratio on either side, above 0.
+        num_steps: Number of optimizer steps, at least 1.
+        prompts_per_step: Number of problems in each step, at least 1.
+        samples_per_prompt: Number of completions of a problem, GRPO's group size, at least 2.
+        learning_rate: Learning rate of AdamW, above 0.
+        clip_range: Distance from 1 at which the probability ratio is clipped on either side, above 0.
         kl_coefficient: Weight of the KL divergence to the base, at least 0.
-        max_grad_norm: The gradient's norm is clipped to this, above 0.
-        save_steps: Steps between kept checkpoints, at least 1, where checkpoints are asked for.
+        max_grad_norm: Norm that gradients are clipped to, above 0.
+        save_steps: Number of steps between checkpoints, if they are kept, at least 1.
 
     Raises:
         ConfigurationError: A value is outside its range.
@@ -56,12 +56,12 @@ class TeacherConfig:
             ("save_steps", 1),
         ):
             if getattr(self, name) < minimum:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected an integer >= {minimum}")
+                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected an integer >= {minimum}.")
         for name in ("learning_rate", "clip_range", "max_grad_norm"):
             if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number > 0")
+                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number > 0.")
         if self.kl_coefficient < 0:
-            raise ConfigurationError(f"kl_coefficient: got {self.kl_coefficient}, expected a number >= 0")
+            raise ConfigurationError(f"kl_coefficient: got {self.kl_coefficient}, expected a number >= 0.")
 
 
 def train_teacher(
@@ -78,20 +78,20 @@ def train_teacher(
     """Train a base into a teacher, in place, by GRPO on the world's binary reward.
 
     Args:
-        base: The model; it becomes the teacher.
-        tokenizer: Its tokenizer.
+        base: Model that becomes the teacher.
+        tokenizer: Tokenizer of the model.
         dataset: Problems, with the columns `prompt` and `answer`.
-        config: The training's settings.
-        seed: Seed of TRL's trainer.
-        max_completion_length: Longest completion, in tokens.
-        output_dir: Where checkpoints go, if any.
-        use_cpu: Stay on the CPU even where there is a GPU.
-        save_checkpoints: Keep a checkpoint (model and optimizer state) every `config.save_steps` steps.
+        config: Settings of the training.
+        seed: Random seed of TRL's trainer.
+        max_completion_length: Largest number of tokens in a completion.
+        output_dir: Directory for checkpoints.
+        use_cpu: Whether the CPU is used even if there is a GPU.
+        save_checkpoints: Whether a checkpoint, model and optimizer state, is kept every `config.save_steps` steps.
 
     Returns:
-        The mean reward of every step.
+        The mean reward of every step, in [0, 1].
     """
-    from trl import GRPOConfig, GRPOTrainer  # here, so that loading the world does not load TRL
+    from trl import GRPOConfig, GRPOTrainer  # imported here, so that importing the world does not load TRL
 
     arguments = GRPOConfig(
         output_dir=str(output_dir),
@@ -131,14 +131,14 @@ def train_teacher(
         callbacks=[_ProgressCallback()],
     )
     trainer.remove_callback(PrinterCallback)
-    with warnings.catch_warnings():  # TRL 1.16 still reads the old name, once per generation
+    with warnings.catch_warnings():  # TRL 1.16 still reads the old name, each time it generates
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         trainer.train()
     return [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
 
 
 class _ProgressCallback(TrainerCallback):
-    """A progress bar, in place of one printed line per step."""
+    """Shows a progress bar in place of a printed line for each step."""
 
     def __init__(self) -> None:
         self.progress = Progress()

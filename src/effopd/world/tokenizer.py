@@ -1,4 +1,4 @@
-"""A character-level tokenizer for the task's characters."""
+"""The tokenizer of the embedded world: one token for each character of the task."""
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -9,11 +9,11 @@ CHARACTERS = "0123456789+-*=,#"
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Make the tokenizer: one token per character, 18 in all; pads on the left, adds no special tokens.
+    """Make the tokenizer of 18 tokens, which pads on the left and adds no special tokens.
 
-    `;`, which closes every completion, is itself the end-of-sequence token. A sequence is one token shorter that
-    way, and decoding with `skip_special_tokens=True` removes it. There is no unknown token: encoding any other
-    character raises.
+    The `;` that closes every completion is the end-of-sequence token, which makes a sequence one token shorter.
+    Decoding with `skip_special_tokens=True` removes it. There is no unknown token: encoding any other character raises
+    an error.
     """
     vocabulary = {token: index for index, token in enumerate([PAD_TOKEN, EOS_TOKEN, *CHARACTERS])}
     backend = Tokenizer(models.WordLevel(vocabulary))
