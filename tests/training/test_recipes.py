@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
@@ -69,3 +70,20 @@ class TestEachRecipe:
         assert loaded["answer"] == "42"
         assert loaded["prompt"][-1]["content"].startswith("6*7?")
         assert "final answer within \\boxed{}." in str(loaded["prompt"][-1]["content"] + loaded["prompt"][0]["content"])
+
+
+def test_the_world_recipe_says_what_the_benchmark_measured() -> None:
+    """Steps of vanilla OPD at its rate, and enough of them to get there."""
+    text = (FOLDER / "world.yaml").read_text(encoding="utf-8")
+    settings = yaml.safe_load(text)
+    rate, prompts = settings["learning_rate"], settings["per_device_train_batch_size"]
+    speedup = Path(__file__).parents[2] / "benchmarks" / "results" / "speedup.json"
+    [cell] = [
+        cell
+        for cell in json.loads(speedup.read_text())["cells"]
+        if (cell["method"], cell["learning_rate"], cell["prompts_per_step"]) == ("vanilla", rate, prompts)
+    ]
+    said = re.search(r"Vanilla OPD needs about (\d+) steps at this rate", text)
+    assert said is not None
+    assert int(said[1]) == cell["steps"]["at_least"] == cell["steps"]["at_most"]
+    assert settings["max_steps"] > 1.5 * cell["steps"]["high"]
