@@ -331,27 +331,28 @@ def main() -> None:
     plan = QUICK if options.quick else Plan()
     results = options.results or (options.out / "results" if options.quick else Path(__file__).parent / "results")
     usual = plan.runs()
+    first = usual + plan.sampled_runs()
     if not options.report_only:
         with ProcessPoolExecutor(
             NUM_WORKERS, multiprocessing.get_context("spawn"), initializer=start_worker
         ) as executor:
             try:
-                rate = do_runs(executor, usual + plan.sampled_runs(), options.out, None)
+                rate = do_runs(executor, first, options.out, None)
                 others = plan.other_step_runs(read_records(usual, options.out).values())
                 do_runs(executor, others, options.out, rate)
             except BaseException:
                 executor.shutdown(wait=False, cancel_futures=True)
                 raise
-    records = read_records(usual, options.out)
+    records = read_records(first, options.out)
     if not records:
         raise SystemExit(f"{options.out} holds no finished runs. Leave out --report-only to do them.")
-    missing = len(usual) - len(records)
+    missing = len(first) - len(records)
     if missing:
-        note = f"{missing} of the {len(usual)} runs with {USUAL_STEP} prompts a step, and all others, are to be done."
+        note = f"{missing} of the {len(first)} runs with {USUAL_STEP} prompts a step, and all others, are to be done."
     else:
-        others = plan.other_step_runs(records.values())
+        others = plan.other_step_runs(read_records(usual, options.out).values())
         records |= read_records(others, options.out)
-        missing = len(usual) + len(others) - len(records)
+        missing = len(first) + len(others) - len(records)
         note = f"{missing} of the {len(others)} runs with more or fewer prompts per step are still to do."
     command = "python benchmarks/speedup.py" + (" --quick" if options.quick else "")
     write_report(list(records.values()), results, command, f"**Not finished: {note}**" if missing else "")

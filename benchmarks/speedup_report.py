@@ -13,9 +13,11 @@ from effopd.report.curves import CostPoint, cost_figure
 from effopd.study.speed import Estimate, Range, cost_range, median_estimate, ratio_estimate, spread_estimate
 
 Record = dict[str, Any]
-Cells = dict[tuple[int, str, float], list[Record]]  # (prompts per step, method, learning rate) -> runs
+Section = tuple[str, int]  # estimator, prompts per step
+Cells = dict[tuple[Section, str, float], list[Record]]  # (section, method, learning rate) -> runs
 
 USUAL_STEP = 256
+USUAL: Section = ("full_vocab", USUAL_STEP)
 QUANTITIES = ("steps", "rollouts", "generated_tokens", "teacher_tokens", "seconds", "cpu_seconds")
 SPEEDUPS = ("steps", "rollouts", "generated_tokens", "cpu_seconds")
 LABELS = {
@@ -27,17 +29,17 @@ LABELS = {
 
 
 def group(records: Iterable[Record]) -> Cells:
-    """Runs by step size, method and learning rate."""
+    """Runs by estimator, step size, method and learning rate."""
 
-    def key(record: Record) -> tuple[int, int, float, int]:
+    def key(record: Record) -> tuple[Section, int, float, int]:
         run = record["run"]
-        method = list(LABELS).index(run["method"])
-        return run["prompts_per_step"], method, run["learning_rate"], run["seed"]
+        section = run.get("estimator", USUAL[0]), run["prompts_per_step"]
+        return section, list(LABELS).index(run["method"]), run["learning_rate"], run["seed"]
 
     ordered = sorted(records, key=key)
     return {
-        (prompts, list(LABELS)[method], rate): list(runs)
-        for (prompts, method, rate), runs in groupby(ordered, key=lambda record: key(record)[:3])
+        (section, list(LABELS)[method], rate): list(runs)
+        for (section, method, rate), runs in groupby(ordered, key=lambda record: key(record)[:3])
     }
 
 
@@ -51,11 +53,11 @@ def of_the_same_seeds(groups: Sequence[Sequence[Record]]) -> list[list[Record]] 
     return [[run for run in group if run["run"]["seed"] in seeds] for group in groups] if seeds else None
 
 
-def best_learning_rates(records: Iterable[Record], prompts: int = USUAL_STEP) -> dict[str, float]:
+def best_learning_rates(records: Iterable[Record], section: Section = USUAL) -> dict[str, float]:
     """Each method's learning rate with the least median rollouts to the target."""
     best: dict[str, tuple[float, float]] = {}
-    for (size, method, rate), runs in group(records).items():
-        if size == prompts:
+    for (other, method, rate), runs in group(records).items():
+        if other == section:
             candidate = (median_estimate(costs(runs, "rollouts")).at_least, rate)
             best[method] = min(best.get(method, (math.inf, rate)), candidate)
     return {method: rate for method, (_, rate) in best.items()}
@@ -65,12 +67,14 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     """All numbers of the report, JSON-ready."""
     cells = group(records)
     rows = []
-    for (prompts, method, rate), runs in cells.items():
-        vanilla_best = best_learning_rates(records, prompts).get("vanilla")
+    for (section, method, rate), runs in cells.items():
+        vanilla_best = best_learning_rates(records, section).get("vanilla")
         row: dict[str, Any] = {
             "method": method,
+            "estimator": section[0],
             "learning_rate": rate,
-            "prompts_per_step": prompts,
+            "prompts_per_step": section[1],
+            "limit": runs[0]["run"]["limit"],
             "num_runs": len(runs),
             "num_censored": sum(run["steps_to_target"] is None for run in runs),
             "validation_rollouts": median(run["validation_rollouts"] for run in runs),
@@ -79,8 +83,8 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         }
         row |= {name: median_estimate(costs(runs, name)).to_json() for name in QUANTITIES}
         for key, baseline in (
-            ("speedup_at_equal_rate", cells.get((prompts, "vanilla", rate))),
-            ("speedup_against_best_vanilla", cells.get((prompts, "vanilla", vanilla_best or rate))),
+            ("speedup_at_equal_rate", cells.get((section, "vanilla", rate))),
+            ("speedup_against_best_vanilla", cells.get((section, "vanilla", vanilla_best or rate))),
         ):
             paired = of_the_same_seeds([baseline, runs]) if method != "vanilla" and baseline else None
             if paired:
@@ -91,7 +95,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "target_accuracy": records[0]["run"]["target_accuracy"],
         "evaluation_problems": records[0]["run"]["evaluation_problems"],
-        "limit": records[0]["run"]["limit"],
+        "limit": max(record["run"]["limit"] for record in records),
         "versions": _versions(records),
         "cells": rows,
         "worst_to_best_rate": _worst_to_best(cells),
@@ -103,9 +107,7 @@ def _worst_to_best(cells: Cells) -> dict[str, Any]:
     """By method: median rollouts at its worst learning rate over those at its best, with the usual step."""
     result = {}
     for method in LABELS:
-        by_rate = {
-            rate: runs for (prompts, name, rate), runs in cells.items() if name == method and prompts == USUAL_STEP
-        }
+        by_rate = {rate: runs for (section, name, rate), runs in cells.items() if name == method and section == USUAL}
         if len(by_rate) > 1 and (groups := of_the_same_seeds(list(by_rate.values()))):
             all_costs = [costs(runs, "rollouts") for runs in groups]
             medians = dict(zip(by_rate, (median_estimate(each).at_least for each in all_costs), strict=True))
@@ -117,7 +119,7 @@ def _worst_to_best(cells: Cells) -> dict[str, Any]:
 def _compact(record: Record) -> dict[str, Any]:
     run = record["run"]
     keys = ("method", "learning_rate", "prompts_per_step", "seed")
-    result: dict[str, Any] = {key: run[key] for key in keys}
+    result: dict[str, Any] = {"estimator": run.get("estimator", USUAL[0])} | {key: run[key] for key in keys}
     for name in QUANTITIES:
         value = record[f"{name}_to_target"]
         result[name] = round(value, 2) if isinstance(value, float) else value
@@ -148,7 +150,7 @@ def write_report(records: Sequence[Record], directory: Path, command: str, note:
         LABELS[method]: [
             CostPoint(row["learning_rate"], **vars(_estimate(row["rollouts"])))
             for row in summary["cells"]
-            if row["method"] == method and row["prompts_per_step"] == USUAL_STEP
+            if row["method"] == method and (row["estimator"], row["prompts_per_step"]) == USUAL
         ]
         for method in LABELS
     }
@@ -184,9 +186,9 @@ def markdown(summary: dict[str, Any]) -> str:
         *([summary["note"]] if summary["note"] else []),
         _what_is_counted(summary),
     ]
-    for prompts in sorted({row["prompts_per_step"] for row in summary["cells"]}):
-        rows = [row for row in summary["cells"] if row["prompts_per_step"] == prompts]
-        parts += [f"## {prompts:,} prompts per step", *_tables(rows, limit)]
+    for estimator, prompts in sorted({(row["estimator"], row["prompts_per_step"]) for row in summary["cells"]}):
+        rows = [row for row in summary["cells"] if (row["estimator"], row["prompts_per_step"]) == (estimator, prompts)]
+        parts += [f"## {prompts:,} prompts per step, estimator `{estimator}`", *_tables(rows, limit)]
     if summary["worst_to_best_rate"]:
         parts += ["## Sensitivity to the learning rate", _sensitivity_table(summary["worst_to_best_rate"])]
     versions = ", ".join(f"{name} {value}" for name, value in summary["versions"].items())
@@ -208,13 +210,25 @@ def _what_is_counted(summary: dict[str, Any]) -> str:
             "extrapolation.",
             f"- A run that spends {summary['limit']:,} rollouts (with fewer than 256 prompts per step, a tenth) "
             "without reaching the target is censored: its cost is known to be more than what it spent. Medians and "
-            "ratios that depend on it are given as bounds.",
+            f"ratios that depend on it are given as bounds.{_cut(summary)}",
+            "- `full_vocab` is the exact reverse KL over the vocabulary, `sampled` the paper's own estimator, a policy "
+            "gradient on the sampled log-ratio. Validation samples W_t and every candidate with other random numbers.",
             "- Seeds decide the order of prompts, the sampling and the choice of validation prompts; base, teacher and "
             "problems are the same in all runs.",
             "- Each run had one thread, with two runs at a time on a shared machine. Seconds depend on the machine; "
             "rollouts and tokens only through rounding, which unstable runs (3e-3) make visible.",
         ]
     )
+
+
+def _cut(summary: dict[str, Any]) -> str:
+    """Which cells had to do with fewer rollouts and seeds."""
+    cut = [
+        f"{LABELS[row['method']]} at {row['learning_rate']:g} ({row['limit']:,} rollouts, {row['num_runs']} seeds)"
+        for row in summary["cells"]
+        if row["prompts_per_step"] >= USUAL_STEP and row["limit"] < summary["limit"]
+    ]
+    return f" Cut for time: {', '.join(cut)}." if cut else ""
 
 
 def _tables(rows: Sequence[Record], limit: int) -> Iterable[str]:
