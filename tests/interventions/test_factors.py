@@ -16,7 +16,7 @@ from effopd.updates import singular_vectors
 
 
 def save_factors(base: Path, trained: Path, analysis: Path, run: str = "opd", checkpoint: int = 0) -> Path:
-    """What `effopd analyze` saves of a pair (docs/decisions/0006-analysis.md)."""
+    """What `effopd analyze` saves of a pair (docs/analysis.md)."""
     pair = open_pair(base, trained)
     folder = analysis / "subspaces" / run / f"checkpoint-{checkpoint}"
     folder.mkdir(parents=True)

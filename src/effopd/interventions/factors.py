@@ -1,4 +1,4 @@
-"""Truncations with the singular vectors that an analysis has saved (docs/decisions/0006-analysis.md)."""
+"""Truncations with the singular vectors that an analysis has saved (docs/analysis.md)."""
 
 import re
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ def write_report(out: Path, sweep: Path | None = None) -> list[Path]:
     records make the same files, byte for byte.
 
     Args:
-        out: The directory of the analysis (docs/decisions/0006-analysis.md).
+        out: The directory of the analysis (docs/analysis.md).
         sweep: The directory of a sweep, for a section about it.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The records of an analysis (docs/decisions/0006-analysis.md), read and checked."""
+"""The records of an analysis (docs/analysis.md), read and checked."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""From records and vectors to the tables of an analysis (columns: docs/decisions/0006-analysis.md)."""
+"""From records and vectors to the tables of an analysis (columns: docs/analysis.md)."""
 
 import re
 import types

@@ -1,4 +1,4 @@
-"""Every matrix of every checkpoint is a job; finished jobs are kept (layout: docs/decisions/0006-analysis.md).
+"""Every matrix of every checkpoint is a job; finished jobs are kept (layout: docs/analysis.md).
 
 First the plan, then worker processes of one thread each. A finished job is a line of `progress.jsonl`, written after
 its vectors: a second start of the same analysis does only what has no line.
