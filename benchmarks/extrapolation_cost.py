@@ -132,7 +132,7 @@ def step_overhead(steps: int) -> dict[str, float]:
     """Seconds of `on_step_end` at steps without a trigger, against the training step, on the embedded world."""
     import tempfile
 
-    from effopd.demo import world_run
+    from effopd.experiments.demo import world_run
     from effopd.extrapolation import EffOPDCallback
     from effopd.training import build_trainer
     from effopd.world import world_reward

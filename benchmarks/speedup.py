@@ -140,7 +140,7 @@ def start_worker() -> None:
     """What a worker process does once: imports, and one thread."""
     import torch
 
-    import effopd.demo  # noqa: F401
+    import effopd.experiments.demo  # noqa: F401
 
     torch.set_num_threads(1)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -155,8 +155,8 @@ def _exit_with_parent() -> None:
 
 def do_run(run: Run, directory: Path) -> dict[str, Any]:
     """Train, in a worker process; returns the record."""
-    from effopd.demo import world_run
-    from effopd.study.speed import to_target
+    from effopd.experiments.censored_statistics import to_target
+    from effopd.experiments.demo import world_run
     from effopd.training.evaluation import EvaluateNearTarget, StopAtRollouts
     from effopd.training.progress import quiet_libraries
     from effopd.training.run import train, versions

@@ -8,9 +8,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from effopd.experiments.censored_statistics import (
+    Estimate,
+    Range,
+    cost_range,
+    median_estimate,
+    ratio_estimate,
+    spread_estimate,
+)
 from effopd.files import write_text
 from effopd.report.curves import CostPoint, cost_figure
-from effopd.study.speed import Estimate, Range, cost_range, median_estimate, ratio_estimate, spread_estimate
 
 Record = dict[str, Any]
 Cells = dict[tuple[int, str, float], list[Record]]  # (prompts per step, method, learning rate) -> runs

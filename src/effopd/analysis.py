@@ -7,8 +7,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from effopd.report.analysis import write_report
-from effopd.report.sweep_section import sweep_section
+from effopd.report.analysis.write import write_report
+from effopd.report.sweep.section import sweep_section
 from effopd.updates.assemble import write_tables
 from effopd.updates.jobs import measure_runs
 from effopd.updates.tokens import tokens_of, write_embedding_tables

@@ -21,7 +21,7 @@ def draw_sweep(entry: dict[str, Any], points: pd.DataFrame, runs: Sequence[str])
 
     Args:
         entry: The sweep as `sweep.json` has it.
-        points: Its points, from `effopd.report.sweeps.sweep_points`.
+        points: Its points, from `effopd.report.sweep.points.sweep_points`.
         runs: Names of all runs: a run has the same colour in every figure.
     """
     draw = {

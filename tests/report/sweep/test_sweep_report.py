@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated_analysis import Fabricated, fabricate
 from matplotlib.container import ErrorbarContainer
+from report.fabricated_analysis import Fabricated, fabricate
 from scipy.stats import t as student_t
 
 from effopd.errors import DataError
-from effopd.report.analysis import write_report
-from effopd.report.sweep_figures import draw_sweep
-from effopd.report.sweep_section import sweep_section
-from effopd.report.sweeps import read_sweep, sweep_captions, sweep_points, sweep_tables, write_sweep_report
+from effopd.report.analysis.write import write_report
+from effopd.report.sweep.figures import draw_sweep
+from effopd.report.sweep.points import read_sweep, sweep_captions, sweep_points, sweep_tables, write_sweep_report
+from effopd.report.sweep.section import sweep_section
 
 SWEEPS: list[dict[str, Any]] = [
     {"preset": "update_norm", "name": "update_norm"},
@@ -202,7 +202,7 @@ def test_the_section_of_the_report_holds_every_figure(tmp_path: Path) -> None:
 def test_the_report_has_a_section_about_a_sweep_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("effopd.report.analysis.draw_figures", lambda *_: [])
+    monkeypatch.setattr("effopd.report.analysis.write.draw_figures", lambda *_: [])
     analysis, sweep = fabricate(tmp_path / "analysis", Fabricated(layers=1)), write_sweep(tmp_path / "sweep")
     write_sweep_report(sweep)
     without = write_report(analysis)[-1].read_text()

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from transformers import TrainerCallback
 
+from effopd.experiments.censored_statistics import cost_range, median_estimate, ratio_estimate, to_target
 from effopd.files import write_json
 from effopd.report.curves import accuracy_figure
-from effopd.study.speed import cost_range, median_estimate, ratio_estimate, to_target
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.evaluation import EvaluateNearTarget
 from effopd.training.metrics import MetricsCallback

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from effopd import demo
 from effopd.errors import ConfigurationError
+from effopd.experiments import demo
+from effopd.experiments.censored_statistics import to_target
 from effopd.files import read_json_lines
-from effopd.study.speed import to_target
 
 RUNS = ("vanilla-lr0.001-seed0", "effopd-lr0.001-seed0")
 

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from effopd.report.records import Records
-from effopd.report.series import SampledSpectrum
+from effopd.report.analysis.records import Records
+from effopd.report.analysis.series import SampledSpectrum
 
 _ONE = "Not drawn: every run has a single checkpoint, so there is nothing over training to show."
 

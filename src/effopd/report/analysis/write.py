@@ -9,12 +9,12 @@ import tempfile
 from pathlib import Path
 
 from effopd.files import write_text
-from effopd.report.figures import FIGURES, draw_figures
-from effopd.report.html import make_html
-from effopd.report.records import read_records
-from effopd.report.series import read_spectra
-from effopd.report.sweep_section import sweep_section
-from effopd.report.tables import make_tables, tables_markdown
+from effopd.report.analysis.figures import FIGURES, draw_figures
+from effopd.report.analysis.html import make_html
+from effopd.report.analysis.records import read_records
+from effopd.report.analysis.series import read_spectra
+from effopd.report.analysis.tables import make_tables, tables_markdown
+from effopd.report.sweep.section import sweep_section
 
 
 def write_report(out: Path, sweep: Path | None = None) -> list[Path]:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fabricated_analysis import DENSE, Fabricated, fabricate, payload_of, tables_of
+from report.fabricated_analysis import DENSE, Fabricated, fabricate, payload_of, tables_of
 
-from effopd.report.analysis import write_report
-from effopd.report.records import module_group, read_records
-from effopd.report.series import layer_norms, over_training, update_norms
-from effopd.report.tables import NONE, Table, _spread, number, tables_markdown
+from effopd.report.analysis.records import module_group, read_records
+from effopd.report.analysis.series import layer_norms, over_training, update_norms
+from effopd.report.analysis.tables import NONE, Table, _spread, number, tables_markdown
+from effopd.report.analysis.write import write_report
 
 
 def test_the_spectral_table_is_the_mean_over_matrices_of_the_last_checkpoint(tmp_path: Path) -> None:

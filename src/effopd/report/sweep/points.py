@@ -17,9 +17,9 @@ from scipy.stats import t as student_t
 
 from effopd.errors import DataError
 from effopd.files import read_json, write_text
+from effopd.report.analysis.tables import Table
 from effopd.report.drawing import save
-from effopd.report.sweep_figures import FIGURES, draw_sweep
-from effopd.report.tables import Table
+from effopd.report.sweep.figures import FIGURES, draw_sweep
 
 CONFIDENCE = 0.95
 _KEYS = ["sweep", "task", "run", "kind", "value"]

@@ -4,8 +4,8 @@ import pytest
 
 from effopd.checkpoints import find_checkpoints, open_pair
 from effopd.errors import ConfigurationError
+from effopd.experiments.world_runs import Plan, world_runs
 from effopd.world import base_dir
-from effopd.world_runs import Plan, world_runs
 
 PLAN = Plan(opd=(2, 1), effopd=(2, 1), grpo=(1, 1))
 

@@ -13,9 +13,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from effopd.report.analysis.records import Records, last_checkpoints
+from effopd.report.analysis.series import cosine_edges, histogram, layer_by_module
 from effopd.report.drawing import line_style, plain, row_of_panels, tidy, with_legend
-from effopd.report.records import Records, last_checkpoints
-from effopd.report.series import cosine_edges, histogram, layer_by_module
 
 _COLOUR_MAP = colormaps["viridis"].with_extremes(bad="#d8d8d8")
 _PICTURES = 4

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from effopd.errors import DataError
-from effopd.study.speed import (
+from effopd.experiments.censored_statistics import (
     QUANTITIES,
     Estimate,
     cost_range,

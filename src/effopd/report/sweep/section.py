@@ -5,8 +5,8 @@ import html
 from pathlib import Path
 
 from effopd.errors import DataError
-from effopd.report.sweep_figures import FIGURES
-from effopd.report.sweeps import read_sweep, sweep_captions, sweep_points, sweep_tables
+from effopd.report.sweep.figures import FIGURES
+from effopd.report.sweep.points import read_sweep, sweep_captions, sweep_points, sweep_tables
 
 
 def sweep_section(directory: Path) -> str:

@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from effopd.demo import world_run
 from effopd.errors import ConfigurationError
+from effopd.experiments.demo import world_run
 from effopd.files import read_json, write_json
 from effopd.training.progress import RunDisplay, RunProgress, quiet_libraries
 from effopd.training.run import FINISHED, train

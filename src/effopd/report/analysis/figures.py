@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from effopd.report.analysis.maps import draw_effective_rank, draw_embedding_shift, draw_first_vector, draw_trajectories
+from effopd.report.analysis.records import Records
+from effopd.report.analysis.series import SampledSpectrum, layer_norms, log_spaced, over_training, update_norms
 from effopd.report.drawing import COLOURS, line_style, over_training_axes, plain, row_of_panels, save, tidy, with_legend
-from effopd.report.maps import draw_effective_rank, draw_embedding_shift, draw_first_vector, draw_trajectories
-from effopd.report.records import Records
-from effopd.report.series import SampledSpectrum, layer_norms, log_spaced, over_training, update_norms
 
 FIGURES = (
     *("update_norm", "concentration", "alignment", "effective_rank", "first_vector"),

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated_analysis import FUSED, Fabricated, fabricate
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from report.fabricated_analysis import FUSED, Fabricated, fabricate
 
-from effopd.report import figures, maps
-from effopd.report.records import Records, read_records
-from effopd.report.series import read_spectra
+from effopd.report.analysis import figures, maps
+from effopd.report.analysis.records import Records, read_records
+from effopd.report.analysis.series import read_spectra
 
 DRAW = {
     "update_norm": figures.draw_update_norm,

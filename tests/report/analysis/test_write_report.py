@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated_analysis import DENSE, FUSED, HOSTILE, Fabricated, fabricate, payload_of
+from report.fabricated_analysis import DENSE, FUSED, HOSTILE, Fabricated, fabricate, payload_of
 
 from effopd.errors import DataError
-from effopd.report import analysis, payload
-from effopd.report.analysis import write_report
-from effopd.report.figures import FIGURES
-from effopd.report.payload import script_json
-from effopd.report.records import read_records
-from effopd.report.series import MAX_POINTS, log_spaced, read_spectra, representatives
+from effopd.report.analysis import payload
+from effopd.report.analysis import write as analysis
+from effopd.report.analysis.figures import FIGURES
+from effopd.report.analysis.payload import script_json
+from effopd.report.analysis.records import read_records
+from effopd.report.analysis.series import MAX_POINTS, log_spaced, read_spectra, representatives
+from effopd.report.analysis.write import write_report
 
 
 def draw_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    monkeypatch.setattr("effopd.report.figures.FIGURES", names)
+    monkeypatch.setattr("effopd.report.analysis.figures.FIGURES", names)
 
 
 def snapshot(out: Path) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ import pandas as pd
 from safetensors.numpy import safe_open
 
 from effopd.errors import DataError
-from effopd.report.records import Records, last_checkpoints
+from effopd.report.analysis.records import Records, last_checkpoints
 
 KINDS = ("attention", "mlp", "embedding", "lm_head", "norm", "other")
 MAX_POINTS = 64

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricated_analysis import HOSTILE, Fabricated, fabricate
+from report.fabricated_analysis import HOSTILE, Fabricated, fabricate
 from test_sweeps import SWEEPS, write_sweep
 
-from effopd.report.analysis import write_report
-from effopd.report.sweeps import write_sweep_report
-from effopd.report.tables import NONE
+from effopd.report.analysis.tables import NONE
+from effopd.report.analysis.write import write_report
+from effopd.report.sweep.points import write_sweep_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
@@ -107,7 +107,7 @@ def test_all_figures_are_drawn_without_a_complaint_or_a_request(browser: Any, re
 
 
 def test_the_figures_of_a_sweep_are_shown(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effopd.report.analysis.draw_figures", lambda *_: [])  # the page draws its own
+    monkeypatch.setattr("effopd.report.analysis.write.draw_figures", lambda *_: [])  # the page draws its own
     sweep = write_sweep(tmp_path / "sweep")
     write_sweep_report(sweep)
     report = write_report(fabricate(tmp_path / "analysis", Fabricated(layers=1)), sweep)[-1]
@@ -141,7 +141,7 @@ def test_every_choice_of_every_figure_draws(browser: Any, report: Path) -> None:
 
 
 def test_layers_of_a_vision_tower_can_be_chosen(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effopd.report.analysis.draw_figures", lambda *_: [])  # the page draws its own
+    monkeypatch.setattr("effopd.report.analysis.write.draw_figures", lambda *_: [])  # the page draws its own
     plan = Fabricated(layers=2, modules={"self_attn.q_proj": (32, 32), "visual.attn.qkv": (32, 32)})
     visit = Visit(browser, write_report(fabricate(tmp_path / "out", plan))[-1], DESKTOP)
     kinds = visit.page.locator('[data-figure="layers"] select')

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from effopd.report.records import Records, last_checkpoints
+from effopd.report.analysis.records import Records, last_checkpoints
 
 SPECTRAL = (
     ("spectral_to_frobenius", "spectral / Frobenius, %", 100.0),

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from effopd.report.records import Records
-from effopd.report.series import (
+from effopd.report.analysis.records import Records
+from effopd.report.analysis.series import (
     SampledSpectrum,
     cosine_edges,
     histogram,

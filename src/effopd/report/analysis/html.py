@@ -11,11 +11,11 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from effopd.report.captions import Caption, make_captions
-from effopd.report.payload import make_payload, script_json
-from effopd.report.records import Records, last_checkpoints
-from effopd.report.series import SampledSpectrum
-from effopd.report.tables import Table
+from effopd.report.analysis.captions import Caption, make_captions
+from effopd.report.analysis.payload import make_payload, script_json
+from effopd.report.analysis.records import Records, last_checkpoints
+from effopd.report.analysis.series import SampledSpectrum
+from effopd.report.analysis.tables import Table
 
 _SCRIPTS = ("core.js", "lines.js", "maps.js", "table.js")
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
@@ -92,7 +92,7 @@ def make_html(
 
 
 def _asset(name: str) -> str:
-    return (files("effopd.report") / "assets" / name).read_text(encoding="utf-8")
+    return (files("effopd.report.analysis") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _policy(*scripts: str) -> str:
