@@ -10,7 +10,7 @@ from rich.console import Console
 
 from effopd.errors import ConfigurationError
 from effopd.experiments import demo
-from effopd.experiments.censored_statistics import to_target
+from effopd.experiments.cost_to_target import to_target
 from effopd.files import read_json_lines
 
 RUNS = ("vanilla-lr0.001-seed0", "effopd-lr0.001-seed0")
@@ -18,7 +18,7 @@ RUNS = ("vanilla-lr0.001-seed0", "effopd-lr0.001-seed0")
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "QUICK", demo.Settings((1e-3,), 0.7, 32, 32, max_steps=6, save_steps=2))
+    monkeypatch.setattr(demo, "QUICK", demo.DemoSettings((1e-3,), 0.7, 32, 32, max_steps=6, save_steps=2))
 
 
 def rows_of(out: Path, name: str) -> list[dict[str, Any]]:

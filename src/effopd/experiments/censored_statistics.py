@@ -1,81 +1,32 @@
-"""What reaching a target accuracy cost, and how much sooner one group of runs got there than another.
+"""Medians and ratios of what groups of runs cost, where some runs stopped before they reached the target.
 
-A run that stopped before the target is censored: all that is known is that it would have cost more than it had spent.
-So every cost is a `Range`, `(cost, cost)` or `(spent, infinity)`, and medians and ratios are computed on ranges:
-where censoring leaves a statistic undetermined, its range says between which bounds it lies.
+Of such a run only a lower bound of its cost is known (see `effopd.experiments.cost_to_target`). So medians and ratios
+are computed from bounds, and where censoring leaves a statistic undetermined, the result says between which bounds it
+lies.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from effopd.errors import DataError
+from effopd.experiments.cost_to_target import CostRange
 from effopd.files import finite_or_none
-
-Range = tuple[float, float]
-
-# Quantity -> the column of metrics.jsonl that it is read from.
-QUANTITIES = {
-    "steps_to_target": "step",
-    "rollouts_to_target": "rollouts",
-    "generated_tokens_to_target": "generated_tokens",
-    "teacher_tokens_to_target": "teacher_tokens",
-    "seconds_to_target": "seconds_total",
-}
-
-
-def to_target(rows: Sequence[Mapping[str, Any]], target: float) -> dict[str, Any]:
-    """What a run had spent when its accuracy first reached a target.
-
-    Args:
-        rows: Rows of `metrics.jsonl` (see `effopd.training.metrics`), in order. Costs in them are cumulative and
-            include those of validation.
-        target: The accuracy to reach, in [0, 1]. Only rows that were evaluated count.
-
-    Returns:
-        `steps_to_target`, `rollouts_to_target`, `generated_tokens_to_target`, `teacher_tokens_to_target` and
-        `seconds_to_target` of the first row whose accuracy is at least `target`, None if there is none;
-        `validation_rollouts` of that row and `num_accepted`, the extrapolations accepted up to it, or those of the
-        whole run; `final_accuracy`, the last one measured, or None; `spent`, a map from each `*_to_target` to what
-        the whole run spent of it.
-
-    Raises:
-        DataError: There are no rows.
-    """
-    if not rows:
-        raise DataError("Got no rows; expected those of a run's metrics.jsonl. Has the run done a step?")
-    accuracies = [(index, row["accuracy"]) for index, row in enumerate(rows) if row.get("accuracy") is not None]
-    reached = next((index for index, accuracy in accuracies if accuracy >= target), None)
-    last = rows[-1] if reached is None else rows[reached]
-    counted = rows if reached is None else rows[: reached + 1]
-    costs = {name: None if reached is None else last[column] for name, column in QUANTITIES.items()}
-    return costs | {
-        "validation_rollouts": last["validation_rollouts"],
-        "num_accepted": sum((row.get("accepted_scale") or 0) > 0 for row in counted),
-        "final_accuracy": accuracies[-1][1] if accuracies else None,
-        "spent": {name: rows[-1][column] for name, column in QUANTITIES.items()},
-    }
-
-
-def cost_range(result: Mapping[str, Any], quantity: str) -> Range:
-    """A cost from `to_target` as a range: itself twice, or from what was spent to infinity if the run is censored."""
-    value = result[quantity]
-    return (result["spent"][quantity], math.inf) if value is None else (value, value)
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A statistic of runs some of which may be censored, with its bootstrap interval.
+class CensoredEstimate:
+    """A statistic of runs, some of which may be censored, with its bootstrap interval.
 
     Attributes:
         at_least: Lower bound of the statistic.
-        at_most: Upper bound; equal to `at_least` where censoring leaves no doubt, infinite where it leaves none.
-        low: Lower end of the interval (percentile of the resampled lower bounds).
-        high: Upper end of the interval (percentile of the resampled upper bounds), possibly infinite.
+        at_most: Upper bound of the statistic. It equals `at_least` if the statistic is known exactly, and is infinite
+            if there is no upper bound.
+        low: Lower end of the interval, a percentile of the resampled lower bounds.
+        high: Upper end of the interval, a percentile of the resampled upper bounds. It may be infinite.
     """
 
     at_least: float
@@ -85,15 +36,23 @@ class Estimate:
 
     @property
     def is_exact(self) -> bool:
-        """Whether censoring leaves no doubt about the statistic."""
+        """Whether the statistic is known exactly, in spite of censored runs."""
         return self.at_least == self.at_most
 
     def to_json(self) -> dict[str, float | None]:
-        """As numbers for JSON, which has no infinity: None stands for it."""
+        """Return the numbers for JSON. JSON has no infinity, so None stands for it."""
         return {key: finite_or_none(value) for key, value in vars(self).items()}
 
     def format(self, spec: str = ",.0f", interval: bool = True) -> str:
-        """As text: `8,192 [7,936, 8,448]`; where censored, `> 100,000 [95,000, no bound]`, `< 0.4 [0.0, 0.5]`."""
+        """Write the statistic and its interval, such as `8,192 [7,936, 8,448]`.
+
+        With censored runs, it may read `> 100,000 [95,000, no bound]`, `< 0.4 [0.0, 0.5]` or `15 to 20 [10, 30]`; a
+        `?` stands for a statistic of which nothing is known.
+
+        Args:
+            spec: Format specification of the numbers.
+            interval: Whether to write the interval.
+        """
         if self.is_exact:
             value = f"{self.at_least:{spec}}"
         elif math.isinf(self.at_most):
@@ -108,22 +67,22 @@ class Estimate:
         return f"{value} [{self.low:{spec}}, {high}]"
 
 
-def median_estimate(
-    costs: Sequence[Range], *, confidence: float = 0.95, num_resamples: int = 10_000, seed: int = 0
-) -> Estimate:
-    """Median cost over runs, with a percentile bootstrap interval that resamples the runs.
+def median_cost(
+    costs: Sequence[CostRange], *, confidence: float = 0.95, num_resamples: int = 10_000, seed: int = 0
+) -> CensoredEstimate:
+    """Compute the median cost over runs, with a percentile bootstrap interval that resamples the runs.
 
-    At a confidence of 0.95 this is the range of up to five runs; the range of n independent runs covers
-    the true median with probability 1 - 2 * 0.5**n: 94 % for five, 75 % for three.
+    For up to five runs and a confidence of 0.95, the interval is the range of the runs. The range of n independent runs
+    covers the true median with probability 1 - 2 * 0.5**n, which is 94 % for five runs and 75 % for three.
 
     Args:
-        costs: The cost of each run (see `cost_range`).
+        costs: Cost of each run, from `cost_range`.
         confidence: Coverage of the interval, in (0, 1).
-        num_resamples: Bootstrap resamples.
-        seed: Of the resampling.
+        num_resamples: Number of bootstrap resamples.
+        seed: Random seed for resampling.
 
     Returns:
-        The median. If more than half of the runs are censored it has no upper bound.
+        The median. If more than half of the runs are censored, it has no upper bound.
 
     Raises:
         DataError: There are no runs.
@@ -132,47 +91,58 @@ def median_estimate(
     return _estimate(lower[0], upper[0], confidence)
 
 
-def ratio_estimate(
-    numerator: Sequence[Range],
-    denominator: Sequence[Range],
+def median_cost_ratio(
+    numerator: Sequence[CostRange],
+    denominator: Sequence[CostRange],
     *,
     confidence: float = 0.95,
     num_resamples: int = 10_000,
     seed: int = 0,
-) -> Estimate:
-    """Ratio of the median costs of two groups of runs, with a percentile bootstrap interval.
+) -> CensoredEstimate:
+    """Compute the ratio of the median costs of two groups of runs, with a percentile bootstrap interval.
 
-    Runs are paired: the i-th of both groups have the same seed, thus the same order of prompts and random numbers, and
-    seeds are resampled, not runs. A speed-up has the slower method's runs as numerator.
+    Runs are paired: the i-th runs of both groups have the same seed, and thus the same order of prompts and the same
+    random numbers. So seeds are resampled, not runs. For a speed-up, the numerator holds the runs of the slower method.
 
     Args:
         numerator: Costs of one group, all positive.
-        denominator: Costs of the other, in the same order of seeds.
+        denominator: Costs of the other group, in the same order of seeds.
         confidence: Coverage of the interval, in (0, 1).
-        num_resamples: Bootstrap resamples.
-        seed: Of the resampling.
+        num_resamples: Number of bootstrap resamples.
+        seed: Random seed for resampling.
 
     Returns:
-        The ratio: a lower bound where the numerator's median is censored, an upper bound where the denominator's is,
-        and (0, infinity), nothing, where both are.
+        The ratio. If the numerator's median is censored, it is only a lower bound; if the denominator's is, it is only
+        an upper bound. If both are, nothing is known: the bounds are 0 and infinity.
 
     Raises:
         DataError: A group has no runs, or they are not paired.
     """
-    return spread_estimate([numerator], [denominator], confidence=confidence, num_resamples=num_resamples, seed=seed)
+    return largest_cost_ratio([numerator], [denominator], confidence=confidence, num_resamples=num_resamples, seed=seed)
 
 
-def spread_estimate(
-    numerators: Sequence[Sequence[Range]],
-    denominators: Sequence[Sequence[Range]],
+def largest_cost_ratio(
+    numerators: Sequence[Sequence[CostRange]],
+    denominators: Sequence[Sequence[CostRange]],
     *,
     confidence: float = 0.95,
     num_resamples: int = 10_000,
     seed: int = 0,
-) -> Estimate:
-    """Largest median cost of some groups of runs over the smallest of others, as `ratio_estimate` gives it for two.
+) -> CensoredEstimate:
+    """Compute the largest ratio of median costs between some groups of runs and others, as by `median_cost_ratio`.
 
-    Which groups these are is found anew in each resample, so that the interval accounts for having chosen them.
+    It is the largest median of the numerators over the smallest median of the denominators. Which groups these are is
+    found anew in each resample, so that the interval accounts for their having been chosen.
+
+    Args:
+        numerators: Costs of the groups of which the costliest is chosen, all positive.
+        denominators: Costs of the groups of which the cheapest is chosen. All groups are in the same order of seeds.
+        confidence: Coverage of the interval, in (0, 1).
+        num_resamples: Number of bootstrap resamples.
+        seed: Random seed for resampling.
+
+    Raises:
+        DataError: A group has no runs, or the groups are not paired.
     """
     if len(numbers := {len(costs) for costs in [*numerators, *denominators]}) > 1:
         raise DataError(f"Got groups of {sorted(numbers)} runs; expected the same seeds in all of them.")
@@ -185,8 +155,12 @@ def spread_estimate(
 _Floats = npt.NDArray[np.float64]
 
 
-def _resampled_medians(groups: Sequence[Sequence[Range]], num_resamples: int, seed: int) -> tuple[_Floats, _Floats]:
-    """Medians of lower and of upper bounds, each [groups, 1 + num_resamples]: of the runs, then of the resampled."""
+def _resampled_medians(groups: Sequence[Sequence[CostRange]], num_resamples: int, seed: int) -> tuple[_Floats, _Floats]:
+    """Compute the medians of the lower and of the upper bounds, of the runs themselves and of each resample.
+
+    Returns:
+        Two float64 arrays [groups, 1 + num_resamples], whose first column is that of the runs themselves.
+    """
     if not all(groups):
         raise DataError("Got no runs to take a median of; expected at least one.")
     number = len(groups[0])
@@ -196,9 +170,10 @@ def _resampled_medians(groups: Sequence[Sequence[Range]], num_resamples: int, se
     return np.median(lower, axis=-1), np.median(upper, axis=-1)
 
 
-def _estimate(at_least: _Floats, at_most: _Floats, confidence: float) -> Estimate:
-    """From the bounds of a statistic, first of the runs, then of the resampled ones."""
+def _estimate(at_least: _Floats, at_most: _Floats, confidence: float) -> CensoredEstimate:
+    """Make the estimate from the bounds of a statistic, of the runs themselves and then of each resample."""
     tail = (1 - confidence) / 2
-    low = np.quantile(at_least[1:], tail, method="inverted_cdf")  # no interpolation: values may be infinite
+    # This method does not interpolate, which infinite values would not allow.
+    low = np.quantile(at_least[1:], tail, method="inverted_cdf")
     high = np.quantile(at_most[1:], 1 - tail, method="inverted_cdf")
-    return Estimate(float(at_least[0]), float(at_most[0]), float(low), float(high))
+    return CensoredEstimate(float(at_least[0]), float(at_most[0]), float(low), float(high))

@@ -1,4 +1,4 @@
-"""`effopd demo`: vanilla OPD against EffOPD on the embedded world, to the same accuracy, every cost counted."""
+"""`effopd demo`: vanilla OPD against EffOPD on the embedded world, to the same accuracy, with every cost counted."""
 
 import logging
 import shlex
@@ -12,34 +12,35 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from transformers import TrainerCallback
 
-from effopd.experiments.censored_statistics import cost_range, median_estimate, ratio_estimate, to_target
+from effopd.experiments.arguments import (
+    EVALUATION_PROBLEMS,
+    LEARNING_RATE,
+    MAX_STEPS,
+    PROMPTS_PER_STEP,
+    SAVE_STEPS,
+    TARGET_ACCURACY,
+    world_run_arguments,
+)
+from effopd.experiments.censored_statistics import median_cost, median_cost_ratio
+from effopd.experiments.cost_to_target import cost_range, to_target
 from effopd.files import write_json
 from effopd.report.curves import accuracy_figure
-from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.evaluation import EvaluateNearTarget
 from effopd.training.metrics import MetricsCallback
 from effopd.training.progress import RunDisplay, RunProgress, quiet_libraries
 from effopd.training.run import train, versions
 from effopd.training.trainer import OPDTrainer
-from effopd.world import TaskConfig, world_reward
+from effopd.world import world_reward
 
-PROMPTS_PER_STEP = 256
-# The longest well-formed answer, `1,5,6,2,7;`, and a little room in which a longer one shows.
-MAX_COMPLETION_LENGTH = TaskConfig().max_completion_length + 2
-EVALUATION_PROBLEMS = 512
-TARGET_ACCURACY = 0.95
-LEARNING_RATE = 1e-4
-MAX_STEPS = 400
-SAVE_STEPS = 10
 LABELS = {"none": "vanilla", "paper": "EffOPD"}
 NOTE = (
-    "Rollouts include those that EffOPD validated by; seconds leave out measuring the accuracy. "
-    f"{LEARNING_RATE:g} is a conservative learning rate here, as the paper's is for its models, and the ratio depends "
-    "on it: benchmarks/results/speedup.md has the whole row, with intervals. To see it yourself:"
+    "Rollouts include those with which EffOPD validates; seconds do not include measuring the accuracy. "
+    f"A learning rate of {LEARNING_RATE:g} is conservative here, as the paper's is for its models, and the ratio "
+    "depends on it: benchmarks/results/speedup.md has the ratios for all learning rates, with intervals. To see them "
+    "yourself, run"
 )
 WHOLE_ROW = "effopd demo --out runs/row --learning-rate 3e-5 1e-4 3e-4 1e-3 --seeds 3"
-# The median of an even number of counts may end in .5.
-COUNT = ",.10g"
+COUNT = ",.10g"  # the median of an even number of counts may end in .5
 SUMMARY_KEYS = (
     "steps_to_target",
     "rollouts_to_target",
@@ -51,68 +52,17 @@ SUMMARY_KEYS = (
 )
 
 
-def world_run(
-    directory: Path,
-    *,
-    acceleration: str,
-    learning_rate: float,
-    seed: int,
-    target_accuracy: float = TARGET_ACCURACY,
-    prompts_per_step: int = PROMPTS_PER_STEP,
-    evaluation_problems: int = EVALUATION_PROBLEMS,
-    max_steps: int = MAX_STEPS,
-    save_steps: int | None = SAVE_STEPS,
-) -> tuple[RunArguments, OPDConfig]:
-    """Settings of one run on the embedded world that stops at a target accuracy.
+class DemoSettings(NamedTuple):
+    """What all runs of the demo share.
 
-    Args:
-        directory: Run directory.
-        acceleration: `none` or an EffOPD preset.
-        learning_rate: Constant, without warm-up.
-        seed: Of the order of the prompts, of sampling, and of the choice of validation prompts.
-        target_accuracy: Where the run stops.
-        prompts_per_step: One completion each; above 256, a multiple of 256.
-        evaluation_problems: The same for every run.
-        max_steps: Where it stops short of the target.
-        save_steps: Steps between checkpoints; None: none are saved.
+    Attributes:
+        learning_rates: Learning rates to compare the methods at.
+        target_accuracy: Accuracy at which the runs stop, in [0, 1].
+        prompts_per_step: Number of prompts per optimizer step, with one completion each.
+        evaluation_problems: Number of problems on which the accuracy is measured.
+        max_steps: Number of steps after which a run stops short of the target.
+        save_steps: Number of steps between checkpoints.
     """
-    micro_batch = min(PROMPTS_PER_STEP, prompts_per_step)
-    arguments = RunArguments(
-        model_name_or_path="world:base",
-        dataset_name="world:train",
-        reward=["world"],
-        evaluation_dataset_name="world:evaluation",
-        num_evaluation_examples=evaluation_problems,
-        acceleration=acceleration,
-        target_accuracy=target_accuracy,
-    )
-    config = OPDConfig(
-        output_dir=str(directory),
-        teacher_model_name_or_path="world:teacher",
-        learning_rate=learning_rate,
-        lr_scheduler_type="constant",
-        seed=seed,
-        max_steps=max_steps,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=prompts_per_step // micro_batch,
-        beta=1.0,
-        temperature=1.0,
-        max_completion_length=MAX_COMPLETION_LENGTH,
-        bf16=False,
-        gradient_checkpointing=False,
-        logging_steps=1,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        save_strategy="no" if save_steps is None else "steps",
-        save_steps=save_steps or 1,
-        save_total_limit=1,
-    )
-    return arguments, config
-
-
-class Settings(NamedTuple):
-    """What the demo's runs share."""
 
     learning_rates: tuple[float, ...]
     target_accuracy: float
@@ -122,26 +72,26 @@ class Settings(NamedTuple):
     save_steps: int
 
 
-FULL = Settings((LEARNING_RATE,), TARGET_ACCURACY, PROMPTS_PER_STEP, EVALUATION_PROBLEMS, MAX_STEPS, SAVE_STEPS)
+FULL = DemoSettings((LEARNING_RATE,), TARGET_ACCURACY, PROMPTS_PER_STEP, EVALUATION_PROBLEMS, MAX_STEPS, SAVE_STEPS)
 QUICK = FULL._replace(target_accuracy=0.7, evaluation_problems=128)
 
 
 def run_demo(
     out: Path, *, seeds: int = 1, learning_rates: Sequence[float] | None = None, quick: bool = False
 ) -> dict[str, Any]:
-    """Train with and without EffOPD until the target accuracy, and compare what it cost.
+    """Train with and without EffOPD until the target accuracy is reached, and compare what it cost.
 
-    Finished runs in `out` are used again; one that was interrupted continues from its last checkpoint.
+    Finished runs in `out` are used again. A run that was interrupted continues from its last checkpoint.
 
     Args:
-        out: Gets `summary.json`, `accuracy.svg`, `accuracy.png` and a run directory for each run in `runs/`.
-        seeds: Runs with seeds 0 to `seeds - 1`.
-        learning_rates: Each is run with every seed; `LEARNING_RATE` when omitted.
-        quick: A lower target, measured on fewer problems: a smoke test.
+        out: Directory for `summary.json`, `accuracy.svg`, `accuracy.png`, and `runs/` with a directory for each run.
+        seeds: Number of training seeds, which are 0 to `seeds - 1`.
+        learning_rates: Learning rates, each of which is run with every seed; None stands for `LEARNING_RATE` alone.
+        quick: Whether to train to a lower target and measure it on fewer problems, as a smoke test.
 
     Returns:
-        The contents of `summary.json`: `target_accuracy`, `runs`, `versions`, `command`. Costs of a run are None
-        where it did not reach the target.
+        The contents of `summary.json`: `target_accuracy`, `runs`, `versions`, `command`. The costs of a run that did
+        not reach the target are None.
 
     Raises:
         ConfigurationError: `out` holds runs with other settings.
@@ -181,14 +131,14 @@ def run_demo(
 
 
 def _do_run(
-    out: Path, acceleration: str, rate: float, seed: int, settings: Settings, display: RunDisplay
+    out: Path, acceleration: str, rate: float, seed: int, settings: DemoSettings, display: RunDisplay
 ) -> dict[str, Any]:
-    """One run, or what is left of it: its identity, its results and its rows."""
+    """Do one run, or what is left to do of it, and return its identity, its results and its rows."""
     name = f"{LABELS[acceleration].lower()}-lr{rate:g}-seed{seed}"
     title = f"{LABELS[acceleration]} lr {rate:g} seed {seed}"
     directory = out / "runs" / name
     target = settings.target_accuracy
-    arguments, config = world_run(
+    arguments, config = world_run_arguments(
         directory,
         acceleration=acceleration,
         learning_rate=rate,
@@ -219,8 +169,8 @@ def _do_run(
     }
 
 
-def _table(runs: Sequence[dict[str, Any]], settings: Settings) -> Table:
-    """Costs by learning rate and method, and their ratio; medians where there are several seeds."""
+def _table(runs: Sequence[dict[str, Any]], settings: DemoSettings) -> Table:
+    """Make the table of costs by learning rate and method, and of their ratios; with several seeds, of medians."""
     seeds = sorted({run["seed"] for run in runs})
     table = Table(
         title=f"Cost of reaching an accuracy of {settings.target_accuracy:g}"
@@ -243,13 +193,13 @@ def _table(runs: Sequence[dict[str, Any]], settings: Settings) -> Table:
         }
         for acceleration, group in groups.items():
             steps, rollouts, seconds = (
-                median_estimate(cost).format(spec, interval=False)
+                median_cost(cost).format(spec, interval=False)
                 for cost, spec in zip(costs[acceleration], (COUNT, COUNT, ",.0f"), strict=True)
             )
             validation = f"{median(run['validation_rollouts'] for run in group):{COUNT}}"
             table.add_row(f"{rate:g}", LABELS[acceleration], steps, rollouts, validation, seconds)
         ratios = [
-            ratio_estimate(*pair).format(".1f", interval=False).replace("?", "unknown")
+            median_cost_ratio(*pair).format(".1f", interval=False).replace("?", "unknown")
             for pair in zip(costs["none"], costs["paper"], strict=True)
         ]
         table.add_row("", "ratio", ratios[0], ratios[1], "", ratios[2], style="bold", end_section=True)
@@ -265,7 +215,7 @@ def _command(out: Path, seeds: int, learning_rates: Sequence[float] | None, quic
 
 @contextmanager
 def _messages_to(show: Callable[[str], None]) -> Iterator[None]:
-    """Within the context, show what this package logs by `show`, so that it does not tear the progress bars."""
+    """Show what this package logs with `show` until the block ends, so that it does not tear the progress bars."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -1,4 +1,4 @@
-"""`effopd world runs`: OPD, EffOPD and GRPO from the shipped base, with their checkpoints, to be analysed."""
+"""`effopd world runs`: runs of OPD, EffOPD and GRPO from the shipped base, whose checkpoints are kept for analysis."""
 
 import shutil
 from dataclasses import asdict, replace
@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from effopd.errors import ConfigurationError
-from effopd.experiments.demo import world_run
+from effopd.experiments.arguments import LEARNING_RATE, world_run_arguments
 from effopd.files import read_json, write_json
 from effopd.training.progress import RunDisplay, RunProgress, quiet_libraries
 from effopd.training.run import FINISHED, train
@@ -19,50 +19,51 @@ from effopd.world import TaskConfig, TeacherConfig, base_dir, make_dataset
 from effopd.world.teacher import train_teacher
 
 
-class Plan(NamedTuple):
-    """Steps of each kind of run, and steps between its checkpoints."""
+class WorldRunSteps(NamedTuple):
+    """For each method, the number of steps of a run, and the number of steps between its checkpoints."""
 
     opd: tuple[int, int] = (128, 8)
     effopd: tuple[int, int] = (32, 2)
     grpo: tuple[int, int] = (100, 10)
 
 
-LEARNING_RATE = 1e-4
+def world_runs(out: Path, *, seeds: int = 3, steps: WorldRunSteps | None = None) -> dict[str, Path]:
+    """Train with every method and seed. Finished runs are used again.
 
-
-def world_runs(out: Path, *, seeds: int = 3, plan: Plan | None = None) -> dict[str, Path]:
-    """Train with every method and seed; finished runs are used again.
-
-    OPD and EffOPD learn from the shipped teacher; GRPO, from the verifiable reward, as that teacher did. With seed 0 it
-    is the teacher's own run.
+    OPD and EffOPD learn from the shipped teacher. GRPO learns from the verifiable reward, as that teacher did; with
+    seed 0, it repeats the teacher's own run.
 
     Args:
-        out: Gets a directory for each run, with `checkpoint-N` folders (without optimizer state) and the final model.
-        seeds: Runs with seeds 0 to `seeds - 1`.
-        plan: Steps.
+        out: Directory for the runs, each in a directory with `checkpoint-N` folders (without the state of the
+            optimizer) and the final model.
+        seeds: Number of training seeds, which are 0 to `seeds - 1`.
+        steps: Numbers of steps; None takes the defaults.
 
     Returns:
-        Run directories by name: `opd-0`, `effopd-0`, `grpo-0`, `opd-1`, ...
+        The directories of the runs by name: `opd-0`, `effopd-0`, `grpo-0`, `opd-1`, ...
+
+    Raises:
+        ConfigurationError: `out` holds runs with other settings.
     """
-    plan = plan or Plan()
+    steps = steps or WorldRunSteps()
     runs: dict[str, Path] = {}
     console = Console(highlight=False)
-    for seed, (method, (steps, save_steps)) in product(range(seeds), plan._asdict().items()):
+    for seed, (method, (num_steps, save_steps)) in product(range(seeds), steps._asdict().items()):
         name = f"{method}-{seed}"
         runs[name] = out / name
         with quiet_libraries():
             if method == "grpo":
-                _train_grpo(out / name, seed, replace(TeacherConfig(), num_steps=steps, save_steps=save_steps))
+                _train_grpo(out / name, seed, replace(TeacherConfig(), num_steps=num_steps, save_steps=save_steps))
             else:
-                _train_opd(out / name, "none" if method == "opd" else "paper", seed, steps, save_steps)
+                _train_opd(out / name, "none" if method == "opd" else "paper", seed, num_steps, save_steps)
         for state in out.glob(f"{name}/checkpoint-*/optimizer.pt"):
-            state.unlink()  # two thirds of the bytes
+            state.unlink()  # these are two thirds of the bytes
         console.print(f"{name}: {len(list(runs[name].glob('checkpoint-*')))} checkpoints in {runs[name]}")
     return runs
 
 
 def _train_opd(directory: Path, acceleration: str, seed: int, steps: int, save_steps: int) -> None:
-    arguments, config = world_run(
+    arguments, config = world_run_arguments(
         directory,
         acceleration=acceleration,
         learning_rate=LEARNING_RATE,
