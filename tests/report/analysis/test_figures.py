@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from report.fabricated_analysis import FUSED, Fabricated, fabricate
 
 from effopd.report.analysis import figures, maps
-from effopd.report.analysis.records import Records, read_records
+from effopd.report.analysis.records import AnalysisRecords, read_analysis
 from effopd.report.analysis.series import read_spectra
 
 DRAW = {
@@ -35,11 +35,11 @@ PLANS = {
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
-    return read_records(fabricate(tmp_path_factory.mktemp("figures")))
+def records(tmp_path_factory: pytest.TempPathFactory) -> AnalysisRecords:
+    return read_analysis(fabricate(tmp_path_factory.mktemp("figures")))
 
 
-def drawn(name: str, records: Records) -> Figure:
+def drawn(name: str, records: AnalysisRecords) -> Figure:
     figure = DRAW[name](records)
     assert figure is not None
     return figure
@@ -51,17 +51,17 @@ def lines(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
     return {label: (list(line.get_xdata()), list(line.get_ydata())) for label, line in found.items()}
 
 
-def raw(records: Records, **values: object) -> pd.DataFrame:
+def raw(records: AnalysisRecords, **values: object) -> pd.DataFrame:
     """Rows of the file that have these values."""
     rows = pd.read_parquet(records.directory / "updates.parquet")
     return rows[np.logical_and.reduce([rows[name] == value for name, value in values.items()])] if values else rows
 
 
 def test_the_figures_are_those_that_are_written() -> None:
-    assert set(DRAW) == set(figures.FIGURES)
+    assert set(DRAW) == set(figures.FIGURE_NAMES)
 
 
-def test_the_norm_of_each_kind_is_drawn_over_steps(records: Records) -> None:
+def test_the_norm_of_each_kind_is_drawn_over_steps(records: AnalysisRecords) -> None:
     panels = drawn("update_norm", records).axes
     assert [axes.get_title(loc="left") for axes in panels] == ["all parameters", "attention", "MLP"]
     for axes, kinds in zip(panels, (None, ["attention"], ["mlp"]), strict=True):
@@ -81,7 +81,9 @@ def test_the_norm_of_each_kind_is_drawn_over_steps(records: Records) -> None:
         ("alignment", ["vector_alignment", "subspace_alignment"]),
     ],
 )
-def test_bands_hold_the_mean_and_the_quartiles_of_their_metric(name: str, columns: list[str], records: Records) -> None:
+def test_bands_hold_the_mean_and_the_quartiles_of_their_metric(
+    name: str, columns: list[str], records: AnalysisRecords
+) -> None:
     panels = drawn(name, records).axes
     assert len(panels) == len(columns)
     for axes, column in zip(panels, columns, strict=True):
@@ -97,7 +99,7 @@ def test_bands_hold_the_mean_and_the_quartiles_of_their_metric(name: str, column
                 assert corners >= {(step, round(value, 9)) for step, value in rows.quantile(share).items()}
 
 
-def test_chance_is_drawn_among_the_subspaces(records: Records) -> None:
+def test_chance_is_drawn_among_the_subspaces(records: AnalysisRecords) -> None:
     first, second = drawn("alignment", records).axes
     level = raw(records)["chance_alignment"].mean()
     assert lines(second)["chance, subspaces (mean)"][1] == pytest.approx([level, level])
@@ -109,7 +111,7 @@ def test_chance_is_drawn_among_the_subspaces(records: Records) -> None:
     [("effective_rank", "effective_rank", 4), ("first_vector", "first_vector_cosine", 0)],
 )
 def test_a_heat_map_has_the_value_of_each_layer_and_module(
-    name: str, column: str, checkpoint: int, records: Records
+    name: str, column: str, checkpoint: int, records: AnalysisRecords
 ) -> None:
     *panels, bar = drawn(name, records).axes
     assert [axes.get_title(loc="left") for axes in panels] == ["opd", "rl"]
@@ -123,7 +125,7 @@ def test_a_heat_map_has_the_value_of_each_layer_and_module(
         assert image.get_clim() == pytest.approx(bar.get_ylim())
 
 
-def test_spectra_fall_from_one_by_kind(records: Records) -> None:
+def test_spectra_fall_from_one_by_kind(records: AnalysisRecords) -> None:
     figure = drawn("spectra", records)
     for run, axes in zip(("opd", "rl"), figure.axes, strict=True):
         assert set(lines(axes)) == {"attention, median", "MLP, median"}
@@ -136,7 +138,7 @@ def test_spectra_fall_from_one_by_kind(records: Records) -> None:
             assert (np.diff(y) < 0).all()
 
 
-def test_the_median_spectrum_is_that_of_its_kind(records: Records) -> None:
+def test_the_median_spectrum_is_that_of_its_kind(records: AnalysisRecords) -> None:
     (axes, *_) = drawn("spectra", records).axes
     names = {each.parameter: each for each in read_spectra(records) if each.run == "opd"}
     second = {kind: [] for kind in ("self_attn", "mlp")}
@@ -147,7 +149,7 @@ def test_the_median_spectrum_is_that_of_its_kind(records: Records) -> None:
         assert y[x.index(2)] == pytest.approx(np.median(second[kind]))
 
 
-def test_layer_norms_are_drawn_by_kind(records: Records) -> None:
+def test_layer_norms_are_drawn_by_kind(records: AnalysisRecords) -> None:
     for axes, kind in zip(drawn("layer_norms", records).axes, ("attention", "mlp"), strict=True):
         assert axes.get_title(loc="left").lower() == kind
         for run, (x, y) in lines(axes).items():
@@ -157,7 +159,7 @@ def test_layer_norms_are_drawn_by_kind(records: Records) -> None:
             assert y == pytest.approx(list(norms))
 
 
-def test_a_trajectory_goes_through_its_checkpoints_in_order(records: Records) -> None:
+def test_a_trajectory_goes_through_its_checkpoints_in_order(records: AnalysisRecords) -> None:
     figure = drawn("trajectory", records)
     panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
     assert len(panels) == 2 * 4
@@ -174,7 +176,7 @@ def test_a_trajectory_goes_through_its_checkpoints_in_order(records: Records) ->
         assert axes.get_title(loc="left").endswith("EVR 85%")
 
 
-def test_embeddings_go_from_the_base_to_where_training_took_them(records: Records) -> None:
+def test_embeddings_go_from_the_base_to_where_training_took_them(records: AnalysisRecords) -> None:
     histogram, *panels = drawn("embedding_shift", records).axes
     for run, axes, stairs in zip(("opd", "rl"), panels, histogram.patches[1::2], strict=True):
         rows = records.embedding_tokens[records.embedding_tokens["run"] == run]
@@ -189,7 +191,7 @@ def test_embeddings_go_from_the_base_to_where_training_took_them(records: Record
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_no_text_is_cut_off_and_layers_are_whole(plan: Fabricated, tmp_path: Path) -> None:
-    records = read_records(fabricate(tmp_path / "out", plan))
+    records = read_analysis(fabricate(tmp_path / "out", plan))
     for name in DRAW:
         figure = drawn(name, records)
         FigureCanvasAgg(figure).draw()
@@ -208,7 +210,7 @@ def test_no_text_is_cut_off_and_layers_are_whole(plan: Fabricated, tmp_path: Pat
 
 
 def test_of_many_checkpoints_some_have_a_marker(tmp_path: Path) -> None:
-    records = read_records(fabricate(tmp_path / "out", PLANS["many checkpoints"]))
+    records = read_analysis(fabricate(tmp_path / "out", PLANS["many checkpoints"]))
     for name in ("update_norm", "concentration"):
         (line, *_) = drawn(name, records).axes[0].lines
         assert line.get_markevery() == 4

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from report.fabricated_analysis import HOSTILE, Fabricated, fabricate
-from test_sweeps import SWEEPS, write_sweep
+from report.fabricated_sweep import SWEEPS, write_sweep
 
-from effopd.report.analysis.tables import NONE
-from effopd.report.analysis.write import write_report
-from effopd.report.sweep.points import write_sweep_report
+from effopd.report.analysis import write_report
+from effopd.report.sweep import write_sweep_report
+from effopd.report.table import NONE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")

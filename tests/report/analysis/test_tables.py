@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from report.fabricated_analysis import DENSE, Fabricated, fabricate, payload_of, tables_of
 
-from effopd.report.analysis.records import module_group, read_records
-from effopd.report.analysis.series import layer_norms, over_training, update_norms
-from effopd.report.analysis.tables import NONE, Table, _spread, number, tables_markdown
-from effopd.report.analysis.write import write_report
+from effopd.report.analysis import write_report
+from effopd.report.analysis.records import module_group, read_analysis
+from effopd.report.analysis.series import mean_over_training, norms_by_layer, norms_over_training
+from effopd.report.analysis.tables import _spread, tables_markdown
+from effopd.report.table import NONE, Table, number
 
 
 def test_the_spectral_table_is_the_mean_over_matrices_of_the_last_checkpoint(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_module_shares_add_up_and_the_least_moved_comes_first(tmp_path: Path) ->
 
 
 def test_norms_of_kinds_add_up_in_squares(tmp_path: Path) -> None:
-    rows = update_norms(read_records(fabricate(tmp_path / "out")))
+    rows = norms_over_training(read_analysis(fabricate(tmp_path / "out")))
     for _, of in rows.groupby(["run", "checkpoint"]):
         total = of.loc[of["kind"] == "all", "norm"].item()
         assert math.isclose((of.loc[of["kind"] != "all", "norm"] ** 2).sum(), total**2, rel_tol=1e-9)
@@ -88,11 +89,11 @@ def test_the_norm_table_is_that_of_all_parameters(uneven: Path) -> None:
 
 
 def test_relative_columns(uneven: Path) -> None:
-    rows = read_records(uneven).updates.query("parameter == 'model.layers.1.self_attn.k_proj.weight'")  # 32 x 64
+    rows = read_analysis(uneven).updates.query("parameter == 'model.layers.1.self_attn.k_proj.weight'")  # 32 x 64
     assert list(rows["effective_rank_share"]) == pytest.approx(list(rows["effective_rank"] / 32))
     assert list(rows["relative_update"]) == pytest.approx(list(rows["frobenius_norm"] / rows["base_norm"]))
-    records = read_records(uneven)
-    norms = update_norms(records).query("kind == 'attention'").set_index(["run", "checkpoint"])["relative"]
+    records = read_analysis(uneven)
+    norms = norms_over_training(records).query("kind == 'attention'").set_index(["run", "checkpoint"])["relative"]
     of = records.updates.query("run == 'rl' and checkpoint == 1 and kind == 'attention'")
     squares = [(of[key] ** 2).sum() for key in ("frobenius_norm", "base_norm")]
     assert norms["rl", 1] == pytest.approx(math.sqrt(squares[0] / squares[1]))
@@ -144,7 +145,7 @@ def test_layer_norms_are_the_roots_of_sums_of_squares(tmp_path: Path) -> None:
         {"model.layers.1.self_attn.q_proj.weight": 3.0, "model.layers.1.self_attn.k_proj.weight": 4.0}
     )
     frame.fillna({"frobenius_norm": 0.0}).to_parquet(out / "updates.parquet")
-    norms = layer_norms(read_records(out)).set_index(["run", "layer", "kind"])["norm"]
+    norms = norms_by_layer(read_analysis(out)).set_index(["run", "layer", "kind"])["norm"]
     assert norms["rl", 1, "attention"] == 5
     assert norms.sum() == 2 * 5  # none outside the layers
     assert len(norms) == 2 * 2 * 3  # runs, layers, kinds
@@ -152,8 +153,8 @@ def test_layer_norms_are_the_roots_of_sums_of_squares(tmp_path: Path) -> None:
 
 def test_layers_of_a_vision_tower_are_apart(tmp_path: Path) -> None:
     out = fabricate(tmp_path / "out", Fabricated(layers=2, modules={"visual.attn.qkv": (32, 32), **DENSE}))
-    records = read_records(out)
-    norms = layer_norms(records)
+    records = read_analysis(out)
+    norms = norms_by_layer(records)
     assert {"attention", "visual attention"} < set(norms["kind"])
     rows = records.updates.query("run == 'rl' and checkpoint == 4 and layer == 1")
     assert list(rows["module"].head(8)) == [*DENSE, "input_layernorm"]
@@ -168,7 +169,7 @@ def test_layers_of_a_vision_tower_are_apart(tmp_path: Path) -> None:
     ("steps", "x"), [((10, 20, 30), "step"), ((10, 30, 20), "checkpoint"), ((5, 5), "checkpoint"), ((9,), "step")]
 )
 def test_steps_that_do_not_ascend_are_no_axis(steps: tuple[int, ...], x: str, tmp_path: Path) -> None:
-    assert read_records(fabricate(tmp_path / "out", Fabricated(layers=1, steps_of={"rl": steps}))).x == x
+    assert read_analysis(fabricate(tmp_path / "out", Fabricated(layers=1, steps_of={"rl": steps}))).x == x
 
 
 def test_models_without_a_known_matrix_have_a_word_instead_of_an_empty_table(tmp_path: Path) -> None:
@@ -185,8 +186,8 @@ def test_a_run_of_the_bases_weights_is_named(tmp_path: Path) -> None:
 
 
 def test_quartiles_hold_the_mean_of_equal_values(tmp_path: Path) -> None:
-    records = read_records(fabricate(tmp_path / "out"))
-    last = over_training(records, "subspace_alignment").query("checkpoint == 4")
+    records = read_analysis(fabricate(tmp_path / "out"))
+    last = mean_over_training(records, "subspace_alignment").query("checkpoint == 4")
     assert (last[["mean", "low", "high"]] == 1).all(axis=None)
     assert (last["matrices"] == 28).all()
 
@@ -235,7 +236,7 @@ def test_the_embedding_table_comes_before_the_output_head(tmp_path: Path) -> Non
 
 def test_modules_are_in_the_order_of_a_layer(tmp_path: Path) -> None:
     out = fabricate(tmp_path / "out", Fabricated(modules=dict(sorted(DENSE.items())), layers=12))
-    rows = read_records(out).updates.query("run == 'rl' and checkpoint == 1")
+    rows = read_analysis(out).updates.query("run == 'rl' and checkpoint == 1")
     assert rows["parameter"].iloc[0] == "model.embed_tokens.weight"
     assert rows["layer"].dropna().is_monotonic_increasing
     assert list(rows.query("layer == 3 and cols > 1")["module"]) == list(DENSE)

@@ -12,17 +12,15 @@ import pytest
 from report.fabricated_analysis import DENSE, FUSED, HOSTILE, Fabricated, fabricate, payload_of
 
 from effopd.errors import DataError
-from effopd.report.analysis import payload
-from effopd.report.analysis import write as analysis
-from effopd.report.analysis.figures import FIGURES
+from effopd.report.analysis import payload, write, write_report
+from effopd.report.analysis.figures import FIGURE_NAMES
 from effopd.report.analysis.payload import script_json
-from effopd.report.analysis.records import read_records
+from effopd.report.analysis.records import read_analysis
 from effopd.report.analysis.series import MAX_POINTS, log_spaced, read_spectra, representatives
-from effopd.report.analysis.write import write_report
 
 
 def draw_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    monkeypatch.setattr("effopd.report.analysis.figures.FIGURES", names)
+    monkeypatch.setattr("effopd.report.analysis.figures.FIGURE_NAMES", names)
 
 
 def snapshot(out: Path) -> dict[str, bytes]:
@@ -49,7 +47,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]
 
 def test_everything_is_written_and_nothing_else(written: tuple[Path, list[Path]]) -> None:
     out, paths = written
-    expected = {out / "figures" / f"{name}{suffix}" for name in FIGURES for suffix in (".svg", ".png")}
+    expected = {out / "figures" / f"{name}{suffix}" for name in FIGURE_NAMES for suffix in (".svg", ".png")}
     assert set(paths) == expected | {out / "tables.md", out / "report.html"}
     assert len(paths) == len(set(paths))
     for path in paths:
@@ -86,7 +84,7 @@ def test_every_kind_of_analysis_makes_a_report(plan: Fabricated, tmp_path: Path)
     out = fabricate(tmp_path / "out", plan)
     paths = write_report(out)
     drawn = {path.stem for path in paths if path.suffix == ".svg"}
-    assert set(drawn) <= set(FIGURES)
+    assert set(drawn) <= set(FIGURE_NAMES)
     assert ("alignment" in drawn) == (len(plan.steps) > 1 and plan.zero != ("zero",))
     assert ("embedding_shift" in drawn) == plan.embeddings
     page = (out / "report.html").read_text()
@@ -150,7 +148,7 @@ def test_a_failure_leaves_the_earlier_report(tmp_path: Path, monkeypatch: pytest
     def fail(*_: object) -> str:
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(analysis, "make_html", fail)
+    monkeypatch.setattr(write, "make_html", fail)
     with pytest.raises(RuntimeError, match="no space"):
         write_report(out)
     after = snapshot(out)
@@ -206,7 +204,7 @@ def test_log_spaced_indices(size: int) -> None:
 
 
 def test_spectra_are_those_of_the_last_checkpoint(tmp_path: Path) -> None:
-    records = read_records(fabricate(tmp_path / "out"))
+    records = read_analysis(fabricate(tmp_path / "out"))
     spectra = read_spectra(records)
     last = records.matrices.query("checkpoint == 4").set_index(["run", "parameter"])
     assert len(spectra) == len(last) == 2 * 4 * len(DENSE)
@@ -216,7 +214,7 @@ def test_spectra_are_those_of_the_last_checkpoint(tmp_path: Path) -> None:
 
 
 def test_of_many_experts_the_extremes_and_the_median_are_pictured(tmp_path: Path) -> None:
-    records = read_records(fabricate(tmp_path / "out", Fabricated(runs=("a",), layers=2, num_experts=9)))
+    records = read_analysis(fabricate(tmp_path / "out", Fabricated(runs=("a",), layers=2, num_experts=9)))
     chosen = representatives(records)
     assert chosen.groupby(["layer", "group"]).size().to_dict()[(0.0, "mlp.experts.up_proj[*]")] == 3
     assert (chosen.groupby(["layer", "group"]).size() <= 3).all()
@@ -230,7 +228,7 @@ def test_of_many_experts_the_extremes_and_the_median_are_pictured(tmp_path: Path
 def test_columns_are_as_long_as_the_records(tmp_path: Path) -> None:
     out = fabricate(tmp_path / "out")
     rows = payload_of(out)["rows"]
-    matrices = read_records(out).updates.query("cols > 1")
+    matrices = read_analysis(out).updates.query("cols > 1")
     for column in rows.values():
         assert len(column["codes"] if isinstance(column, dict) else column) == len(matrices)
     assert rows["effective_rank"] == [
@@ -245,7 +243,7 @@ def test_too_many_rows_become_means_over_layer_and_module(tmp_path: Path, monkey
     monkeypatch.setattr(payload, "MAX_ROWS", 50)
     draw_only(monkeypatch)
     page = payload_of(out)
-    assert page["aggregated"] == len(read_records(out).updates.query("cols > 1"))
+    assert page["aggregated"] == len(read_analysis(out).updates.query("cols > 1"))
     assert sum(page["rows"]["matrices"]) == page["aggregated"]
     assert sorted(set(page["rows"]["matrices"])) == [1, 6]
     write_report(out)

@@ -1,4 +1,4 @@
-"""Printed figures of an analysis: SVG and PNG, runs overlaid or side by side."""
+"""The printed figures of an analysis: over training, of singular values, and of layers. Those in `maps` join them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,29 +9,37 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from effopd.report.analysis.maps import draw_effective_rank, draw_embedding_shift, draw_first_vector, draw_trajectories
-from effopd.report.analysis.records import Records
-from effopd.report.analysis.series import SampledSpectrum, layer_norms, log_spaced, over_training, update_norms
+from effopd.report.analysis.records import AnalysisRecords
+from effopd.report.analysis.series import (
+    SampledSpectrum,
+    log_spaced,
+    mean_over_training,
+    norms_by_layer,
+    norms_over_training,
+)
 from effopd.report.drawing import COLOURS, line_style, over_training_axes, plain, row_of_panels, save, tidy, with_legend
 
-FIGURES = (
+FIGURE_NAMES = (
     *("update_norm", "concentration", "alignment", "effective_rank", "first_vector"),
     *("spectra", "layer_norms", "trajectory", "embedding_shift"),
 )
 _KIND_LABEL = {"all": "all parameters", "attention": "attention", "mlp": "MLP"}
-_THIN = 60
+_MAX_THIN_LINES = 60
 
 
-def draw_figures(records: Records, spectra: Sequence[SampledSpectrum], folder: Path) -> list[Path]:
+def draw_figures(records: AnalysisRecords, spectra: Sequence[SampledSpectrum], folder: Path) -> list[Path]:
     """Draw every figure for which there are records.
+
+    A figure over training needs two checkpoints, one of matrices needs a matrix, and so on. A figure that lacks its
+    records is not drawn.
 
     Args:
         records: The analysis.
-        spectra: From `series.read_spectra`.
-        folder: Where to.
+        spectra: Singular values, as `read_spectra` returns them.
+        folder: Directory for the figures.
 
     Returns:
-        The paths written. Figures over training need two checkpoints, those of matrices a matrix, and so on: what is
-        not there is not drawn.
+        The paths written.
     """
     draw: dict[str, Callable[[], Figure | None]] = {
         "update_norm": lambda: draw_update_norm(records),
@@ -45,24 +53,24 @@ def draw_figures(records: Records, spectra: Sequence[SampledSpectrum], folder: P
         "embedding_shift": lambda: draw_embedding_shift(records),
     }
     paths = []
-    for name in FIGURES:
+    for name in FIGURE_NAMES:
         figure = draw[name]()
         if figure is not None:
             paths += save(figure, folder / name)
     return paths
 
 
-def draw_update_norm(records: Records) -> Figure | None:
-    """Frobenius norm of the update over training: all parameters, attention, MLP."""
+def draw_update_norm(records: AnalysisRecords) -> Figure | None:
+    """Draw the Frobenius norm of the update over training, of all parameters, of attention and of the MLP."""
     if records.num_checkpoints < 2:
         return None
-    rows = update_norms(records)
+    rows = norms_over_training(records)
     kinds = [kind for kind in _KIND_LABEL if (rows["kind"] == kind).any()]
     figure, panels = row_of_panels(len(kinds))
     for axes, kind in zip(panels, kinds, strict=True):
         for index, run in enumerate(records.runs):
-            of = rows[(rows["run"] == run) & (rows["kind"] == kind)]
-            axes.plot(of[records.x], of["norm"], label=plain(run), **line_style(index, len(of)))
+            line = rows[(rows["run"] == run) & (rows["kind"] == kind)]
+            axes.plot(line[records.x], line["norm"], label=plain(run), **line_style(index, len(line)))
         axes.set_title(_KIND_LABEL[kind], loc="left", fontsize=10)
         over_training_axes(axes, records.x)
         axes.set_ylim(bottom=0)
@@ -70,8 +78,8 @@ def draw_update_norm(records: Records) -> Figure | None:
     return with_legend(figure, panels[0])
 
 
-def draw_concentration(records: Records) -> Figure | None:
-    """The metrics of the paper's Table 1 over training: mean over matrices, with their quartiles."""
+def draw_concentration(records: AnalysisRecords) -> Figure | None:
+    """Draw the metrics of the paper's Table 1 over training: their mean over matrices, with the quartiles as a band."""
     if records.num_checkpoints < 2 or records.matrices.empty:
         return None
     columns = {
@@ -86,8 +94,8 @@ def draw_concentration(records: Records) -> Figure | None:
     return with_legend(figure, panels[0])
 
 
-def draw_alignment(records: Records) -> Figure | None:
-    """Alignment with the run's last checkpoint over training, with the level of chance."""
+def draw_alignment(records: AnalysisRecords) -> Figure | None:
+    """Draw each checkpoint's alignment with the run's last one, and the level that chance would reach."""
     if records.num_checkpoints < 2 or records.matrices["subspace_alignment"].notna().sum() == 0:
         return None
     figure, panels = row_of_panels(2, width=4.2)
@@ -105,8 +113,8 @@ def draw_alignment(records: Records) -> Figure | None:
     return with_legend(figure, panels[1])
 
 
-def draw_spectra(records: Records, spectra: Sequence[SampledSpectrum]) -> Figure | None:
-    """Singular values relative to the largest: thin lines are matrices, thick ones the median of each kind."""
+def draw_spectra(records: AnalysisRecords, spectra: Sequence[SampledSpectrum]) -> Figure | None:
+    """Draw singular values relative to the largest: a thin line for each matrix, a thick one for each kind's median."""
     runs = [run for run in records.runs if any(spectrum.run == run for spectrum in spectra)]
     if not runs:
         return None
@@ -121,40 +129,41 @@ def draw_spectra(records: Records, spectra: Sequence[SampledSpectrum]) -> Figure
         axes.set_title(plain(run), loc="left", fontsize=10)
         tidy(axes)
     low = min(float(np.min(each.values) / each.values[0]) for each in spectra)
-    panels[0].set_ylim(max(low / 2, 1e-6), 1.6)  # below lies the rounding of the Gram matrix
+    panels[0].set_ylim(max(low / 2, 1e-6), 1.6)  # what lies below is rounding of the Gram matrix
     panels[0].set_ylabel(r"$\sigma_i\,/\,\sigma_1$")
     return with_legend(figure, panels[0])
 
 
-def draw_layer_norms(records: Records) -> Figure | None:
-    """Norm of the update by layer at the last checkpoint, attention and MLP apart."""
-    rows = layer_norms(records)
+def draw_layer_norms(records: AnalysisRecords) -> Figure | None:
+    """Draw the norm of each layer's update at the last checkpoint, with attention and MLP in panels of their own."""
+    rows = norms_by_layer(records)
     kinds = [kind for kind in ("attention", "mlp") if (rows["kind"] == kind).any()]
     if not kinds:
         return None
     figure, panels = row_of_panels(len(kinds), sharey=True, width=4.8)
     for axes, kind in zip(panels, kinds, strict=True):
         for index, run in enumerate(records.runs):
-            of = rows[(rows["run"] == run) & (rows["kind"] == kind)].sort_values("layer")
-            axes.plot(of["layer"], of["norm"], label=plain(run), **line_style(index, len(of)))
+            line = rows[(rows["run"] == run) & (rows["kind"] == kind)].sort_values("layer")
+            axes.plot(line["layer"], line["norm"], label=plain(run), **line_style(index, len(line)))
         axes.set_title(_KIND_LABEL[kind], loc="left", fontsize=10)
         axes.set_xlabel("layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         if len(layers := rows.loc[rows["kind"] == kind, "layer"].unique()) == 1:
-            axes.set_xlim(layers[0] - 1, layers[0] + 1)  # or the ticks are fractions of a layer
+            axes.set_xlim(layers[0] - 1, layers[0] + 1)  # otherwise the ticks would be fractions of a layer
         tidy(axes)
-    panels[0].set_ylim(bottom=0)  # after the last panel: the axis is shared, and a limit ends its autoscaling
+    # This comes after the last panel is drawn: the panels share the axis, and setting a limit ends its autoscaling.
+    panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel(r"$\Vert\Delta W\Vert_F$ of the layer")
     return with_legend(figure, panels[0])
 
 
-def _draw_bands(axes: Axes, records: Records, column: str) -> None:
-    rows = over_training(records, column)
+def _draw_bands(axes: Axes, records: AnalysisRecords, column: str) -> None:
+    rows = mean_over_training(records, column)
     for index, run in enumerate(records.runs):
-        of = rows[rows["run"] == run]
-        style = line_style(index, len(of))
-        axes.plot(of[records.x], of["mean"], label=plain(run), **style)
-        axes.fill_between(of[records.x], of["low"], of["high"], color=style["color"], alpha=0.15, linewidth=0)
+        line = rows[rows["run"] == run]
+        style = line_style(index, len(line))
+        axes.plot(line[records.x], line["mean"], label=plain(run), **style)
+        axes.fill_between(line[records.x], line["low"], line["high"], color=style["color"], alpha=0.15, linewidth=0)
     over_training_axes(axes, records.x)
 
 
@@ -162,6 +171,6 @@ def _draw_group(axes: Axes, group: Sequence[SampledSpectrum], colour: str, label
     shortest = min(int(each.indices[-1]) for each in group)
     grid = log_spaced(shortest)
     curves = [np.exp(np.interp(np.log(grid), np.log(s.indices), np.log(s.values / s.values[0]))) for s in group]
-    for each in group[:: max(1, len(group) // _THIN)]:
+    for each in group[:: max(1, len(group) // _MAX_THIN_LINES)]:
         axes.plot(each.indices, each.values / each.values[0], color=colour, linewidth=0.6, alpha=0.22)
     axes.plot(grid, np.median(curves, axis=0), color=colour, linewidth=2.4, label=label, zorder=3)

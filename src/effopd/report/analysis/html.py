@@ -1,4 +1,4 @@
-"""One HTML file that holds the whole report: data, script and style inline, nothing fetched."""
+"""The interactive report: one HTML file with its data, script and style inside, which fetches nothing."""
 
 import base64
 import hashlib
@@ -13,29 +13,32 @@ from plotly.offline import get_plotlyjs
 
 from effopd.report.analysis.captions import Caption, make_captions
 from effopd.report.analysis.payload import make_payload, script_json
-from effopd.report.analysis.records import Records, last_checkpoints
+from effopd.report.analysis.records import AnalysisRecords, last_checkpoints
 from effopd.report.analysis.series import SampledSpectrum
-from effopd.report.analysis.tables import Table
+from effopd.report.table import Table
 
 _SCRIPTS = ("core.js", "lines.js", "maps.js", "table.js")
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 _MAX_FACTS = 60
 _MAX_JSON = 100_000
 
-# Heading, introduction, and what follows in order: figures, and tables in the open or (`folded:`) behind their title.
+# Of each section: its key, its heading, its introduction, and its parts in order. A part is the key of a figure, or the
+# key of a table after how it is shown: open (`table:`), hidden behind its title (`folded:`), or untitled (`bare:`).
+# The parts `sweep`, `all` and `provenance` have functions of their own.
 _SECTIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("overview", "Overview", "", ("table:spectral", "folded:spectral_by_kind")),
     (
         "distance",
         "How far the weights moved",
-        "The update ΔW is a checkpoint minus the base. Its norm says how far training moved; its spread over layers "
-        "and modules, where.",
+        "The update ΔW is a checkpoint minus the base. Its norm says how far training moved the weights, and its "
+        "spread over layers and modules says where.",
         ("norms", "folded:norms", "layers", "folded:modules"),
     ),
     (
         "concentration",
         "How concentrated the update is",
-        "An update of few directions has a large spectral norm for its Frobenius norm, and a small effective rank.",
+        "An update that uses few directions has a large spectral norm for its Frobenius norm, and a small effective "
+        "rank.",
         ("concentration", "heat", "spectra"),
     ),
     (
@@ -47,13 +50,13 @@ _SECTIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     (
         "embeddings",
         "Embedding shift",
-        "The direction of a token's embedding before and after training.",
+        "The direction of each token's embedding is compared before and after training.",
         ("quantiles", "histogram", "shift", "folded:embeddings"),
     ),
     (
         "sweep",
         "What parts of the update are worth",
-        "Models with a part of the update, evaluated: `effopd sweep`.",
+        "Models that have only a part of the update were evaluated with `effopd sweep`.",
         ("sweep",),
     ),
     ("matrices", "All matrices", "", ("all",)),
@@ -63,12 +66,18 @@ _SECTIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 
 
 def make_html(
-    records: Records, tables: Mapping[str, Table], spectra: Sequence[SampledSpectrum], sweep: str = ""
+    records: AnalysisRecords, tables: Mapping[str, Table], spectra: Sequence[SampledSpectrum], sweep: str = ""
 ) -> str:
-    """The report as one HTML document, with a section about a sweep if there is one (`sweep_section`).
+    """Make the report as one HTML document.
 
-    Every text that comes from checkpoints is escaped, or stands in a JSON block that is no script; a content security
-    policy allows the two scripts by their hashes and no request at all.
+    Every text that comes from checkpoints is escaped, or stands in a block of JSON that is not run as a script. A
+    content security policy allows the two scripts by their hashes, and no request at all.
+
+    Args:
+        records: The analysis.
+        tables: Its tables by key, as `make_tables` returns them.
+        spectra: Its singular values, as `read_spectra` returns them.
+        sweep: HTML of the section about a sweep, as `sweep_section` returns it; empty for no such section.
     """
     script = '"use strict";\n(() => {\n' + "".join(_asset(name) for name in _SCRIPTS) + "})();\n"
     plotly = get_plotlyjs().replace("\r\n", "\n").replace("</script", "<\\/script")
@@ -87,7 +96,7 @@ def make_html(
         "plotly": plotly,
         "script": script,
     }
-    # One pass over the template alone: what was put in is never read again.
+    # This is one pass over the template alone, so a place that occurs in an inserted text is not filled.
     return _PLACE.sub(lambda place: values[place[1]], _asset("report.html"))
 
 
@@ -104,7 +113,7 @@ def _policy(*scripts: str) -> str:
     )
 
 
-def _lead(records: Records) -> str:
+def _lead(records: AnalysisRecords) -> str:
     base = records.analysis.get("base")
     of_base = f" against the base <code>{html.escape(base)}</code>" if isinstance(base, str) else ""
     names = [f"<strong>{html.escape(run)}</strong>" for run in records.runs]
@@ -112,7 +121,7 @@ def _lead(records: Records) -> str:
     return f"{'Runs' if len(names) > 1 else 'Run'} {runs}{of_base}."
 
 
-def _facts(records: Records) -> str:
+def _facts(records: AnalysisRecords) -> str:
     rows = records.updates
     layers = len(rows.dropna(subset="layer").drop_duplicates(["tower", "layer"]))
     facts = (
@@ -126,8 +135,8 @@ def _facts(records: Records) -> str:
 
 
 def _sections(
-    plan: Sequence[tuple[str, str, str, tuple[str, ...]]],
-    records: Records,
+    chosen: Sequence[tuple[str, str, str, tuple[str, ...]]],
+    records: AnalysisRecords,
     tables: Mapping[str, Table],
     captions: Mapping[str, Caption],
     aggregated: int | None,
@@ -135,7 +144,7 @@ def _sections(
 ) -> str:
     sections = []
     numbers = {key: number for number, key in enumerate((k for k, c in captions.items() if not c.absent), start=1)}
-    for key, title, introduction, parts in plan:
+    for key, title, introduction, parts in chosen:
         blocks = [f'<h2 id="{key}-title">{title}</h2>']
         if introduction:
             blocks.append(f'<p class="intro">{introduction}</p>')
@@ -170,7 +179,7 @@ def _figure(caption: Caption, number: int | None) -> str:
 def _table(table: Table, how: str) -> str:
     title = html.escape(table.title)
     if how == "folded" and not table.rows:
-        return ""  # the figure beside it says why
+        return ""  # the figure beside it says why there is nothing to show
     if how == "folded":
         return f"<details><summary>Table: {title}</summary>\n{table.html()}\n</details>"
     if how == "bare":
@@ -180,28 +189,30 @@ def _table(table: Table, how: str) -> str:
 
 def _all_matrices(aggregated: int | None) -> str:
     what = (
-        f"The {aggregated:,} rows of single matrices are in <code>updates.parquet</code>; here are their means over "
-        "the matrices of one layer and module, and how many those are."
+        f"The {aggregated:,} rows of single matrices are in <code>updates.parquet</code>. The table shows their means "
+        "over the matrices of each layer and module, and the number of those matrices."
         if aggregated
-        else "One row per run, checkpoint and matrix, as in <code>updates.parquet</code>."
+        else "There is one row for each run, checkpoint and matrix, as in <code>updates.parquet</code>."
     )
     return (
-        f'<p class="intro">{what} Choose the head of a column to sort by it, again to turn the order round.</p>\n'
+        f'<p class="intro">{what} Choose the head of a column to sort by it, and choose it again to reverse the '
+        "order.</p>\n"
         '<div data-table="matrices"><div class="controls" role="search" aria-label="Filters of the table"></div>'
         '<div class="scroll" role="region" tabindex="0" aria-label="All matrices"></div>'
         '<div class="pages"></div></div>'
     )
 
 
-def _provenance(records: Records) -> str:
+def _provenance(records: AnalysisRecords) -> str:
     facts = [line for key, value in records.analysis.items() if key != "runs" for line in _flat(value, key)]
-    for run, of in records.updates.groupby("run", sort=False):
-        count, steps = of["checkpoint"].nunique(), of["step"].dropna()
+    for run, rows in records.updates.groupby("run", sort=False):
+        count, steps = rows["checkpoint"].nunique(), rows["step"].dropna()
         between = f", steps {int(steps.min()):,} to {int(steps.max()):,}" if len(steps) else ", steps not known"
         facts.append((f"run {run}", f"{count} checkpoint{'s' if count != 1 else ''}{between}"))
     last = last_checkpoints(records.updates)
     routes = last.loc[last["route"].notna(), "route"].value_counts()
-    facts.append(("routes, last checkpoints", ", ".join(f"{route} ({count:,})" for route, count in routes.items())))
+    counts = ", ".join(f"{route} ({count:,})" for route, count in routes.items())
+    facts.append(("routes at the last checkpoints", counts))
     items = "\n".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in facts[:_MAX_FACTS])
     whole = json.dumps(records.analysis, indent=2, ensure_ascii=False)
     whole = (
@@ -214,7 +225,7 @@ def _provenance(records: Records) -> str:
 
 
 def _flat(value: Any, path: str) -> list[tuple[str, str]]:
-    """JSON as (path, text) lines; lists stay on one line."""
+    """Flatten JSON into pairs of a path and a text. A list stays one text."""
     if isinstance(value, dict) and value:
         return [line for key, inner in value.items() for line in _flat(inner, f"{path}.{key}")]
     return [(path, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]

@@ -1,4 +1,4 @@
-"""Printed figures in the plane: heat maps of layer by module, trajectories of singular vectors, embeddings."""
+"""The printed figures of an analysis in the plane: heat maps of layers and modules, trajectories, and embeddings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,24 +13,24 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from effopd.report.analysis.records import Records, last_checkpoints
+from effopd.report.analysis.records import AnalysisRecords, last_checkpoints
 from effopd.report.analysis.series import cosine_edges, histogram, layer_by_module
 from effopd.report.drawing import line_style, plain, row_of_panels, tidy, with_legend
 
 _COLOUR_MAP = colormaps["viridis"].with_extremes(bad="#d8d8d8")
-_PICTURES = 4
-_TOKENS = 400
+_TRAJECTORIES_PER_RUN = 4
+_MAX_TOKENS = 400
 
 
-def draw_effective_rank(records: Records) -> Figure | None:
-    """Effective rank by layer and module at each run's last checkpoint."""
+def draw_effective_rank(records: AnalysisRecords) -> Figure | None:
+    """Draw the effective rank by layer and module at each run's last checkpoint."""
     last = last_checkpoints(records.matrices)
     maps = {run: layer_by_module(last[last["run"] == run], "effective_rank") for run in records.runs}
     return _heat_maps(maps, "effective rank, last checkpoint", zero=True)
 
 
-def draw_first_vector(records: Records) -> Figure | None:
-    """|cos u_1| between each run's first checkpoint and its last, by layer and module."""
+def draw_first_vector(records: AnalysisRecords) -> Figure | None:
+    """Draw |cos u_1| between each run's first checkpoint and its last one, by layer and module."""
     rows = records.matrices
     many = rows.groupby("run")["checkpoint"].transform("nunique") > 1
     first = rows[many & (rows["checkpoint"] == rows.groupby("run")["checkpoint"].transform("min"))]
@@ -38,8 +38,8 @@ def draw_first_vector(records: Records) -> Figure | None:
     return _heat_maps(maps, r"$|\cos u_1|$, first checkpoint against last", limits=(0.0, 1.0))
 
 
-def draw_trajectories(records: Records) -> Figure | None:
-    """The first left singular vector over checkpoints in the plane of its first two principal components."""
+def draw_trajectories(records: AnalysisRecords) -> Figure | None:
+    """Draw how the first left singular vector moves, in the plane of its first two principal components."""
     rows = records.trajectories.dropna(subset=["pc1", "pc2"])
     rows = rows[rows.groupby(["run", "parameter"])["checkpoint"].transform("size") > 2]
     if rows.empty:
@@ -52,14 +52,14 @@ def draw_trajectories(records: Records) -> Figure | None:
     shares = records.updates.groupby(["run", "parameter"])["trajectory_evr"].first()
     for run, panels in zip(runs, grid, strict=True):
         for name, axes in zip(names, panels, strict=True):
-            of = rows[(rows["run"] == run) & (rows["parameter"] == name)]
-            if of.empty:  # an update of zeros, or a parameter that this run does not have
+            points = rows[(rows["run"] == run) & (rows["parameter"] == name)]
+            if points.empty:  # the update is zero, or the run does not have this parameter
                 axes.set_title(_short(name) + "\nno trajectory", loc="left", fontsize=8)
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
                 continue
-            _draw_trajectory(axes, of, norm, records.x)
-            share, still = shares.get((run, name)), not of[["pc1", "pc2"]].to_numpy().any()
+            _draw_trajectory(axes, points, norm, records.x)
+            share, still = shares.get((run, name)), not points[["pc1", "pc2"]].to_numpy().any()
             note = f"\nEVR {share:.0%}" if pd.notna(share) else "\ndoes not move" if still else ""
             axes.set_title(_short(name) + note, loc="left", fontsize=8)
         panels[0].set_ylabel(plain(run), fontsize=10)
@@ -70,10 +70,10 @@ def draw_trajectories(records: Records) -> Figure | None:
     return with_legend(figure, next(axes for axes in grid.flat if axes.lines))
 
 
-def draw_embedding_shift(records: Records) -> Figure | None:
-    """Histogram of the cosine to the base by token, and, for each run, where the tokens of the picture went.
+def draw_embedding_shift(records: AnalysisRecords) -> Figure | None:
+    """Draw a histogram of the tokens' cosines to the base, and in a panel for each run where some tokens went.
 
-    Of the first table alone: the input embeddings, where an output head was analysed too.
+    If an output head was analysed too, only the first table, that of the input embeddings, is drawn.
     """
     tokens = records.embedding_tokens
     tokens = tokens[tokens["parameter"] == (tokens["parameter"].iloc[0] if len(tokens) else None)]
@@ -112,7 +112,7 @@ def _heat_maps(
         max(np.nanmax(table) for table in maps.values()) or 1.0,
     )
     width = min(max(3.2 + 0.19 * len(layers), 5.5), 13)
-    height = max(0.4 + (0.75 + 0.27 * len(modules)) * len(maps), 3.4)  # that the label of the colours has room in
+    height = max(0.4 + (0.75 + 0.27 * len(modules)) * len(maps), 3.4)  # so that the label of the colours has room
     figure = Figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(len(maps), 1, squeeze=False, sharex=True).ravel()
     for axes, (run, table) in zip(panels, maps.items(), strict=True):
@@ -152,9 +152,8 @@ def _draw_trajectory(axes: Axes, rows: pd.DataFrame, norm: Normalize, x: str) ->
 
 def _draw_shift(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
     rows = rows.dropna(subset=["base_x", "base_y", "trained_x", "trained_y"])
-    rows = (
-        rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _TOKENS)).astype(int))] if len(rows) else rows
-    )
+    if len(rows):
+        rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MAX_TOKENS)).astype(int))]
     base, trained = rows[["base_x", "base_y"]].to_numpy(), rows[["trained_x", "trained_y"]].to_numpy()
     axes.add_collection(
         LineCollection(list(np.stack([base, trained], axis=1)), colors=colour, linewidths=0.7, alpha=0.6)
@@ -172,14 +171,15 @@ def _draw_shift(axes: Axes, rows: pd.DataFrame, colour: str) -> None:
 
 
 def _spread_out(rows: pd.DataFrame) -> list[str]:
-    """A few parameters from the first to the last; of those with a t-SNE picture where there are enough."""
+    """Choose a few parameters, spread from the first to the last; if possible, such as have a t-SNE picture."""
     pictured = list(dict.fromkeys(rows.loc[rows["tsne1"].notna(), "parameter"]))
-    names = pictured if len(pictured) >= _PICTURES else list(dict.fromkeys(rows["parameter"]))
-    return [names[index] for index in np.unique(np.linspace(0, len(names) - 1, _PICTURES).round().astype(int))]
+    names = pictured if len(pictured) >= _TRAJECTORIES_PER_RUN else list(dict.fromkeys(rows["parameter"]))
+    places = np.unique(np.linspace(0, len(names) - 1, _TRAJECTORIES_PER_RUN).round().astype(int))
+    return [names[place] for place in places]
 
 
 def _short(name: str) -> str:
-    """The last parts of a parameter's name, from the layer on."""
+    """Shorten a parameter's name to its parts from the number of the layer on."""
     parts = name.removesuffix(".weight").split(".")
     start = next((i for i, part in enumerate(parts) if part.isdigit()), max(len(parts) - 2, 0))
     return plain(".".join(parts[start:]))

@@ -1,4 +1,8 @@
-"""What the interactive report holds, as compact JSON: columns, names replaced by numbers, five significant digits."""
+"""The data of the interactive report, as JSON values.
+
+To keep the report small, tables are stored by column, names are replaced by numbers, and numbers are rounded to five
+significant digits.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,21 +11,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from effopd.report.analysis.records import Records
+from effopd.report.analysis.records import AnalysisRecords
 from effopd.report.analysis.series import (
     SampledSpectrum,
     cosine_edges,
     histogram,
-    layer_norms,
-    over_training,
+    mean_over_training,
+    norms_by_layer,
+    norms_over_training,
     representatives,
-    update_norms,
 )
 
 MAX_ROWS = 40_000
 MAX_TOKENS = 600
 
-# Column, label, whether it is shown in per cent, what it is.
+# Of each metric: its column, its label, whether it is shown in per cent, and what it is.
 METRICS = (
     ("effective_rank", "effective rank", False, "exp of the entropy of the normalised singular values"),
     ("effective_rank_share", "effective rank / size", True, "effective rank over min(rows, columns)"),
@@ -36,7 +40,7 @@ METRICS = (
     ("vector_alignment", "vector alignment", False, "mean |cos u_k|, k = 1..20, against the last checkpoint"),
     ("subspace_alignment", "subspace alignment", False, "top-20 left subspaces, against the last checkpoint"),
     ("displacement_norm", "displacement", False, "norm of the change since the checkpoint before"),
-    ("displacement_cosine", "cosine of displacements", False, "with the displacement before it"),
+    ("displacement_cosine", "cosine of displacements", False, "cosine of the displacement with the one before it"),
     ("trajectory_evr", "EVR of u₁", True, "share of the variance of u₁ over training in two principal components"),
     ("relative_error", "relative error", False, "estimated bound on the relative error of the spectral metrics"),
 )
@@ -50,10 +54,18 @@ _OVER_TRAINING = (
 )
 
 
-def make_payload(records: Records, spectra: Sequence[SampledSpectrum]) -> dict[str, Any]:
-    """Everything the report's script draws, as JSON values. Runs are numbered in the order of `records.runs`."""
+def make_payload(records: AnalysisRecords, spectra: Sequence[SampledSpectrum]) -> dict[str, Any]:
+    """Make the JSON values of everything that the report's script draws.
+
+    Args:
+        records: The analysis.
+        spectra: Singular values, as `read_spectra` returns them.
+
+    Returns:
+        The values by name. Runs are numbered from 0 in the order of `records.runs`.
+    """
     rows, aggregated = _table_rows(records)
-    names = _Numbers()
+    names = _NameNumbers()
     payload = {
         "runs": list(records.runs),
         "checkpoints": _checkpoints(records),
@@ -61,8 +73,8 @@ def make_payload(records: Records, spectra: Sequence[SampledSpectrum]) -> dict[s
         "metrics": [metric for metric in METRICS if rows[metric[0]].notna().any()],
         "aggregated": aggregated,
         "rows": _table_columns(records, rows),
-        "norms": _lines(records, update_norms(records), ("norm", "relative"), "kind"),
-        "layers": _lines(records, layer_norms(records), ("norm",), "kind", x="layer"),
+        "norms": _lines(records, norms_over_training(records), ("norm", "relative"), "kind"),
+        "layers": _lines(records, norms_by_layer(records), ("norm",), "kind", x="layer"),
         "training": _over_training(records),
         "chance": _compact([records.matrices["chance_alignment"].mean()])[0],
         "spectra": [
@@ -82,13 +94,13 @@ def make_payload(records: Records, spectra: Sequence[SampledSpectrum]) -> dict[s
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand inside a script element: no `<`, `>` or `&`, and nothing outside ASCII."""
+    """Write JSON that can stand inside a script element: without `<`, `>` and `&`, and in ASCII alone."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-class _Numbers:
-    """Numbers for names, in the order in which they are asked for."""
+class _NameNumbers:
+    """Numbers that stand for names, given out in the order in which the names are first asked for."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
@@ -97,11 +109,11 @@ class _Numbers:
         return self.numbers.setdefault(name, len(self.numbers))
 
 
-def _table_rows(records: Records) -> tuple[pd.DataFrame, int | None]:
-    """Rows of matrices, or, of more than `MAX_ROWS`, their means over a layer's matrices of one module.
+def _table_rows(records: AnalysisRecords) -> tuple[pd.DataFrame, int | None]:
+    """Select the rows of matrices. More than `MAX_ROWS` are averaged over each layer's matrices of one module.
 
     Returns:
-        The rows, and how many there were if they are means.
+        The rows; and the number of rows that were averaged, None if none were.
     """
     rows = records.updates[records.updates["cols"] > 1]
     if len(rows) <= MAX_ROWS:
@@ -113,7 +125,7 @@ def _table_rows(records: Records) -> tuple[pd.DataFrame, int | None]:
     return means.reset_index().assign(parameter=lambda frame: frame["group"], route=""), len(rows)
 
 
-def _table_columns(records: Records, rows: pd.DataFrame) -> dict[str, Any]:
+def _table_columns(records: AnalysisRecords, rows: pd.DataFrame) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "run": [records.runs.index(run) for run in rows["run"]],
         "checkpoint": rows["checkpoint"].tolist(),
@@ -129,8 +141,8 @@ def _table_columns(records: Records, rows: pd.DataFrame) -> dict[str, Any]:
     return columns
 
 
-def _checkpoints(records: Records) -> list[list[list[int | None]]]:
-    """Of each run, its checkpoints as (number, step)."""
+def _checkpoints(records: AnalysisRecords) -> list[list[list[int | None]]]:
+    """List the checkpoints of each run as pairs of their number and their step."""
     steps = records.updates.groupby(["run", "checkpoint"], sort=False)["step"].first()
     return [
         [[int(checkpoint), None if step != step else int(step)] for checkpoint, step in steps[run].items()]
@@ -139,61 +151,61 @@ def _checkpoints(records: Records) -> list[list[list[int | None]]]:
 
 
 def _lines(
-    records: Records, rows: pd.DataFrame, columns: Sequence[str], by: str, x: str | None = None
+    records: AnalysisRecords, rows: pd.DataFrame, columns: Sequence[str], by: str, x: str | None = None
 ) -> list[dict[str, Any]]:
-    """Rows split into lines: by run and one more column, in the order of the x axis."""
+    """Split rows into lines, one for each run and each value of the column `by`, in the order of the x axis."""
     lines = []
-    for (run, kind), of in rows.groupby(["run", by], sort=False):
+    for (run, kind), group in rows.groupby(["run", by], sort=False):
         if run in records.runs:
-            of = of.sort_values(x or "checkpoint")
-            line = {"run": records.runs.index(run), by: kind, "x": _compact(of[x or records.x])}
-            lines.append(line | {column: _compact(of[column]) for column in columns})
+            group = group.sort_values(x or "checkpoint")
+            line = {"run": records.runs.index(run), by: kind, "x": _compact(group[x or records.x])}
+            lines.append(line | {column: _compact(group[column]) for column in columns})
     return lines
 
 
-def _over_training(records: Records) -> dict[str, Any]:
+def _over_training(records: AnalysisRecords) -> dict[str, Any]:
     lines = {}
     for column in _OVER_TRAINING:
-        rows = over_training(records, column).assign(all="")
+        rows = mean_over_training(records, column).assign(all="")
         lines[column] = _lines(records, rows, ("mean", "low", "high", "matrices"), "all")
     return lines
 
 
-def _trajectories(records: Records, names: _Numbers) -> list[dict[str, Any]]:
-    """Of every matrix with a t-SNE picture and of the `representatives`."""
+def _trajectories(records: AnalysisRecords, names: _NameNumbers) -> list[dict[str, Any]]:
+    """List the trajectories of the `representatives`, and of every matrix that has a t-SNE picture."""
     rows = records.trajectories[records.trajectories["run"].isin(records.runs)]
     rows = rows[rows["parameter"].isin(set(records.updates["parameter"]))]
     chosen = set(representatives(records)["parameter"]) | set(rows.loc[rows["tsne1"].notna(), "parameter"])
     rows = rows[rows["parameter"].isin(chosen) & rows["pc1"].notna()]
     shares = records.updates.groupby(["run", "parameter"])["trajectory_evr"].first()
     found = []
-    for (run, parameter), of in rows.groupby(["run", "parameter"], sort=False):
-        if len(of) < 3:  # fewer points always lie in a plane
+    for (run, parameter), points in rows.groupby(["run", "parameter"], sort=False):
+        if len(points) < 3:  # fewer points always lie in a plane
             continue
-        of = of.sort_values("checkpoint")
-        keys = ["pc1", "pc2"] + (["tsne1", "tsne2"] if of["tsne1"].notna().any() else [])
-        head = {"run": records.runs.index(run), "matrix": names.of(parameter), "x": _compact(of[records.x])}
+        points = points.sort_values("checkpoint")
+        keys = ["pc1", "pc2"] + (["tsne1", "tsne2"] if points["tsne1"].notna().any() else [])
+        head = {"run": records.runs.index(run), "matrix": names.of(parameter), "x": _compact(points[records.x])}
         share = _compact([shares.get((run, parameter), np.nan)])[0]
-        found.append({**head, "evr": share, **{key: _compact(of[key]) for key in keys}})
+        found.append({**head, "evr": share, **{key: _compact(points[key]) for key in keys}})
     return found
 
 
-def _tokens(records: Records) -> list[dict[str, Any]]:
-    """Of each run and parameter, a histogram of all cosines and the tokens of the picture."""
+def _tokens(records: AnalysisRecords) -> list[dict[str, Any]]:
+    """List, for each run and parameter, a histogram of all cosines, and the tokens that are drawn in the plane."""
     tokens = records.embedding_tokens
-    edges = {parameter: cosine_edges(of["cosine"]) for parameter, of in tokens.groupby("parameter", sort=False)}
+    edges = {parameter: cosine_edges(rows["cosine"]) for parameter, rows in tokens.groupby("parameter", sort=False)}
     found = []
-    for (run, parameter), of in tokens.groupby(["run", "parameter"], sort=False):
+    for (run, parameter), rows in tokens.groupby(["run", "parameter"], sort=False):
         if run not in records.runs:
             continue
         places = ["base_x", "base_y", "trained_x", "trained_y"]
-        shown = of.dropna(subset=places)
+        shown = rows.dropna(subset=places)
         shown = shown.iloc[_evenly(len(shown), MAX_TOKENS)]
         found.append(
             {
-                **{"run": records.runs.index(run), "parameter": parameter, "tokens": len(of)},
+                **{"run": records.runs.index(run), "parameter": parameter, "tokens": len(rows)},
                 "edges": _compact(edges[parameter]),
-                "share": _compact(histogram(of["cosine"], edges[parameter])),
+                "share": _compact(histogram(rows["cosine"], edges[parameter])),
                 "text": [str(token) for token in shown["token"]],
                 "id": [int(token) for token in shown["token_id"]],
                 **{key: _compact(shown[key]) for key in ["cosine", *places]},
@@ -207,7 +219,7 @@ def _evenly(size: int, limit: int) -> Any:
 
 
 def _compact(values: Iterable[Any]) -> list[float | int | None]:
-    """Numbers to five significant digits, whole ones as integers, None where there is none."""
+    """Round numbers to five significant digits. Whole numbers become integers; NaN and infinity become None."""
     return [_short(float(value)) for value in values]
 
 

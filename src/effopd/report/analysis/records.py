@@ -1,4 +1,4 @@
-"""The records of an analysis (docs/decisions/0006-analysis.md), read and checked."""
+"""The records of an analysis (docs/decisions/0006-analysis.md): reading, checking and ordering them."""
 
 import json
 import re
@@ -51,26 +51,28 @@ _TEXT = {"run", "parameter", "module", "kind", "route", "token"}
 _INDEX = re.compile(r"\[\d+\]$")
 _ROLES = [re.compile(role) for role in ("q(_|$)", "k(_|$)", "v(_|$)", "o(_|$)", "gate", "up", "down")]
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-_TOWER = r"^((?:visual|vision|image|audio|speech)\w*)\."  # before a module in layers beside the language model's
+_TOWER = r"^((?:visual|vision|image|audio|speech)\w*)\."  # how the name of a module begins that is in another tower
 
 
 @dataclass(frozen=True, eq=False)
-class Records:
-    """An analysis as it was saved.
+class AnalysisRecords:
+    """The records of an analysis.
 
     Attributes:
-        directory: Where it lies.
-        analysis: `analysis.json`.
-        updates: `updates.parquet`, ordered by run, checkpoint, layer (embeddings first, what else is outside last),
-            kind and module, with four more columns: `group`, the module with the numbers of experts taken out;
-            `tower`, the stack of layers beside the language model's that it is in, such as `visual`, or nothing;
-            `relative_update`, frobenius_norm / base_norm; and `effective_rank_share`, effective_rank / min(rows, cols).
-        trajectories: `trajectories.parquet`, its parameters in the order of `updates`; empty if there is none.
-        embeddings: `embeddings.parquet`, in the same order, so the embedding table before an output head; empty if
-            there is none.
-        embedding_tokens: `embedding_tokens.parquet`, in the same order; empty if there is none.
+        directory: Directory of the analysis.
+        analysis: Content of `analysis.json`.
+        updates: Rows of `updates.parquet`. They are ordered by run, checkpoint, layer, kind and module. Embeddings come
+            before the layers, and all other parameters outside the layers come after them. There are four more columns:
+            `group`, the module without the numbers of experts; `tower`, the name of the module's stack of layers if
+            that is not the language model's, such as `visual`, and otherwise an empty text; `relative_update`, which
+            is frobenius_norm / base_norm; and `effective_rank_share`, which is effective_rank / min(rows, cols).
+        trajectories: Rows of `trajectories.parquet`, with the parameters in the order of `updates`; none if there is no
+            such file.
+        embeddings: Rows of `embeddings.parquet` in the same order, so that the embedding table comes before an output
+            head; none if there is no such file.
+        embedding_tokens: Rows of `embedding_tokens.parquet` in the same order; none if there is no such file.
         runs: Names of the runs, in the order of the file.
-        absent: Names of the optional files that are not there.
+        absent: Names of the optional files that do not exist.
     """
 
     directory: Path
@@ -84,31 +86,32 @@ class Records:
 
     @property
     def matrices(self) -> pd.DataFrame:
-        """Rows of attention and MLP matrices with spectral metrics."""
+        """The rows of attention and MLP matrices that have spectral metrics."""
         rows = self.updates
         return rows[rows["kind"].isin(["attention", "mlp"]) & rows["effective_rank"].notna()]
 
     @property
     def x(self) -> str:
-        """The column that orders checkpoints in pictures.
+        """The column over which figures show training.
 
-        `step`; or `checkpoint`, where some step is not known or a run's steps do not ascend, as in a list of models.
+        This is `step` if all steps are known and ascend in every run. Otherwise, as for a list of models, it is
+        `checkpoint`.
         """
         steps = self.updates.drop_duplicates(["run", "checkpoint"]).groupby("run")["step"]
-        return (
-            "step"
-            if steps.agg(lambda of: bool((of.diff().iloc[1:] > 0).all() and of.notna().all())).all()
-            else "checkpoint"
-        )
+        ascend = steps.agg(lambda of_run: bool((of_run.diff().iloc[1:] > 0).all() and of_run.notna().all()))
+        return "step" if ascend.all() else "checkpoint"
 
     @property
     def num_checkpoints(self) -> int:
-        """Checkpoints of the run that has most."""
+        """The number of checkpoints of the run that has the most."""
         return int(self.updates.groupby("run")["checkpoint"].nunique().max())
 
 
-def read_records(directory: Path) -> Records:
-    """Read what `effopd analyze` saved.
+def read_analysis(directory: Path) -> AnalysisRecords:
+    """Read the records that `effopd analyze` saved.
+
+    Args:
+        directory: Directory of the analysis.
 
     Raises:
         DataError: The directory holds no analysis, or a file of it cannot be read or lacks a column.
@@ -128,31 +131,37 @@ def read_records(directory: Path) -> Records:
     updates = _read(directory / "updates.parquet", UPDATE_COLUMNS)
     if updates.empty:
         raise DataError(f"{directory / 'updates.parquet'} has no rows: nothing was analysed. Run the analysis again.")
-    optional, absent = {}, []
-    for name, columns in OPTIONAL_FILES.items():
-        path = directory / f"{name}.parquet"
-        if path.is_file():
-            optional[name] = _read(path, columns)
-        else:
-            optional[name] = pd.DataFrame({column: _empty(column) for column in columns})
-            absent.append(path.name)
+    optional, absent = _read_optional(directory)
     runs = tuple(dict.fromkeys(updates["run"]))
     updates = _prepare(updates, runs)
     order = {name: index for index, name in enumerate(dict.fromkeys(updates["parameter"]))}
     for name, frame in optional.items():
         places = frame["parameter"].map(order).fillna(len(order)).to_numpy(dtype=float)
         optional[name] = frame.iloc[np.argsort(places, kind="stable")]
-    return Records(directory, analysis, updates, **optional, runs=runs, absent=tuple(absent))
+    return AnalysisRecords(directory, analysis, updates, **optional, runs=runs, absent=absent)
 
 
 def last_checkpoints(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each run, the rows of its last checkpoint."""
+    """Select the rows of each run's last checkpoint."""
     return rows[rows["checkpoint"] == rows.groupby("run")["checkpoint"].transform("max")]
 
 
 def module_group(module: str) -> str:
-    """The module's path without the numbers of experts: `mlp.experts.7.up_proj` becomes `mlp.experts.*.up_proj`."""
+    """Take the numbers of experts out of a module's path: `mlp.experts.7.up_proj` becomes `mlp.experts.*.up_proj`."""
     return _NUMBER.sub("*", _INDEX.sub("[*]", module))
+
+
+def _read_optional(directory: Path) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
+    """Read the optional files by name, without rows for those that do not exist, whose names are returned too."""
+    found, absent = {}, []
+    for name, columns in OPTIONAL_FILES.items():
+        path = directory / f"{name}.parquet"
+        if path.is_file():
+            found[name] = _read(path, columns)
+        else:
+            found[name] = pd.DataFrame({column: _empty(column) for column in columns})
+            absent.append(path.name)
+    return found, tuple(absent)
 
 
 def _prepare(updates: pd.DataFrame, runs: tuple[str, ...]) -> pd.DataFrame:
@@ -172,12 +181,12 @@ def _prepare(updates: pd.DataFrame, runs: tuple[str, ...]) -> pd.DataFrame:
         "kind": updates["kind"].map({"attention": 0, "mlp": 1}).fillna(2),
         "role": updates["group"].map({group: _role(group) for group in groups.values()}),
     }
-    # Stable, so that the experts of a module stay in the order of the file.
+    # The sort is stable, so that the experts of a module stay in the order of the file.
     return updates.iloc[np.lexsort([key.to_numpy(dtype=float) for key in reversed(keys.values())])]
 
 
 def _role(group: str) -> int:
-    """Place of a module among its siblings: query, key, value, output; gate, up, down; then others by name."""
+    """Give a module its place in its layer: query, key, value, output; gate, up, down; then all others."""
     name = re.sub(r"\W+$", "", group).rsplit(".", 1)[-1]
     return next((index for index, role in enumerate(_ROLES) if role.match(name)), len(_ROLES))
 

@@ -1,14 +1,14 @@
-"""The tables of an analysis, each with a sentence that says what is averaged over what."""
+"""The tables of an analysis. The note below each one says what is averaged over what."""
 
-import html
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
-from effopd.report.analysis.records import Records, last_checkpoints
+from effopd.report.analysis.records import AnalysisRecords, last_checkpoints
+from effopd.report.table import NONE, Table, number
 
 SPECTRAL = (
     ("spectral_to_frobenius", "spectral / Frobenius, %", 100.0),
@@ -17,64 +17,13 @@ SPECTRAL = (
     ("rank", "rank", 1.0),
     ("frobenius_norm", "Frobenius norm", 1.0),
 )
-NONE = "\u2013"
-SPREAD = "mean ± sample standard deviation over matrices (not an error of the mean)"
-# Keys of analysis.json under which a list says what was left out.
+SPREAD = "mean ± sample standard deviation (not the error of the mean)"
+# Keys of analysis.json whose lists say what was left out.
 _LEFT_OUT = ("ignored", "skipped", "unknown", "unmatched", "missing", "notes", "warnings")
 
 
-class Table(NamedTuple):
-    """A table ready to be written.
-
-    Attributes:
-        key: Short name.
-        title: Heading.
-        note: What is averaged over what.
-        header: Column heads; the first `text_columns` of them hold text, the others numbers.
-        rows: Cells, formatted.
-        text_columns: How many.
-    """
-
-    key: str
-    title: str
-    note: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text_columns: int = 1
-
-    def markdown(self) -> str:
-        """As GitHub's Markdown; text from checkpoints is escaped."""
-        lines = [f"## {self.title}", "", self.note]
-        if self.rows:
-            rule = [":--"] * self.text_columns + ["--:"] * (len(self.header) - self.text_columns)
-            cells = [[_markdown(cell) for cell in row] for row in self.rows]
-            lines += ["", *("| " + " | ".join(row) + " |" for row in ([*self.header], rule, *cells))]
-        return "\n".join(lines) + "\n"
-
-    def html(self) -> str:
-        """As an HTML table that scrolls in its own box."""
-        if not self.rows:
-            return f"<p>{html.escape(self.note)}</p>"
-        kinds = ["text"] * self.text_columns + ["number"] * (len(self.header) - self.text_columns)
-        head = "".join(
-            f'<th scope="col" class="{kind}">{html.escape(cell)}</th>'
-            for kind, cell in zip(kinds, self.header, strict=True)
-        )
-        body = "".join(
-            "<tr>"
-            + "".join(f'<td class="{kind}">{html.escape(cell)}</td>' for kind, cell in zip(kinds, row, strict=True))
-            + "</tr>\n"
-            for row in self.rows
-        )
-        label = html.escape(self.title, quote=True)
-        return (
-            f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table>\n'
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n<p>{html.escape(self.note)}</p>"
-        )
-
-
-def make_tables(records: Records) -> dict[str, Table]:
-    """All tables, by key, in the order in which they are written."""
+def make_tables(records: AnalysisRecords) -> dict[str, Table]:
+    """Make all tables, by key, in the order in which they are written."""
     tables = (
         _spectral_table(records),
         _spectral_by_kind(records),
@@ -88,24 +37,15 @@ def make_tables(records: Records) -> dict[str, Table]:
 
 
 def tables_markdown(tables: Mapping[str, Table]) -> str:
-    """One Markdown file of them all."""
+    """Write all tables into one Markdown text."""
     return "# Tables of the analysis\n\n" + "\n".join(table.markdown() for table in tables.values())
 
 
-def number(value: Any, digits: int = 4) -> str:
-    """A number to so many significant digits, a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return NONE
-    if value == 0:
-        return "0"
-    if 1e-3 <= abs(value) < 1e6:
-        decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-        return f"{value:,.{min(decimals, 6)}f}"
-    return f"{value:.{digits - 1}e}"
-
-
 def _spread(values: pd.Series, scale: float = 1.0) -> str:
-    """Mean ± sample standard deviation; one below what is printed of the mean is a zero of as many decimals."""
+    """Write the mean ± the sample standard deviation.
+
+    A deviation that is smaller than the last printed decimal of the mean is written as a zero with as many decimals.
+    """
     values = values.dropna() * scale
     if values.empty:
         return NONE
@@ -124,19 +64,28 @@ def _spectral_cells(rows: pd.DataFrame) -> tuple[str, ...]:
 
 
 _SPECTRAL_HEADER = ("step", "matrices", "unmoved", *(label for _, label, _ in SPECTRAL))
-_NO_MATRICES = "No attention or MLP matrix is known in these models: see what is not known, below."
-_ZEROS = "Unmoved matrices, exactly as in the base, count with 0 in ranks and norms and are left out of the two ratios."
+_NO_MATRICES = (
+    "No attention or MLP matrix is known in these models. The table of what is not known, below, lists their "
+    "parameters."
+)
+_ZEROS = (
+    "Unmoved matrices are exactly as in the base. They count with 0 in ranks and norms, and are left out of the two "
+    "ratios."
+)
 
 
-def _spectral_table(records: Records) -> Table:
+def _spectral_table(records: AnalysisRecords) -> Table:
     rows = last_checkpoints(records.matrices)
     cells = tuple((run, *_spectral_cells(group)) for run, group in rows.groupby("run", sort=False))
-    note = f"Last checkpoint of each run, {SPREAD} of attention and MLP, all layers, each counted once. {_ZEROS}"
+    note = (
+        f"Each number is the {SPREAD} over the attention and MLP matrices of all layers at the run's last checkpoint. "
+        f"Each matrix counts once. {_ZEROS}"
+    )
     title = "Concentration of the update (the paper's Table 1)"
     return Table("spectral", title, note if cells else _NO_MATRICES, ("run", *_SPECTRAL_HEADER), cells)
 
 
-def _spectral_by_kind(records: Records) -> Table:
+def _spectral_by_kind(records: AnalysisRecords) -> Table:
     rows = last_checkpoints(records.matrices)
     cells = tuple(
         (run, kind, *_spectral_cells(group[group["kind"] == kind]))
@@ -144,14 +93,17 @@ def _spectral_by_kind(records: Records) -> Table:
         for kind in ("attention", "mlp")
         if (group["kind"] == kind).any()
     )
-    note = f"Last checkpoint of each run, {SPREAD} of one kind, all layers, each counted once. {_ZEROS}"
-    title = "Concentration, attention and MLP apart"
+    note = (
+        f"Each number is the {SPREAD} over the matrices of one kind of all layers at the run's last checkpoint. Each "
+        f"matrix counts once. {_ZEROS}"
+    )
+    title = "Concentration of the update, by kind of matrix"
     return Table(
         "spectral_by_kind", title, note if cells else _NO_MATRICES, ("run", "kind", *_SPECTRAL_HEADER), cells, 2
     )
 
 
-def _norm_table(records: Records) -> Table:
+def _norm_table(records: AnalysisRecords) -> Table:
     cells = []
     for (run, checkpoint), rows in records.updates.groupby(["run", "checkpoint"], sort=False):
         update, base = _norm(rows["frobenius_norm"]), _norm(rows["base_norm"])
@@ -160,35 +112,37 @@ def _norm_table(records: Records) -> Table:
         values = (number(update), number(_ratio(update, base)), number(moved), cosine)
         cells.append((run, str(checkpoint), _step(rows), str(len(rows)), *values))
     note = (
-        "Frobenius norms of all parameters taken together (root of the sum of squares). The displacement is that from "
-        "the checkpoint before; its cosine with the displacement before it is mean ± sample standard deviation over "
-        "parameters."
+        "Norms are Frobenius norms of all parameters taken together (the root of the sum of squares). The displacement "
+        "leads from the checkpoint before to this one. Its cosine with the displacement before it is given as mean ± "
+        "sample standard deviation over parameters."
     )
     last = ("‖ΔW‖", "‖ΔW‖ / ‖W base‖", "displacement", "cosine of displacements")
     header = ("run", "checkpoint", "step", "parameters", *last)
     return Table("norms", "Norm of the update over training", note, header, tuple(cells))
 
 
-def _alignment_table(records: Records) -> Table:
+def _alignment_table(records: AnalysisRecords) -> Table:
     title = "Alignment with the run's last checkpoint"
     columns = ("vector_alignment", "first_vector_cosine", "subspace_alignment", "chance_alignment")
     header = ("run", "checkpoint", "step", "matrices", "vectors 1..20", "first vector", "subspace", "chance (subspace)")
     if records.num_checkpoints < 2:
-        return Table("alignment", title, "Every run has a single checkpoint: there is nothing to align.", header, ())
+        note = "Every run has a single checkpoint, so there is nothing to align."
+        return Table("alignment", title, note, header, ())
     cells = []
     for (run, checkpoint), rows in records.matrices.groupby(["run", "checkpoint"], sort=False):
         known = rows[list(columns)].dropna(how="all", subset=list(columns[:3]))
         values = (*(_spread(known[key]) for key in columns[:3]), number(known[columns[3]].mean()))
         cells.append((run, str(checkpoint), _step(rows), str(len(known)), *values))
     note = (
-        f"Of each checkpoint, {SPREAD} of attention and MLP that moved. Vectors: mean of |cos u_k| over k, as many as "
-        "are resolved; subspace: root mean square cosine of the principal angles between the top left subspaces; "
-        "chance: what the subspace column would be for random subspaces. The last checkpoint is compared with itself."
+        f"Each number is the {SPREAD} over the attention and MLP matrices that moved. The column of vectors averages "
+        "|cos u_k| over as many k as are resolved. The column of the subspace is the root mean square cosine of the "
+        "principal angles between the top left subspaces, and the column of chance is what it would be for random "
+        "subspaces. The last checkpoint is compared with itself."
     )
     return Table("alignment", title, note, header, tuple(cells))
 
 
-def _module_table(records: Records) -> Table:
+def _module_table(records: AnalysisRecords) -> Table:
     rows = last_checkpoints(records.updates).copy()
     rows["square"], rows["base_square"] = rows["frobenius_norm"] ** 2, rows["base_norm"] ** 2
     rows["entries"] = rows["rows"] * rows["cols"]
@@ -205,15 +159,16 @@ def _module_table(records: Records) -> Table:
             changed = number(_ratio(100 * of["changed"], of["entries"]), 3)
             cells.append((run, module, kind, str(int(of["parameters"])), share, number(of["relative"], 3), changed))
     note = (
-        "Last checkpoint of each run, least moved first. Modules of one path are taken together over layers (and "
-        "experts, written *): share of the squared norm of the whole update; ‖ΔW‖ / ‖W base‖, each norm over all of "
-        "them; share of their entries that changed."
+        "The modules of each run's last checkpoint, with those that moved least first. Modules of the same path are "
+        "taken together over layers, and over experts, whose number is written *. The share of ‖ΔW‖² is theirs in the "
+        "squared norm of the whole update. Both norms of ‖ΔW‖ / ‖W base‖ are taken over all of them, and so is the "
+        "share of entries that changed."
     )
     header = ("run", "module", "kind", "parameters", "share of ‖ΔW‖², %", "‖ΔW‖ / ‖W base‖", "entries changed, %")
     return Table("modules", "What moved and what hardly moved", note, header, tuple(cells), 3)
 
 
-def _embedding_table(records: Records) -> Table:
+def _embedding_table(records: AnalysisRecords) -> Table:
     header = ("run", "parameter", "step", "tokens", "without direction", "mean cosine", "p05", "median", "p95")
     title = "Embedding shift"
     if records.embeddings.empty:
@@ -227,14 +182,14 @@ def _embedding_table(records: Records) -> Table:
         for row in rows.itertuples(index=False)
     )
     note = (
-        "Last checkpoint of each run: cosine between a token's embedding in the base and after training, mean and "
-        "quantiles over the tokens that were analysed, each counted once; tokens with a row of zeros have no direction "
-        "and are left out."
+        "The cosine between a token's embedding in the base and at each run's last checkpoint: its mean and quantiles "
+        "over the tokens that were analysed. Each token counts once. Tokens whose row is zero have no direction and "
+        "are left out."
     )
     return Table("embeddings", title, note, header, cells, 2)
 
 
-def _unknown_table(records: Records) -> Table:
+def _unknown_table(records: AnalysisRecords) -> Table:
     rows = last_checkpoints(records.updates)
     other = sorted(set(rows.loc[rows["kind"] == "other", "parameter"]))
     matrix = rows["kind"].isin(["attention", "mlp"]) & (rows["cols"] > 1)
@@ -245,9 +200,9 @@ def _unknown_table(records: Records) -> Table:
     counts = records.updates.groupby(["run", "checkpoint"]).size()
     uneven = [str(run) for run, of in counts.groupby("run") if of.nunique() > 1]
     found = [
-        ("Parameters of unknown kind: in norms, in no spectral table", other),
+        ("Parameters of unknown kind, which count in norms but are in no spectral table", other),
         ("Attention and MLP matrices without spectral metrics", bare),
-        ("Runs that hold the base's weights and no others: was the base given as the run?", list(moved.index[~moved])),
+        ("Runs whose weights are all those of the base; was the base given as the run?", list(moved.index[~moved])),
         ("Matrices exactly as in the base", unmoved),
         ("Runs with checkpoints of unknown step", stepless),
         ("Runs whose checkpoints differ in the number of parameters", uneven),
@@ -257,15 +212,16 @@ def _unknown_table(records: Records) -> Table:
     found += [(what, names) for what, names in _left_out(records.analysis) if set(names) not in known]
     cells = tuple((what, str(len(names)), _listed(names)) for what, names in found if names)
     note = (
-        "Counted in the last checkpoint of each run; a name that occurs in several runs counts once."
+        "Parameters and matrices are counted in the last checkpoint of each run. A name that occurs in several runs "
+        "counts once."
         if cells
-        else ("Nothing was left out, and nothing is unknown.")
+        else "Nothing was left out, and nothing is unknown."
     )
     return Table("unknown", "Ignored or not known", note, ("what", "how many", "which"), cells, 3)
 
 
 def _left_out(value: Any, path: str = "") -> list[tuple[str, list[str]]]:
-    """Non-empty lists of analysis.json whose key says that something was left out."""
+    """Find the non-empty lists of analysis.json whose key says that something was left out."""
     found = []
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         where = f"{path}.{key}".lstrip(".")
@@ -295,10 +251,3 @@ def _step(rows: pd.DataFrame) -> str:
 
 def _count(value: float) -> str:
     return NONE if value != value else f"{int(value):,}"
-
-
-def _markdown(text: str) -> str:
-    escaped = html.escape(text, quote=False)
-    for character in "\\`*_[]|~":
-        escaped = escaped.replace(character, "\\" + character)
-    return " ".join(escaped.split())

@@ -1,4 +1,4 @@
-"""Printed figures of a sweep. Every point has its error bar, and every reference line its band."""
+"""The printed figures of a sweep. Every point has its error bar, and every reference line has its band."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +10,18 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from effopd.report.drawing import COLOURS, line_style, plain, row_of_panels, tidy, with_legend
 
-FIGURES = "figures"
 _NORM = r"$\Vert\Delta W\Vert_F$"
 _MODULES = {"mlp": "MLP", "attention": "attention", "both": "attention and MLP"}
 _KL = "KL to the teacher, nats / token"
 
 
 def draw_sweep(entry: dict[str, Any], points: pd.DataFrame, runs: Sequence[str]) -> Figure:
-    """The figure of one sweep on one task.
+    """Draw the figure of one sweep on one task.
 
     Args:
-        entry: The sweep as `sweep.json` has it.
-        points: Its points, from `effopd.report.sweep.points.sweep_points`.
-        runs: Names of all runs: a run has the same colour in every figure.
+        entry: The sweep's entry of the specification, as `sweep.json` has it.
+        points: Points of this sweep and task, from `sweep_points`.
+        runs: Names of all runs, which decide their colours: a run has the same colour in every figure.
     """
     draw = {
         "update_norm": _draw_update_norm,
@@ -42,33 +41,31 @@ def draw_curves(
     runs: Sequence[str],
     *,
     y: str = "accuracy",
-    labels: str | None = "{run}",
+    labels: str = "{run}",
     x_bars: bool = False,
     **style: Any,
 ) -> None:
-    """A curve for each run, over `x`, with error bars.
+    """Draw a curve with error bars for each run, over the column `x`.
 
     Args:
-        axes: Where.
-        points: Of one kind.
-        runs: All runs.
-        y: `accuracy` or `kl`.
-        labels: For the legend, with `{run}`; None for none.
+        axes: Panel to draw in.
+        points: Points of one kind.
+        runs: Names of all runs.
+        y: Column to draw, `accuracy` or `kl`.
+        labels: Label for the legend, in which `{run}` stands for the name of the run.
         x_bars: Whether to draw the range of `x` over training seeds.
-        style: Of the lines, over that of each run.
+        **style: Style of the lines, which goes before that of each run.
     """
     for index, run in enumerate(runs):
-        of = points[(points["run"] == run) & points[y].notna()].sort_values(["x", "value"])
-        if of.empty:
+        curve = points[(points["run"] == run) & points[y].notna()].sort_values(["x", "value"])
+        if curve.empty:
             continue
-        x_error = (of["x"] - of["x_low"], of["x_high"] - of["x"]) if x_bars else None
-        label = None if labels is None else labels.format(run=plain(run))
         axes.errorbar(
-            of["x"],
-            of[y],
-            yerr=_bars(of, y),
-            xerr=x_error,
-            label=label,
+            curve["x"],
+            curve[y],
+            yerr=_bars(curve, y),
+            xerr=(curve["x"] - curve["x_low"], curve["x_high"] - curve["x"]) if x_bars else None,
+            label=labels.format(run=plain(run)),
             capsize=2.5,
             elinewidth=1.0,
             **(line_style(index) | style),
@@ -97,14 +94,15 @@ def _draw_embeddings(entry: dict[str, Any], points: pd.DataFrame, runs: list[str
     kinds = {"base": "base", "replace-embeddings": "trained, with the\nbase's embeddings", "trained": "trained"}
     shown = [run for run in runs if (points["run"] == run).any()]
     for index, run in enumerate(runs):
-        of = points[points["run"] == run].set_index("kind")
-        of = of.loc[[kind for kind in kinds if kind in of.index]]
-        if of.empty:
+        models = points[points["run"] == run].set_index("kind")
+        models = models.loc[[kind for kind in kinds if kind in models.index]]
+        if models.empty:
             continue
         shift = 0.12 * (shown.index(run) - (len(shown) - 1) / 2)
-        places = [list(kinds).index(kind) + shift for kind in of.index]
+        places = [list(kinds).index(kind) + shift for kind in models.index]
         style = line_style(index) | {"linestyle": "none"}
-        axes.errorbar(places, of["accuracy"], yerr=_bars(of, "accuracy"), label=plain(run), capsize=2.5, **style)
+        bars = _bars(models, "accuracy")
+        axes.errorbar(places, models["accuracy"], yerr=bars, label=plain(run), capsize=2.5, **style)
     axes.set_xticks(range(len(kinds)), list(kinds.values()))
     axes.set_xlim(-0.5, len(kinds) - 0.5)
     axes.set_ylabel("accuracy")
@@ -115,10 +113,10 @@ def _draw_embeddings(entry: dict[str, Any], points: pd.DataFrame, runs: list[str
 def _draw_windows(entry: dict[str, Any], points: pd.DataFrame, runs: list[str]) -> Figure:
     figure, panels = row_of_panels(len(entry["modules"]), sharey=True, width=4.9)
     for axes, module in zip(panels, entry["modules"], strict=True):
-        of = points[points["kind"] == module]
+        windows = points[points["kind"] == module]
         draw_references(axes, points, runs)
-        draw_curves(axes, of, runs)
-        _draw_layer_norms(axes, of, runs, top=1.05 * points["layer_norm"].max() or 1.0, last=axes is panels[-1])
+        draw_curves(axes, windows, runs)
+        _draw_layer_norms(axes, windows, runs, top=1.05 * points["layer_norm"].max() or 1.0, last=axes is panels[-1])
         axes.set_title(_MODULES[module], loc="left", fontsize=10)
         axes.set_xlabel("centre of the window, layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -128,15 +126,15 @@ def _draw_windows(entry: dict[str, Any], points: pd.DataFrame, runs: list[str]) 
 
 
 def _draw_layer_norms(axes: Axes, points: pd.DataFrame, runs: list[str], *, top: float, last: bool) -> None:
-    """Bars behind the curves, on an axis of their own with the same end in every panel."""
+    """Draw bars behind the curves, on an axis of their own that ends at the same value in every panel."""
     behind = axes.twinx()
     shown = [run for run in runs if (points["run"] == run).any()]
     width = 0.8 / max(len(shown), 1)
     for place, run in enumerate(shown):
-        of = points[points["run"] == run]
+        windows = points[points["run"] == run]
         shift = width * (place - (len(shown) - 1) / 2)
         colour = line_style(runs.index(run))["color"]
-        behind.bar(of["x"] + shift, of["layer_norm"], width=width, color=colour, alpha=0.18, linewidth=0)
+        behind.bar(windows["x"] + shift, windows["layer_norm"], width=width, color=colour, alpha=0.18, linewidth=0)
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
     behind.set_ylim(0, top)
@@ -151,11 +149,10 @@ def _draw_top_bottom(entry: dict[str, Any], points: pd.DataFrame, runs: list[str
     figure, panels = row_of_panels(2, sharey=True, width=4.4)
     titles = {"top": "first k %, at equal norm", "bottom": "last k %, not rescaled"}
     for axes, (kind, title) in zip(panels, titles.items(), strict=True):
-        of = points[points["kind"] == kind]
         draw_references(axes, points, runs)
-        draw_curves(axes, of, runs)
+        draw_curves(axes, points[points["kind"] == kind], runs)
         axes.set_title(title, loc="left", fontsize=10)
-        if kind == "top":  # the first few matter there, and all but the first few in the other
+        if kind == "top":  # there the first few components matter, and in the other panel all but the first few
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -167,14 +164,14 @@ def _draw_top_bottom(entry: dict[str, Any], points: pd.DataFrame, runs: list[str
 
 
 def draw_references(axes: Axes, points: pd.DataFrame, runs: Sequence[str]) -> None:
-    """The base, and each run's final model, as lines with their error bars as bands."""
-    base = points[points["kind"] == "base"].head(1)  # the same model for every run
+    """Draw the base and each run's final model as horizontal lines, with their error bars as bands."""
+    base = points[points["kind"] == "base"].head(1)  # the base is the same model for every run
     lines: list[tuple[pd.DataFrame, str, str | None]] = [(base, COLOURS[0], "base")]
     for index, run in enumerate(runs):
-        of = points[(points["kind"] == "trained") & (points["run"] == run)]
-        lines.append((of, line_style(index)["color"], None))
-    for of, colour, label in lines:
-        for point in of.to_dict("records"):
+        final = points[(points["kind"] == "trained") & (points["run"] == run)]
+        lines.append((final, line_style(index)["color"], None))
+    for models, colour, label in lines:
+        for point in models.to_dict("records"):
             axes.axhline(point["accuracy"], color=colour, linewidth=1.0, linestyle=(0, (4, 3)), label=label, zorder=1)
             axes.axhspan(point["accuracy_low"], point["accuracy_high"], color=colour, alpha=0.10, linewidth=0, zorder=0)
 
@@ -194,7 +191,7 @@ def _draw_norm_matching(entry: dict[str, Any], points: pd.DataFrame, runs: list[
         over_beta.set_xlabel(r"$\beta$ (0: as trained, 1: final norm)")
         for axes in (over_training, over_beta):
             tidy(axes)
-        if y == "kl" and (points["kl"] > 0).any():  # spans orders of magnitude; bars that reach 0 are cut below
+        if y == "kl" and (points["kl"] > 0).any():  # it spans orders of magnitude; bars that reach 0 are cut off below
             over_training.set_yscale("log", nonpositive="clip")
             over_training.set_ylim(bottom=points["kl"][points["kl"] > 0].min() / 2)
     grid[0][0].set_title("over training", loc="left", fontsize=10)

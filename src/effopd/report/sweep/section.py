@@ -1,19 +1,21 @@
-"""The section of the HTML report about a sweep: its figures as images, their captions and tables."""
+"""The section about a sweep in the HTML report of an analysis: its figures as images, with captions and tables."""
 
 import base64
 import html
 from pathlib import Path
 
 from effopd.errors import DataError
-from effopd.report.sweep.figures import FIGURES
-from effopd.report.sweep.points import read_sweep, sweep_captions, sweep_points, sweep_tables
+from effopd.report.sweep.captions import sweep_captions
+from effopd.report.sweep.points import sweep_points
+from effopd.report.sweep.records import FIGURES_FOLDER, read_sweep
+from effopd.report.sweep.tables import sweep_tables
 
 
 def sweep_section(directory: Path) -> str:
-    """Figures of a sweep with captions and folded tables, as HTML; everything from the records is escaped.
+    """Make HTML of a sweep's figures, with their captions and folded tables. All text from the records is escaped.
 
     Args:
-        directory: `--out` of `effopd sweep`.
+        directory: Directory that was given to `effopd sweep` as `--out`.
 
     Raises:
         DataError: There is no finished sweep.
@@ -23,7 +25,7 @@ def sweep_section(directory: Path) -> str:
     tables = sweep_tables(records, points)
     blocks = []
     for caption in sweep_captions(records, points):
-        path = directory / FIGURES / f"{caption.name}.svg"
+        path = directory / FIGURES_FOLDER / f"{caption.name}.svg"
         if not path.exists():
             raise DataError(f"{path} is missing. Run `effopd sweep` with the same --out again.")
         image = base64.b64encode(path.read_bytes()).decode()
