@@ -132,13 +132,13 @@ def step_overhead(steps: int) -> dict[str, float]:
     """Seconds of `on_step_end` at steps without a trigger, against the training step, on the embedded world."""
     import tempfile
 
-    from effopd.demo import world_run
+    from effopd.experiments.arguments import world_run_arguments
     from effopd.extrapolation import EffOPDCallback
     from effopd.training import build_trainer
     from effopd.world import world_reward
 
     with tempfile.TemporaryDirectory() as out:
-        arguments, config = world_run(
+        arguments, config = world_run_arguments(
             Path(out), acceleration="none", learning_rate=1e-5, seed=0, max_steps=steps, save_steps=None
         )
         trainer, metrics = build_trainer(arguments, config)

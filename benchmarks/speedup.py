@@ -140,7 +140,7 @@ def start_worker() -> None:
     """What a worker process does once: imports, and one thread."""
     import torch
 
-    import effopd.demo  # noqa: F401
+    import effopd.experiments.demo  # noqa: F401
 
     torch.set_num_threads(1)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -155,8 +155,8 @@ def _exit_with_parent() -> None:
 
 def do_run(run: Run, directory: Path) -> dict[str, Any]:
     """Train, in a worker process; returns the record."""
-    from effopd.demo import world_run
-    from effopd.study.speed import to_target
+    from effopd.experiments.arguments import world_run_arguments
+    from effopd.experiments.cost_to_target import to_target
     from effopd.training.evaluation import EvaluateNearTarget, StopAtRollouts
     from effopd.training.progress import quiet_libraries
     from effopd.training.run import train, versions
@@ -176,7 +176,7 @@ def do_run(run: Run, directory: Path) -> dict[str, Any]:
         ]
 
     shutil.rmtree(directory, ignore_errors=True)
-    arguments, config = world_run(
+    arguments, config = world_run_arguments(
         directory,
         acceleration="none" if run.method == "vanilla" else run.method,
         learning_rate=run.learning_rate,

@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from effopd.experiments.censored_statistics import CensoredEstimate, largest_cost_ratio, median_cost, median_cost_ratio
+from effopd.experiments.cost_to_target import CostRange, cost_range
 from effopd.files import write_text
 from effopd.report.curves import CostPoint, cost_figure
-from effopd.study.speed import Estimate, Range, cost_range, median_estimate, ratio_estimate, spread_estimate
 
 Record = dict[str, Any]
 Section = tuple[str, int]  # estimator, prompts per step
@@ -43,7 +44,7 @@ def group(records: Iterable[Record]) -> Cells:
     }
 
 
-def costs(runs: Sequence[Record], quantity: str) -> list[Range]:
+def costs(runs: Sequence[Record], quantity: str) -> list[CostRange]:
     return [cost_range(run, f"{quantity}_to_target") for run in runs]
 
 
@@ -58,7 +59,7 @@ def best_learning_rates(records: Iterable[Record], section: Section = USUAL) -> 
     best: dict[str, tuple[float, float]] = {}
     for (other, method, rate), runs in group(records).items():
         if other == section:
-            candidate = (median_estimate(costs(runs, "rollouts")).at_least, rate)
+            candidate = (median_cost(costs(runs, "rollouts")).at_least, rate)
             best[method] = min(best.get(method, (math.inf, rate)), candidate)
     return {method: rate for method, (_, rate) in best.items()}
 
@@ -81,7 +82,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
             "num_accepted": median(run["num_accepted"] for run in runs),
             "final_accuracy": median(run["final_accuracy"] for run in runs),
         }
-        row |= {name: median_estimate(costs(runs, name)).to_json() for name in QUANTITIES}
+        row |= {name: median_cost(costs(runs, name)).to_json() for name in QUANTITIES}
         for key, baseline in (
             ("speedup_at_equal_rate", cells.get((section, "vanilla", rate))),
             ("speedup_against_best_vanilla", cells.get((section, "vanilla", vanilla_best or rate))),
@@ -89,7 +90,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
             paired = of_the_same_seeds([baseline, runs]) if method != "vanilla" and baseline else None
             if paired:
                 row[key] = {
-                    name: ratio_estimate(*(costs(group, name) for group in paired)).to_json() for name in SPEEDUPS
+                    name: median_cost_ratio(*(costs(group, name) for group in paired)).to_json() for name in SPEEDUPS
                 }
         rows.append(row)
     return {
@@ -110,9 +111,9 @@ def _worst_to_best(cells: Cells) -> dict[str, Any]:
         by_rate = {rate: runs for (section, name, rate), runs in cells.items() if name == method and section == USUAL}
         if len(by_rate) > 1 and (groups := of_the_same_seeds(list(by_rate.values()))):
             all_costs = [costs(runs, "rollouts") for runs in groups]
-            medians = dict(zip(by_rate, (median_estimate(each).at_least for each in all_costs), strict=True))
+            medians = dict(zip(by_rate, (median_cost(each).at_least for each in all_costs), strict=True))
             worst, best = max(medians, key=medians.__getitem__), min(medians, key=medians.__getitem__)
-            result[method] = {"worst": worst, "best": best, "ratio": spread_estimate(all_costs, all_costs).to_json()}
+            result[method] = {"worst": worst, "best": best, "ratio": largest_cost_ratio(all_costs, all_costs).to_json()}
     return result
 
 
@@ -137,8 +138,8 @@ def _versions(records: Sequence[Record]) -> dict[str, Any]:
     return {package: values[0] if len(values) == 1 else values for package, values in found.items()}
 
 
-def _estimate(value: dict[str, float | None]) -> Estimate:
-    return Estimate(**{key: math.inf if number is None else number for key, number in value.items()})
+def _estimate(value: dict[str, float | None]) -> CensoredEstimate:
+    return CensoredEstimate(**{key: math.inf if number is None else number for key, number in value.items()})
 
 
 def write_report(records: Sequence[Record], directory: Path, command: str, note: str = "") -> None:

@@ -1,4 +1,7 @@
-"""`effopd analyze`: from a base and the checkpoints of some runs to tables, figures and one report."""
+"""`effopd analyze`: from a base and the checkpoints of some runs to tables, figures and one report.
+
+`updates` measures and `report` draws, and neither imports the other. This module joins the two.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from effopd.report.analysis import write_report
-from effopd.report.sweep_section import sweep_section
+from effopd.report.sweep import sweep_section
 from effopd.updates.assemble import write_tables
 from effopd.updates.jobs import measure_runs
 from effopd.updates.tokens import tokens_of, write_embedding_tables
@@ -29,33 +32,33 @@ def analyze(
 ) -> Path:
     """Analyse what training did to the weights (arXiv 2605.11739), and write the report.
 
-    Reads matrix by matrix; a worker takes at most 1 GB of memory, whatever the size of the model. Interrupted, the same
-    call continues where it stopped.
+    Models are read matrix by matrix. A worker takes at most 1 GB of memory, whatever the size of the model. After an
+    interruption, the same call continues the analysis.
 
     Args:
         base: Directory or hub name of the model that the runs started from.
-        runs: By name: a directory of `checkpoint-N` folders, a model or LoRA adapter, or a list of those.
-        out: Where the records, figures and `report.html` go.
-        ignore: Regular expressions of parameter names to leave out.
-        text: A UTF-8 text file: the embedding shift is that of its tokens, rather than of the whole vocabulary.
+        runs: Runs by name. Each is a directory of `checkpoint-N` folders, a model or LoRA adapter, or a list of those.
+        out: Directory for the records, the figures and `report.html`.
+        ignore: Regular expressions for names of parameters to leave out.
+        text: UTF-8 text file whose tokens the embedding shift is measured for; None measures the whole vocabulary.
         sweep: Directory of a finished sweep of these runs (`effopd sweep`), for a section of the report.
-        workers: Processes, of one thread each.
-        device: `cpu`, or a CUDA device.
-        precision: `float32` is faster and states its error in the column `relative_error`.
-        console: Where progress is shown; stdout by default.
+        workers: Number of processes, which have one thread each.
+        device: Device that computes, `cpu` or a CUDA device.
+        precision: Precision of the computation. `float32` is faster, and its error is in the column `relative_error`.
+        console: Console that shows progress; None shows it on stdout.
 
     Returns:
-        Path of the report.
+        The path of the report.
 
     Raises:
         CheckpointError: `out` holds another analysis.
         ConfigurationError: A setting cannot work.
-        DataError: A model cannot be read, or does not match the base; the text or the sweep cannot be used.
+        DataError: A model cannot be read or does not match the base, or the text or the sweep cannot be used.
     """
     out = Path(out)
     wanted = None if text is None else tokens_of(Path(text), base)
     if sweep is not None:
-        sweep_section(Path(sweep))  # before hours of measuring, not after
+        sweep_section(Path(sweep))  # an unusable sweep is an error before hours of measuring, not after them
     console = console or Console(highlight=False)
     columns = (
         TextColumn("{task.description}"),
@@ -94,7 +97,7 @@ def analyze(
 
 
 def _unmoved(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Runs without a weight that differs from the base's."""
+    """Find the runs none of whose weights differs from the base's."""
     moved = {record["run"] for record in records if record["frobenius_norm"] > 0}
     return list(dict.fromkeys(record["run"] for record in records if record["run"] not in moved))
 

@@ -10,9 +10,11 @@ from cli.status import status_of
 def test_they_are_called_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr("effopd.world.build_world", lambda *args, **kwargs: calls.append((args, kwargs)))
-    monkeypatch.setattr("effopd.demo.run_demo", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr("effopd.experiments.demo.run_demo", lambda *args, **kwargs: calls.append((args, kwargs)))
     assert status_of("world", "build", "--out", str(tmp_path), "--seed", "3") == 0
-    monkeypatch.setattr("effopd.world_runs.world_runs", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr(
+        "effopd.experiments.world_runs.world_runs", lambda *args, **kwargs: calls.append((args, kwargs))
+    )
     assert status_of("world", "runs", "--out", str(tmp_path), "--seeds", "2") == 0
     assert status_of("demo", "--quick", "--learning-rate", "1e-4", "1e-3", "--out", str(tmp_path)) == 0
     assert calls[0] == ((tmp_path,), {"seed": 3})

@@ -50,6 +50,6 @@ def test_errors_and_interruptions(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr("effopd.demo.run_demo", fail)
+    monkeypatch.setattr("effopd.experiments.demo.run_demo", fail)
     assert status_of("demo") == code
     assert message in capsys.readouterr().err

@@ -7,7 +7,7 @@ import torch
 from effopd.checkpoints import Pair
 from effopd.interventions import Intervention
 from effopd.interventions.apply import PairSource
-from effopd.interventions.update import Update, Weight, new_tensor, units
+from effopd.interventions.update import Update, Weight, new_tensor, weights_in
 
 
 def weights(pair: Pair, interventions: Sequence[Intervention]) -> dict[str, torch.Tensor]:
@@ -19,7 +19,7 @@ def updates(pair: Pair, interventions: Sequence[Intervention]) -> dict[str, torc
     """The new updates before they are rounded."""
     source, found = PairSource(pair), {}
     for name, shape in pair.shapes.items():
-        for part, part_shape in units(name, shape).items():
+        for part, part_shape in weights_in(name, shape).items():
             update = Update(Weight(part, part_shape, source))
             for intervention in interventions:
                 update = intervention.apply(update)

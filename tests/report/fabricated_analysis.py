@@ -11,10 +11,10 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from effopd.parameters import locate
-from effopd.report.payload import make_payload, script_json
-from effopd.report.records import OPTIONAL_FILES, UPDATE_COLUMNS, read_records
-from effopd.report.series import read_spectra
-from effopd.report.tables import make_tables
+from effopd.report.analysis.payload import make_payload, script_json
+from effopd.report.analysis.records import OPTIONAL_FILES, UPDATE_COLUMNS, read_analysis
+from effopd.report.analysis.series import read_spectra
+from effopd.report.analysis.tables import make_tables
 
 DENSE = {
     "self_attn.q_proj": (96, 64),
@@ -187,9 +187,9 @@ def _write(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -
 
 
 def tables_of(out: Path) -> dict:
-    return make_tables(read_records(out))
+    return make_tables(read_analysis(out))
 
 
 def payload_of(out: Path) -> dict:
-    records = read_records(out)
+    records = read_analysis(out)
     return json.loads(script_json(make_payload(records, read_spectra(records))))

@@ -30,7 +30,7 @@ def make_run(acceleration: str, seed: int, steps: int, learning_rate: float = 1e
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Those drawn from now on; they are saved too."""
     found: list[Figure] = []
-    monkeypatch.setattr(curves, "_save", lambda figure, path: (found.append(figure), save(figure, path))[1])
+    monkeypatch.setattr(curves, "save", lambda figure, path: (found.append(figure), save(figure, path))[1])
     return found
 
 

@@ -30,6 +30,6 @@ def add(commands: Commands) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from effopd.demo import run_demo
+    from effopd.experiments.demo import run_demo
 
     run_demo(options.out, seeds=options.seeds, learning_rates=options.learning_rate, quick=options.quick)

@@ -29,6 +29,6 @@ def _build_world(options: argparse.Namespace) -> None:
 
 
 def _world_runs(options: argparse.Namespace) -> None:
-    from effopd.world_runs import world_runs
+    from effopd.experiments.world_runs import world_runs
 
     world_runs(options.out, seeds=options.seeds)

@@ -21,7 +21,7 @@ from effopd.interventions.decomposition import Decomposition, decompose
 from effopd.interventions.factors import SavedFactors
 from effopd.interventions.norms import NormLookup
 from effopd.interventions.plan import describe
-from effopd.interventions.update import Intervention, NormReference, Source, new_tensor
+from effopd.interventions.update import Intervention, NormReference, WeightSource, new_tensor
 from effopd.models.directory import ADAPTER_WEIGHTS, CONFIG, MODEL_FILES
 from effopd.parameters import locate
 
@@ -72,7 +72,7 @@ def intervene(
     _warn_of_tied_embedding(pair)
     for intervention in interventions:
         intervention.check(pair.shapes)
-    like, norms = _like(pair, trained), _UpdateNorm()
+    like, norms = _like(pair, trained), _NormByKind()
     tensors = _new_tensors(pair, interventions, PairSource(pair, factors), norms, progress)
     staging = out.with_name(f".{out.name}.{os.getpid()}.new")
     try:
@@ -94,7 +94,7 @@ def intervene(
     return record
 
 
-class _UpdateNorm:
+class _NormByKind:
     """Adds up the Frobenius norm of a model's update, tensor by tensor."""
 
     def __init__(self) -> None:
@@ -113,19 +113,19 @@ class _UpdateNorm:
 def _new_tensors(
     pair: Pair,
     interventions: Sequence[Intervention],
-    source: Source,
-    norms: _UpdateNorm,
+    source: WeightSource,
+    norms: _NormByKind,
     progress: Callable[[str, int], None] | None,
 ) -> Iterator[tuple[str, Tensor]]:
     for name, shape in pair.shapes.items():
         if progress:
             progress(name, len(pair.names))
-        new = new_tensor(name, shape, interventions, source, measure=True)
+        new = new_tensor(name, shape, interventions, source, with_norm=True)
         norms.add(name, new.norm or 0.0)
         yield name, new.tensor
 
 
-class PairSource(Source):
+class PairSource(WeightSource):
     """Reads the weights of a base and a trained model on disk.
 
     Args:

@@ -15,7 +15,7 @@ from effopd.errors import ConfigurationError, DataError, UnsupportedError, listi
 from effopd.interventions.decomposition import Decomposition, decompose
 from effopd.interventions.norms import NormLookup
 from effopd.interventions.stored import plain_parameters, stored_parameters
-from effopd.interventions.update import Intervention, NormReference, Source, new_tensor
+from effopd.interventions.update import Intervention, NormReference, WeightSource, new_tensor
 from effopd.parameters import clean_name
 
 
@@ -104,7 +104,7 @@ class LiveModel:
             self._inside = False
 
 
-class _LiveSource(Source):
+class _LiveSource(WeightSource):
     """Reads the weights of a model in memory and of its base."""
 
     tied_heads = frozenset()  # in memory, tied parameters are one parameter

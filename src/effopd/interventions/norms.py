@@ -7,7 +7,7 @@ import torch
 
 from effopd.checkpoints import Pair, open_pair
 from effopd.errors import DataError
-from effopd.interventions.update import NormReference, units
+from effopd.interventions.update import NormReference, weights_in
 
 
 class UpdateNorms(Mapping[str, float]):
@@ -21,7 +21,7 @@ class UpdateNorms(Mapping[str, float]):
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
-        self._names = {part: None for name, shape in pair.shapes.items() for part in units(name, shape)}
+        self._names = {part: None for name, shape in pair.shapes.items() for part in weights_in(name, shape)}
         self._norms: dict[str, float] = {}
 
     def __getitem__(self, name: str) -> float:

@@ -23,7 +23,7 @@ from effopd.errors import ConfigurationError
 from effopd.interventions.decomposition import Decomposition
 from effopd.interventions.fields import Other, check_choice, check_number, check_reference, option, update_of_other
 from effopd.interventions.registry import register
-from effopd.interventions.update import Intervention, NormReference, Shapes, Update, is_matrix, units
+from effopd.interventions.update import Intervention, NormReference, Shapes, Update, is_matrix, weights_in
 
 _PERCENT = option("percentage of the components to keep, above 0 and at most 100", "K")
 _OTHER = option("what all other tensors are, base or trained; default: %(default)s", "WHICH")
@@ -199,7 +199,7 @@ def _check_percent(value: Any) -> None:
 
 
 def _check_matrices(kind: str, shapes: Shapes) -> None:
-    parts = (item for name, shape in shapes.items() for item in units(name, shape).items())
+    parts = (item for name, shape in shapes.items() for item in weights_in(name, shape).items())
     if not any(is_matrix(*part) for part in parts):
         raise ConfigurationError(
             f"{kind}: none of the {len(shapes)} tensors is an attention or MLP matrix by its name (the first are "

@@ -26,7 +26,7 @@ NormReference = str | Path | Mapping[str, float]
 """A model whose update has the wanted norms, or those norms by name, as `update_norms` gives them."""
 
 
-class Source(Protocol):
+class WeightSource(Protocol):
     """Where the weights of a base and a trained model are read from.
 
     Weights go by the tensor's name, and by `name[expert]` for one expert of a stack.
@@ -74,7 +74,7 @@ class Weight:
         source: The models to read it from.
     """
 
-    def __init__(self, name: str, shape: tuple[int, ...], source: Source) -> None:
+    def __init__(self, name: str, shape: tuple[int, ...], source: WeightSource) -> None:
         self.name, self.shape, self.source = name, shape, source
 
     @cached_property
@@ -168,7 +168,7 @@ class Intervention(Protocol):
         """Make the changed update of one weight."""
 
 
-def units(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def weights_in(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """List the weights in a stored tensor, with their shapes: the tensor itself, or the experts of a 3-D stack."""
     if len(shape) == 3 and locate(name).kind == "mlp":
         return {f"{name}[{expert}]": shape[1:] for expert in range(shape[0])}
@@ -198,9 +198,9 @@ def new_tensor(
     name: str,
     shape: tuple[int, ...],
     interventions: Iterable[Intervention],
-    source: Source,
+    source: WeightSource,
     *,
-    measure: bool = False,
+    with_norm: bool = False,
 ) -> NewTensor:
     """Apply interventions, the first one first, to the update of one stored tensor.
 
@@ -209,17 +209,17 @@ def new_tensor(
         shape: Shape of the tensor.
         interventions: Interventions, each of which gets the update that the one before it made.
         source: The models to read it from.
-        measure: Whether to compute the norm of the new update.
+        with_norm: Whether to compute the norm of the new update.
     """
     interventions = list(interventions)
-    parts = units(name, shape)
+    parts = weights_in(name, shape)
     tensors, all_trained, norms = [], True, []
     for part, part_shape in parts.items():
         update = Update(Weight(part, part_shape, source))
         for intervention in interventions:
             update = intervention.apply(update)
-        norms.append(update.norm() if measure else 0.0)
+        norms.append(update.norm() if with_norm else 0.0)
         tensors.append(update.new_weight())
         all_trained &= update.is_trained
     tensor = tensors[0] if name in parts else torch.stack(tensors)
-    return NewTensor(tensor, all_trained, math.hypot(*norms) if measure else None)
+    return NewTensor(tensor, all_trained, math.hypot(*norms) if with_norm else None)

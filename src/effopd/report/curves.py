@@ -12,17 +12,21 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from effopd.report.drawing import COLOURS, MARKERS
-from effopd.report.drawing import save as _save
+from effopd.report.drawing import COLOURS, MARKERS, save
 
 VANILLA, EFFOPD = COLOURS[0], COLOURS[1]
 PANELS = (("step", "optimizer steps"), ("rollouts", "rollouts, validation included"), ("seconds_total", "seconds"))
 
 
 class CostPoint(NamedTuple):
-    """Median rollouts to the target at a learning rate, in `[at_least, at_most]`, with its interval.
+    """Median number of rollouts that reaching the target took at one learning rate.
 
-    `at_most`, and the interval's upper end `high`, are infinite where runs were given up before the target.
+    Attributes:
+        learning_rate: The learning rate.
+        at_least: Lower bound of the median.
+        at_most: Upper bound of the median; infinite if too many runs were given up before they reached the target.
+        low: Lower end of the median's confidence interval.
+        high: Upper end of the median's confidence interval, infinite for the same reason.
     """
 
     learning_rate: float
@@ -33,16 +37,16 @@ class CostPoint(NamedTuple):
 
 
 def accuracy_figure(runs: Sequence[Mapping[str, Any]], target: float, path: Path) -> list[Path]:
-    """Draw accuracy against steps, rollouts and seconds, vanilla OPD beside EffOPD.
+    """Draw accuracy against steps, rollouts and seconds, for vanilla OPD and for EffOPD.
 
-    Thin lines are seeds, the thick one their median; a ring marks an accepted extrapolation, a number above a panel the
-    median cost of the target. A row of panels for each learning rate.
+    There is a row of panels for each learning rate. Each thin line is a run with one seed, and the thick line is their
+    median. A ring marks an accepted extrapolation. The number above a panel is the median cost of the target.
 
     Args:
-        runs: Mappings with `acceleration` (`none`: vanilla), `learning_rate`, `seed`, and `rows`, those of
-            `metrics.jsonl`.
-        target: The accuracy that the runs stopped at.
-        path: Where to, with any suffix: `.svg` and `.png` are written.
+        runs: Runs as mappings with `acceleration` (`none` for vanilla OPD), `learning_rate`, `seed`, and `rows`, which
+            are the rows of `metrics.jsonl`.
+        target: Accuracy at which the runs stopped, in [0, 1].
+        path: Path of the files; its suffix is replaced by `.svg` and by `.png`.
 
     Returns:
         The paths written.
@@ -59,18 +63,18 @@ def accuracy_figure(runs: Sequence[Mapping[str, Any]], target: float, path: Path
         panels[0].set_ylabel("accuracy" if len(rates) == 1 else f"accuracy, learning rate {rate:g}")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def cost_figure(series: Mapping[str, Sequence[CostPoint]], path: Path, *, target: float, limit: float) -> list[Path]:
-    """Draw rollouts to a target accuracy against the learning rate.
+    """Draw the rollouts that reaching a target accuracy took against the learning rate.
 
     Args:
-        series: Points by label. Medians known only to exceed what was spent are drawn as hollow markers with an upward
-            arrow.
-        path: Where to, with any suffix: `.svg` and `.png` are written.
-        target: The accuracy that was to be reached.
-        limit: Rollouts at which runs were given up.
+        series: Points of each curve, by its label. A median of which only a lower bound is known is drawn there, as a
+            hollow marker with an upward arrow.
+        path: Path of the files; its suffix is replaced by `.svg` and by `.png`.
+        target: Accuracy that was to be reached, in [0, 1].
+        limit: Number of rollouts after which runs were given up.
 
     Returns:
         The paths written.
@@ -89,7 +93,7 @@ def cost_figure(series: Mapping[str, Sequence[CostPoint]], path: Path, *, target
     axes.grid(axis="y", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _draw_panel(axes: Axes, runs: Sequence[Mapping[str, Any]], column: str, target: float) -> None:
@@ -132,7 +136,7 @@ def _draw_panel(axes: Axes, runs: Sequence[Mapping[str, Any]], column: str, targ
     axes.set_xlim(right=axes.get_xlim()[1] * 1.5)  # room for the last label
     for colour, cost in costs.items():
         if math.isfinite(cost):
-            side = "right" if cost == min(costs.values()) else "left"  # so that they never overlap
+            side = "right" if cost == min(costs.values()) else "left"  # so that the two numbers never overlap
             axes.axvline(cost, color=colour, linewidth=1, linestyle=":", zorder=0)
             style: dict[str, Any] = {"color": colour, "ha": side, "va": "bottom", "weight": "bold"}
             axes.text(cost, 1.0, f"{cost:,.0f}", transform=axes.get_xaxis_transform(), **style)
@@ -150,7 +154,10 @@ def _curve(rows: Sequence[Mapping[str, Any]], column: str) -> tuple[npt.NDArray[
 def _median_curve(
     curves: Sequence[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Median over runs, interpolated between their measurements; a run that has stopped keeps its last accuracy."""
+    """Compute the median over runs, each interpolated between its measurements.
+
+    A run that has stopped keeps its last accuracy.
+    """
     points = np.unique(np.concatenate([x for x, _ in curves]))
     points = points[points >= max(x[0] for x, _ in curves)]
     return points, np.median([np.interp(points, x, accuracy) for x, accuracy in curves], axis=0)
@@ -172,7 +179,7 @@ def _draw_costs(
 
 
 def _tidy(axis: Axis, label: Callable[[float, Any], str]) -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5."""
+    """Put the ticks of a logarithmic axis at 1, 2 and 5 of every decade, with these labels."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(label))
     axis.set_minor_locator(NullLocator())

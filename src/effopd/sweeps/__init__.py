@@ -22,7 +22,7 @@ One question of one's own:
 
 First comes the plan: every cell, one evaluation each, checked against the models. Workers take cells, preferably of the
 checkpoint that they hold; each result is on disk at once, so that an interruption or a dead node costs the cells that
-were under way. The figures are made from the records alone, by `effopd.report.sweeps`.
+were under way. The figures are made from the records alone, by `effopd.report.sweep`.
 """
 
 from effopd.sweeps.cells import Cell, plan_cells

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import effopd.evaluation as evaluation
 from effopd.files import locked
 from effopd.models.find import absolute_name
-from effopd.report.sweeps import write_sweep_report
+from effopd.report.sweep import write_sweep_report
 from effopd.sweeps.cells import Plan, plan_cells
 from effopd.sweeps.execute import Finished, check_workers, execute
 from effopd.sweeps.results import Results

@@ -1,0 +1,97 @@
+"""`effopd world runs`: runs of OPD, EffOPD and GRPO from the shipped base, whose checkpoints are kept for analysis."""
+
+import shutil
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from effopd.errors import ConfigurationError
+from effopd.experiments.arguments import LEARNING_RATE, world_run_arguments
+from effopd.files import read_json, write_json
+from effopd.training.progress import RunDisplay, RunProgress, quiet_libraries
+from effopd.training.run import FINISHED, train
+from effopd.world import TaskConfig, TeacherConfig, base_dir, make_dataset
+from effopd.world.teacher import train_teacher
+
+
+class WorldRunSteps(NamedTuple):
+    """For each method, the number of steps of a run, and the number of steps between its checkpoints."""
+
+    opd: tuple[int, int] = (128, 8)
+    effopd: tuple[int, int] = (32, 2)
+    grpo: tuple[int, int] = (100, 10)
+
+
+def world_runs(out: Path, *, seeds: int = 3, steps: WorldRunSteps | None = None) -> dict[str, Path]:
+    """Train with every method and seed. Finished runs are used again.
+
+    OPD and EffOPD learn from the shipped teacher. GRPO learns from the verifiable reward, as that teacher did; with
+    seed 0, it repeats the teacher's own run.
+
+    Args:
+        out: Directory for the runs, each in a directory with `checkpoint-N` folders (without the state of the
+            optimizer) and the final model.
+        seeds: Number of training seeds, which are 0 to `seeds - 1`.
+        steps: Numbers of steps; None takes the defaults.
+
+    Returns:
+        The directories of the runs by name: `opd-0`, `effopd-0`, `grpo-0`, `opd-1`, ...
+
+    Raises:
+        ConfigurationError: `out` holds runs with other settings.
+    """
+    steps = steps or WorldRunSteps()
+    runs: dict[str, Path] = {}
+    console = Console(highlight=False)
+    for seed, (method, (num_steps, save_steps)) in product(range(seeds), steps._asdict().items()):
+        name = f"{method}-{seed}"
+        runs[name] = out / name
+        with quiet_libraries():
+            if method == "grpo":
+                _train_grpo(out / name, seed, replace(TeacherConfig(), num_steps=num_steps, save_steps=save_steps))
+            else:
+                _train_opd(out / name, "none" if method == "opd" else "paper", seed, num_steps, save_steps)
+        for state in out.glob(f"{name}/checkpoint-*/optimizer.pt"):
+            state.unlink()  # these are two thirds of the bytes
+        console.print(f"{name}: {len(list(runs[name].glob('checkpoint-*')))} checkpoints in {runs[name]}")
+    return runs
+
+
+def _train_opd(directory: Path, acceleration: str, seed: int, steps: int, save_steps: int) -> None:
+    arguments, config = world_run_arguments(
+        directory,
+        acceleration=acceleration,
+        learning_rate=LEARNING_RATE,
+        seed=seed,
+        max_steps=steps,
+        save_steps=save_steps,
+    )
+    arguments.target_accuracy = None
+    config.save_total_limit = None
+    config.eval_strategy, config.eval_steps = "steps", save_steps
+    with RunDisplay() as display:
+        train(arguments, config, lambda trainer, metrics: [RunProgress(display, directory.name, trainer, metrics)])
+
+
+def _train_grpo(directory: Path, seed: int, config: TeacherConfig) -> None:
+    settings = asdict(config) | {"seed": seed}
+    if (directory / FINISHED).exists():
+        found = read_json(directory / FINISHED)["settings"]
+        if found != settings:
+            raise ConfigurationError(f"{directory} holds a run with {found}, not {settings}. Choose another --out.")
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    model = AutoModelForCausalLM.from_pretrained(base_dir(), dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base_dir())
+    task = TaskConfig()
+    dataset = make_dataset("train", config.num_steps * config.prompts_per_step, seed, task)
+    arguments = (config, seed, task.max_completion_length, directory, True)
+    rewards = train_teacher(model, tokenizer, dataset, *arguments, save_checkpoints=True)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    write_json(directory / FINISHED, {"settings": settings, "rewards": rewards})
