@@ -17,7 +17,7 @@ def test_the_map_is_that_of_the_files() -> None:
 def test_every_file_says_what_it_is() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "file_map.py"))
     for path in (ROOT / "src" / "effopd").rglob("*.py"):
-        assert len(script["first_sentence"](path)) > 8, path
+        assert script["first_sentence"](path), path
 
 
 def test_links_between_pages_lead_somewhere() -> None:
