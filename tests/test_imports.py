@@ -9,10 +9,11 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "effopd"
 
-# What each part may import of effopd, itself aside. Everything may import errors, files and __version__.
+# What each part may import of effopd, itself aside. Everything may import errors, files, versions and __version__.
 ALLOWED = {
     "errors": set(),
     "files": set(),
+    "versions": set(),
     "parameters": set(),
     "trl_hooks": set(),
     "sampling": set(),
@@ -72,8 +73,8 @@ def test_imports_go_one_way(path: Path) -> None:
     part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     top_level = {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in MODULES}
     used = {name for name in imports(path) if name in top_level}
-    assert used <= ALLOWED[part] | {part, "errors", "files", "__init__"}
-    if part in ("report", "study", "sandbox", "grading", "parameters", "errors", "files") or path in WITHOUT_TORCH:
+    assert used <= ALLOWED[part] | {part, "errors", "files", "versions", "__init__"}
+    if part in ("report", "study", "sandbox", "grading", "parameters", "errors", "files", "versions") or path in WITHOUT_TORCH:
         assert not imports(path) & {".torch", ".transformers", ".trl"}
 
 

@@ -16,10 +16,11 @@ from effopd.files import write_json
 from effopd.report.curves import accuracy_figure
 from effopd.study.speed import cost_range, median_estimate, ratio_estimate, to_target
 from effopd.training.config import OPDConfig, RunArguments
-from effopd.training.evaluation import EvaluateNearTarget
 from effopd.training.metrics import MetricsCallback
-from effopd.training.progress import RunDisplay, RunProgress, quiet_libraries
+from effopd.training.progress import RunDisplay, RunProgress
+from effopd.training.quiet import quiet_libraries
 from effopd.training.run import train, versions
+from effopd.training.stopping import EvaluateNearTarget
 from effopd.training.trainer import OPDTrainer
 from effopd.world import TaskConfig, world_reward
 
