@@ -74,7 +74,10 @@ def test_imports_go_one_way(path: Path) -> None:
     top_level = {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in MODULES}
     used = {name for name in imports(path) if name in top_level}
     assert used <= ALLOWED[part] | {part, "errors", "files", "versions", "__init__"}
-    if part in ("report", "study", "sandbox", "grading", "parameters", "errors", "files", "versions") or path in WITHOUT_TORCH:
+    if (
+        part in ("report", "study", "sandbox", "grading", "parameters", "errors", "files", "versions")
+        or path in WITHOUT_TORCH
+    ):
         assert not imports(path) & {".torch", ".transformers", ".trl"}
 
 

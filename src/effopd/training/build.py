@@ -55,7 +55,7 @@ def build_trainer(arguments: RunArguments, config: OPDConfig) -> tuple[OPDTraine
 
 
 def _check_settings(arguments: RunArguments, config: OPDConfig) -> None:
-    """Refuse settings that contradict one another; nothing is loaded for that."""
+    """Refuse settings that cannot work together, before anything is loaded."""
     if not config.teacher_model_name_or_path:
         raise ConfigurationError("teacher_model_name_or_path is not set: distillation needs a teacher.")
     if config.max_steps == 0:
@@ -105,7 +105,7 @@ def _load(arguments: RunArguments, config: OPDConfig) -> Loaded:
 def _wire(
     arguments: RunArguments, config: OPDConfig, loaded: Loaded, rewards: list[RewardFunction] | None
 ) -> tuple[OPDTrainer, MetricsCallback]:
-    """Make the trainer of what was loaded, with the callbacks in their order."""
+    """Make the trainer from what was loaded, and add its callbacks in their order."""
     trainer = _make_trainer(config, loaded, rewards)
     effopd = monitor = stop = None
     if settings := arguments.extrapolation_config():

@@ -131,7 +131,7 @@ def newest_checkpoint(directory: Path) -> Path | None:
 
 
 def _check_same_run(directory: Path, resolved: dict[str, Any]) -> None:
-    """Refuse a directory that holds a run with other settings, or a model that is no run's."""
+    """Refuse a directory that holds a run with other settings, or files of a model that no run wrote."""
     path = directory / CONFIG
     if not path.exists():
         found = [entry.name for pattern in _OF_A_MODEL for entry in sorted(directory.glob(pattern))]

@@ -123,7 +123,7 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
         return self._full_vocab_loss()
 
     def _full_vocab_loss(self) -> trl_hooks.DivergenceLoss:
-        """TRL's own divergence, exact over the vocabulary."""
+        """Return TRL's own divergence, which is exact over the vocabulary."""
         divergence = trl_hooks.divergence_loss()
 
         def loss(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -139,7 +139,7 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
         return loss
 
     def _sampled_loss(self, tokens_BT: torch.Tensor) -> trl_hooks.DivergenceLoss:
-        """The paper's policy gradient on the sampled log-ratio of the completions' tokens."""
+        """Return the paper's policy gradient on the sampled log-ratio of the completions' tokens, int64 [B, T]."""
 
         def loss(
             student_BTH: torch.Tensor,
@@ -154,8 +154,8 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             hidden_and_heads = student_BTH, teacher_BTH, student_head_VH, teacher_head_VH
             student_BT, teacher_BT, entropy_BT = trl_hooks.token_logprobs(tokens_BT, *hidden_and_heads, **settings)
-            loss, reverse_kl = sampled_reverse_kl(student_BT, teacher_BT, mask_BT)
+            surrogate, reverse_kl = sampled_reverse_kl(student_BT, teacher_BT, mask_BT)
             self.meter.reverse_kl += (reverse_kl / num_items_in_batch).item()
-            return loss / num_items_in_batch, (entropy_BT.detach() * mask_BT).sum(), mask_BT.sum()
+            return surrogate / num_items_in_batch, (entropy_BT.detach() * mask_BT).sum(), mask_BT.sum()
 
         return loss

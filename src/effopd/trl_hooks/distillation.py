@@ -18,7 +18,7 @@ class HookedDistillationTrainer(DistillationTrainer):
     """
 
     def on_rollouts(self, examples: list[dict[str, Any]], completion_ids: list[list[int]], seconds: float) -> None:
-        """Be told that completions were sampled for the step under way.
+        """This is called when completions were sampled for the step under way; by default it does nothing.
 
         Args:
             examples: This process's rows of the dataset.
@@ -27,7 +27,11 @@ class HookedDistillationTrainer(DistillationTrainer):
         """
 
     def on_teacher_pass(self, seconds: float) -> None:
-        """Be told that the teacher read a micro-batch, in so many seconds of wall time."""
+        """This is called when the teacher has read a micro-batch; by default it does nothing.
+
+        Args:
+            seconds: Wall time of the teacher's forward pass, in seconds.
+        """
 
     def training_loss(self, batch: dict[str, Any]) -> DivergenceLoss:
         """Return the loss to train on.
