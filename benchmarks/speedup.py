@@ -157,9 +157,9 @@ def do_run(run: Run, directory: Path) -> dict[str, Any]:
     """Train, in a worker process; returns the record."""
     from effopd.experiments.arguments import world_run_arguments
     from effopd.experiments.cost_to_target import to_target
-    from effopd.training.evaluation import EvaluateNearTarget, StopAtRollouts
-    from effopd.training.progress import quiet_libraries
+    from effopd.training.quiet import quiet_libraries
     from effopd.training.run import train, versions
+    from effopd.training.stopping import EvaluateNearTarget, StopAtRollouts
     from effopd.world import world_reward
 
     started = time.perf_counter()

@@ -9,8 +9,8 @@ import yaml
 from trl import DistillationConfig
 
 from effopd.training.config import OPDConfig, RunArguments
+from effopd.training.config_file import parse_config, recipes
 from effopd.training.data import load_prompts
-from effopd.training.parse import parse_config, recipes
 from effopd.training.rewards import resolve_rewards
 
 FOLDER = Path(str(files("effopd") / "recipes"))

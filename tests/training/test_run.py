@@ -11,38 +11,15 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.torch import load_file
-from tiny_models import write_tiny_llama, write_tiny_qwen3
+from small_runs import world
+from tiny_models import write_tiny_qwen3
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from effopd.checkpoints import find_checkpoints
 from effopd.errors import CheckpointError, ConfigurationError, DataError, EffOPDError
-from effopd.training import OPDConfig, RunArguments, build_trainer, train
-from effopd.training.parse import parse_config
-from effopd.training.rewards import code_reward
-from effopd.training.run import load_datasets, newest_checkpoint
-
-WORLD = {"model_name_or_path": "world:base", "dataset_name": "world:train", "reward": ["world"]}
-
-
-def world(out: Path, arguments: dict[str, Any] | None = None, **config: Any) -> tuple[RunArguments, OPDConfig]:
-    """Six small steps on the embedded world."""
-    settings = {
-        "teacher_model_name_or_path": "world:teacher",
-        "per_device_train_batch_size": 16,
-        "max_steps": 6,
-        "learning_rate": 1e-4,
-        "lr_scheduler_type": "constant",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "max_completion_length": 12,
-        "save_steps": 3,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "seed": 1,
-    }
-    extra = {"extrapolation": {"num_prompts": 8}, "num_train_examples": 256} | (arguments or {})
-    return RunArguments(**WORLD | extra), OPDConfig(output_dir=str(out), **settings | config)
+from effopd.training import build_trainer, train
+from effopd.training.config_file import parse_config
+from effopd.training.run import newest_checkpoint
 
 
 def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
@@ -58,53 +35,6 @@ class Interrupt(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
             raise KeyboardInterrupt
-
-
-def test_no_steps_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="max_steps=0 trains nothing"):
-        build_trainer(*world(tmp_path / "out", max_steps=0))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "config", "message"),
-    [
-        ({}, {"num_train_epochs": 0, "max_steps": -1}, "num_train_epochs=0 trains nothing"),
-        ({}, {"eval_strategy": "steps", "eval_steps": 1}, "nothing to evaluate on. Set evaluation_dataset_name"),
-        ({}, {"resume_from_checkpoint": "elsewhere"}, "resume_from_checkpoint='elsewhere' has no effect"),
-        ({"num_train_examples": 31}, {"gradient_accumulation_steps": 2}, "31 rows are fewer than the 32 of one"),
-        ({"system_prompt": "You calculate."}, {}, "no chat template"),
-        ({}, {"generation_kwargs": ["x"]}, "These settings cannot be trained with: dictionary"),
-    ],
-)
-def test_what_cannot_be_trained_is_refused(
-    arguments: dict[str, Any], config: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        build_trainer(*world(tmp_path / "out", arguments, **config))
-
-
-def test_a_student_that_is_its_own_teacher_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    build_trainer(*world(tmp_path / "out"))
-    assert "the same model" not in caplog.text
-    student = write_tiny_qwen3(tmp_path / "student")
-    (tmp_path / "link").symlink_to(student)
-    names = {"model_name_or_path": str(student), "num_train_examples": 16}
-    build_trainer(*world(tmp_path / "out", names, teacher_model_name_or_path=str(tmp_path / "link")))
-    assert caplog.text.count("the same model") == 1
-
-
-def test_prompts_too_long_for_the_student_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "long.jsonl"
-    path.write_text("".join(json.dumps({"prompt": "7+" * n + "1=", "answer": "1"}) + "\n" for n in range(10, 26)))
-    build_trainer(*world(tmp_path / "out", {"dataset_name": str(path)}))
-    assert "longest" not in caplog.text
-    build_trainer(*world(tmp_path / "out", {"dataset_name": str(path)}, max_completion_length=13))
-    assert "The longest prompt has 52 tokens; with max_completion_length=13 that is more than the 64" in caplog.text
-    student = write_tiny_qwen3(tmp_path / "student")
-    names = {"model_name_or_path": str(student), "dataset_name": str(path), "system_prompt": "You calculate. " * 50}
-    caplog.clear()
-    build_trainer(*world(tmp_path / "out", names, teacher_model_name_or_path=str(student)))
-    assert "more than the 512 tokens" in caplog.text
 
 
 def test_libraries_do_not_warn_of_one_another(tmp_path: Path) -> None:
@@ -321,65 +251,10 @@ def test_the_qwen3_recipe_on_a_tiny_qwen3(estimator: str, tmp_path: Path) -> Non
     assert trained.config.vocab_size == AutoModelForCausalLM.from_pretrained(student).config.vocab_size
 
 
-def test_vocabularies_that_differ_are_named(tmp_path: Path) -> None:
-    llama = write_tiny_llama(tmp_path / "llama")
-    arguments = RunArguments(model_name_or_path=str(llama), dataset_name="world:train", acceleration="none")
-    _, config = world(tmp_path / "run")
-    with pytest.raises(ConfigurationError, match=r"<\|im_end\|>|only in"):
-        build_trainer(arguments, config)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"acceleration": "fast"}, "use 'none' or one of"),
-        ({"acceleration": "none", "extrapolation": {"num_prompts": 3}}, "has no effect"),
-        ({"reward": []}, "validates by reward, and no reward is set"),
-        ({"extrapolation": "{num_prompts: 3}"}, "is not JSON"),
-        ({"extrapolation": {"num_prompt": 3}}, "Unknown extrapolation settings"),
-        ({"target_accuracy": 0.9}, "needs evaluation_dataset_name"),
-        ({"target_accuracy": 0, "evaluation_dataset_name": "world:evaluation"}, "above 0 and at most 1"),
-        ({"num_train_examples": 0}, "num_train_examples=0 is not possible; it is at least 1. Leave it out for all"),
-        ({"acceleration": "none", "reward": [], "evaluation_dataset_name": "world:evaluation"}, "no reward"),
-    ],
-)
-def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        RunArguments(**WORLD | changes)
-
-
-def test_code_is_rewarded_by_tests_in_place_of_answers(tmp_path: Path) -> None:
-    problem = {"prompt": "7*3+4-9*2+5=", "tests": {"unit": "assert square(3) == 9"}}
-    path = tmp_path / "problems.jsonl"
-    path.write_text(json.dumps(problem) + "\n")
-    arguments, _ = world(tmp_path, {"dataset_name": str(path), "reward": ["code"], "num_train_examples": None})
-    dataset, _ = load_datasets(arguments)
-    assert code_reward(["def square(x): return x * x", "def square(x): return 9 * x"], dataset["tests"][:] * 2) == [
-        1,
-        0,
-    ]
-    path.write_text(json.dumps({"prompt": problem["prompt"]}) + "\n")
-    with pytest.raises(DataError, match="a column 'tests'; there are prompt"):
-        load_datasets(arguments)
-
-
-def test_a_run_without_a_teacher_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="needs a teacher"):
-        build_trainer(*world(tmp_path, teacher_model_name_or_path=None))
-    with pytest.raises(ConfigurationError, match="world:base"):
-        build_trainer(*world(tmp_path, teacher_model_name_or_path="world:professor"))
-
-
 def test_tensorboard_is_written(tmp_path: Path) -> None:
     train(*world(tmp_path, max_steps=2, report_to="tensorboard", logging_steps=1, save_strategy="no"))
     assert [*tmp_path.rglob("events.out.tfevents.*")]
     shutil.rmtree(tmp_path)
-
-
-def test_a_run_without_optimizer_state_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="save_only_model=True saves no optimizer state"):
-        world(tmp_path / "out", save_only_model=True, save_strategy="steps")
-    world(tmp_path / "out", save_only_model=True, save_strategy="no")
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "scheduler.pt"])
@@ -390,11 +265,3 @@ def test_a_checkpoint_that_lost_its_state_is_not_continued_from(name: str, tmp_p
     (tmp_path / "checkpoint-3" / name).unlink()
     with pytest.raises(CheckpointError, match=f"lacks {name}.*go on to other weights"):
         train(*world(tmp_path, max_steps=4))
-
-
-@pytest.mark.parametrize("truncated", [{"top_p": 0.9}, {"top_k": 50}, {"min_p": 0.1}, {"repetition_penalty": 1.1}])
-def test_the_sampled_estimator_needs_the_whole_distribution(truncated: dict[str, float], tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"estimator='sampled'.*biases its gradient"):
-        world(tmp_path, estimator="sampled", **truncated)
-    world(tmp_path, estimator="full_vocab", **truncated)
-    world(tmp_path, estimator="sampled", top_p=1.0, top_k=0)

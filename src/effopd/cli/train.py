@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from effopd.training.parse import parse_config
+    from effopd.training.config_file import parse_config
     from effopd.training.run import train
 
     train(*parse_config(options.config, options.overrides))

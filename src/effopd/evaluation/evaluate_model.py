@@ -1,10 +1,8 @@
 """`effopd evaluate`: from the names of a model and of a task to a directory of records, a summary and a table."""
 
-import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +23,7 @@ from effopd.files import files_digest, write_json
 from effopd.models.find import find_model
 from effopd.models.load import load_model, load_tokenizer
 from effopd.models.vocabulary import check_vocabularies
+from effopd.versions import installed_versions
 
 BACKENDS = ("hf", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -128,7 +127,13 @@ def evaluate_model(
 
     with _progress(f"evaluating {task}") as on_batch:
         evaluation, course = evaluate_in(out, plan, settings, load, on_batch=on_batch)
-    summary = {**settings, **summarize(evaluation), **course, "versions": _versions(), "command": command}
+    summary = {
+        **settings,
+        **summarize(evaluation),
+        **course,
+        "versions": installed_versions(_PACKAGES),
+        "command": command,
+    }
     write_json(out / SUMMARY, summary)
     (console or Console(highlight=False)).print(_table(loaded, evaluation, summary))
     return evaluation
@@ -149,16 +154,6 @@ def _device(name: str | None) -> torch.device:
 def _files(source: Path | str) -> str | None:
     """A digest of a model's files, by which another model in the same directory is noticed; None for one of the hub."""
     return None if isinstance(source, str) else files_digest(source.glob("*.safetensors"))
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 @contextmanager

@@ -25,10 +25,11 @@ from effopd.experiments.censored_statistics import median_cost, median_cost_rati
 from effopd.experiments.cost_to_target import cost_range, to_target
 from effopd.files import write_json
 from effopd.report.curves import accuracy_figure
-from effopd.training.evaluation import EvaluateNearTarget
 from effopd.training.metrics import MetricsCallback
-from effopd.training.progress import RunDisplay, RunProgress, quiet_libraries
+from effopd.training.progress import RunDisplay, RunProgress
+from effopd.training.quiet import quiet_libraries
 from effopd.training.run import train, versions
+from effopd.training.stopping import EvaluateNearTarget
 from effopd.training.trainer import OPDTrainer
 from effopd.world import world_reward
 

@@ -1,12 +1,12 @@
-"""EffOPD: jump along the update direction when validation says that it helps (arXiv 2605.11739).
+"""EffOPD: jump along the update direction where validation says that this helps (arXiv 2605.11739).
 
-With any TRL trainer that generates:
+It works with any TRL trainer that generates:
 
     trainer = DistillationTrainer(model, teacher_model=teacher, args=args, train_dataset=dataset)
     trainer.add_callback(EffOPDCallback(trainer, reward=reward_function))
     trainer.train()
 
-The parts alone, with weights and a score of your own:
+Its parts work alone, with weights and a score of your own:
 
     snapshot = Snapshot(dict(model.named_parameters()))           # the anchor
     ...                                                           # train

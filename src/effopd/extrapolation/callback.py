@@ -1,4 +1,4 @@
-"""EffOPD as a callback: `trainer.add_callback(EffOPDCallback(trainer, reward=...))`."""
+"""`EffOPDCallback`, which extrapolates the weights of any TRL trainer that generates."""
 
 import math
 import random
@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from effopd import trl_hooks
 from effopd.errors import CheckpointError, ConfigurationError, DivergedError
-from effopd.extrapolation.presets import ExtrapolationConfig, resolve_preset
-from effopd.extrapolation.records import COSTS, RECORDS, make_record
-from effopd.extrapolation.requirements import (
+from effopd.extrapolation.checks import (
     check_device,
     check_optimizer,
     check_prompts,
@@ -27,6 +26,8 @@ from effopd.extrapolation.requirements import (
     check_trainer,
     validation_rows,
 )
+from effopd.extrapolation.presets import ExtrapolationConfig, resolve_preset
+from effopd.extrapolation.records import COSTS, RECORDS, make_record
 from effopd.extrapolation.saved_state import load_state, save_state
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import Score, SearchResult, search
@@ -41,8 +42,8 @@ from effopd.extrapolation.validation import (
 from effopd.files import append_json_line, drop_later_steps
 from effopd.parameters import clean_name, select
 
-# Half-precision weights of which fewer elements changed: the optimizer's updates round to nothing in the others. Below
-# 0.5 the change that is left has a cosine of less than 0.9 with the one that was meant, below 0.1 of less than 0.5.
+# Shares of changed elements of half-precision weights. In the other elements, the optimizer's updates round to nothing.
+# Below 0.5, the change has a cosine of less than 0.9 with the intended one; below 0.1, of less than 0.5.
 WARN_CHANGED_FRACTION = 0.5
 MIN_CHANGED_FRACTION = 0.1
 
@@ -50,9 +51,9 @@ MIN_CHANGED_FRACTION = 0.1
 class EffOPDCallback(TrainerCallback):
     """Extrapolates the weights along their own update while they train (EffOPD, arXiv 2605.11739).
 
-    After step t of the schedule, the weights become the last accepted of `W_t + scale * (W_t - W_anchor)` for
-    increasing scales, where the anchor is what was accepted at the trigger before. Works on TRL's
-    `DistillationTrainer` and `GRPOTrainer`, under DDP and FSDP2:
+    After each step t of the schedule, it tries the weights `W_t + scale * (W_t - W_anchor)` for increasing scales, and
+    keeps the last that were accepted. The anchor is what the trigger before left. It works on TRL's
+    `DistillationTrainer`, `GRPOTrainer` and `RLOOTrainer`, under DDP and FSDP2:
 
         trainer = DistillationTrainer(...)
         trainer.add_callback(EffOPDCallback(trainer, reward=reward_function))
@@ -62,12 +63,15 @@ class EffOPDCallback(TrainerCallback):
     every cost: see `effopd.extrapolation.records`.
 
     Args:
-        trainer: The trainer this callback is added to.
-        reward: For validation by reward: one function or several with TRL's reward signature. None: the trainer's own.
-        preset: `paper`, `reference`, `adaptive`, or an `ExtrapolationConfig`.
-        validation_dataset: Rows to draw the validation prompts from; None: the training set, as in the paper.
-        validator: `reward`, `teacher_kl` or `shared_kl`, in place of the preset's; or a validator of your own.
-        allow_untested_trainer: Take a trainer of another class than those that this is tested with. Its
+        trainer: Trainer that this callback is added to.
+        reward: Reward function, or several, with TRL's signature, for validation by reward; None takes the trainer's
+            own.
+        preset: Name of the settings, `paper`, `reference` or `adaptive`, or an `ExtrapolationConfig`.
+        validation_dataset: Rows that the validation prompts are drawn from; None takes the training set, as in the
+            paper.
+        validator: Name of a validator, `reward`, `teacher_kl` or `shared_kl`, in place of the preset's; or a validator
+            of your own.
+        allow_untested_trainer: Whether to accept a trainer of another class than those that this is tested with. Its
             `_generate_single_turn` has to give one completion for each prompt, from the weights as they are.
         **overrides: Settings of `ExtrapolationConfig` that differ from the preset.
 
@@ -76,9 +80,9 @@ class EffOPDCallback(TrainerCallback):
         UnsupportedError: The trainer's weights cannot be extrapolated (PEFT adapters, DeepSpeed, FSDP1).
 
     Attributes:
-        cost: What all triggers so far cost, under the names that records have.
-        num_accepted: Triggers at which a scale was accepted.
-        last: The record of the last trigger, or None.
+        cost: Cost of all triggers so far, by the names that records have.
+        num_accepted: Number of triggers at which a scale was accepted.
+        last: Record of the last trigger, or None.
     """
 
     def __init__(
@@ -121,10 +125,11 @@ class EffOPDCallback(TrainerCallback):
         self.num_accepted = 0
         self.last: dict[str, Any] | None = None
 
+    @override
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take the initial weights as the anchor, or the saved anchor when resuming."""
+        """Take the initial weights as the anchor, or, when training resumes, the anchor that was saved."""
         if state is not self.trainer.state:
             raise ConfigurationError(
                 "This EffOPDCallback was made for another trainer, whose weights it would move. Make one for each: "
@@ -138,7 +143,7 @@ class EffOPDCallback(TrainerCallback):
         if self.config.scales:
             check_schedule(self._triggers, self.config.schedule, state.max_steps)
             self.validator.try_out(self.trainer, self._draw(step=0)[0])
-        # By clean names: FSDP2 with activation checkpointing has wrapped the layers since.
+        # They are found by clean names, because FSDP2 with activation checkpointing has wrapped the layers since.
         parameters = {clean_name(name): parameter for name, parameter in self.trainer.model.named_parameters()}
         self._snapshot = Snapshot({name: parameters[name] for name in self._names}, self.config.snapshot_device)
         self._optimizer_checked = False
@@ -160,8 +165,8 @@ class EffOPDCallback(TrainerCallback):
             if state.is_world_process_zero:
                 drop_later_steps(records, state.global_step)
 
+    @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Extrapolate if the schedule says so."""
         if self._snapshot is None:
             raise ConfigurationError(
                 "The EffOPDCallback came when training was under way. Add it before trainer.train()."
@@ -171,8 +176,9 @@ class EffOPDCallback(TrainerCallback):
             if state.is_world_process_zero:
                 append_json_line(Path(args.output_dir) / RECORDS, self.last)
 
+    @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Put the anchor beside the checkpoint that was just written."""
+        """Put the anchor into the checkpoint that was just written."""
         assert self._snapshot is not None
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         saved = {"cost": self.cost, "num_accepted": self.num_accepted, "config": asdict(self.config)}
@@ -195,7 +201,7 @@ class EffOPDCallback(TrainerCallback):
             result = search(evaluate, scales, self.config.acceptance, confirm)
             with self._timed("extrapolation_seconds"):
                 self._finish(result)
-        except BaseException:  # a Ctrl-C must not leave a candidate behind
+        except BaseException:  # not even Ctrl-C may leave a candidate in the model
             self._snapshot.restore()
             trl_hooks.publish_weights(self.trainer)
             raise
@@ -210,12 +216,12 @@ class EffOPDCallback(TrainerCallback):
     def _evaluators(
         self, step: int, displacement: Displacement
     ) -> tuple[Callable[[float], Score], Callable[[float], Score] | None]:
-        """What `search` calls: scale -> score of the weights extrapolated by it, to compare and to confirm by."""
+        """Make the two functions that `search` scores a scale by: one to compare by, and one to confirm by, or None."""
         snapshot = self._snapshot
         assert snapshot is not None
         rows = self._draw(step)
         independent = self.config.random_numbers == "independent"
-        samplings = count()  # of this trigger: 0 is that of W_t
+        samplings = count()  # numbers the samplings of this trigger, from 0 for W_t
 
         def evaluate(validator: Validator, scale: float) -> Score:
             if scale:
@@ -229,7 +235,7 @@ class EffOPDCallback(TrainerCallback):
             try:
                 with self._timed("validation_seconds"):
                     score = validate(self.trainer, validator, rows, seed)
-            except DivergedError:  # before anything was sampled
+            except DivergedError:  # it comes before anything is sampled, so there is no cost to count
                 return Score(math.nan)
             for key in ("rollouts", "generated_tokens", "teacher_tokens"):
                 self.cost[key] += getattr(score, key)
@@ -254,13 +260,13 @@ class EffOPDCallback(TrainerCallback):
         trl_hooks.publish_weights(self.trainer)
 
     def _draw(self, step: int) -> list[dict[str, Any]]:
-        """The validation examples of a trigger."""
+        """Draw the validation examples of a trigger."""
         seed = self._seed + (step if self.config.redraw_prompts else 0)
         indices = random.Random(seed).sample(range(len(self._rows)), self.config.num_prompts)
         return [self._rows[index] for index in indices]
 
     def _skipped(self, displacement: Displacement) -> str | None:
-        """Why candidates of this displacement are not worth validating, or None."""
+        """Say why candidates of this displacement are not worth validating; None if they are."""
         if not displacement.changed_fraction:
             return "no weight differs from the anchor"
         if _half_precision(displacement) and displacement.changed_fraction < MIN_CHANGED_FRACTION:
@@ -301,5 +307,5 @@ class EffOPDCallback(TrainerCallback):
 
 
 def _half_precision(displacement: Displacement) -> str:
-    """The half-precision dtypes among the selected parameters, in words."""
+    """List the half-precision dtypes among the selected parameters."""
     return ", ".join(sorted(str(dtype) for dtype in displacement.largest.keys() & {torch.bfloat16, torch.float16}))

@@ -1,4 +1,4 @@
-"""The named settings of EffOPD: the paper's rule, its public code's, and our own."""
+"""The settings of EffOPD, and those that have names: the rule of the paper, that of its public code, and our own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,24 +14,29 @@ RandomNumbers = Literal["independent", "shared"]
 
 @dataclass(frozen=True)
 class ExtrapolationConfig:
-    """What to extrapolate, when, how far, and how to judge it (defaults: arXiv 2605.11739, EffOPD).
+    """What to extrapolate, when, how far, and how to judge it. The defaults are those of arXiv 2605.11739, EffOPD.
 
     Attributes:
-        schedule: `powers_of_two`, `every:PERIOD`, `every:PERIOD:FIRST`, or a list of optimizer steps.
-        scales: Strictly increasing multiples of `W_t - anchor` that are tried in turn. Empty: no extrapolation.
-        acceptance: `paper` accepts a score >= the best so far, `reference` only one > it.
-        parameters: `all` trainable ones, `attention_and_mlp`, or a regular expression.
-        validator: `reward`, `teacher_kl`, or `shared_kl`: all candidates of a trigger on the completions that W_t
-            wrote, and the accepted one once more on its own.
-        random_numbers: `independent`: W_t and each of its candidates sample their completions with random numbers of
-            their own, as in the paper. `shared`: all of a trigger sample with the same ones, which is our variant and
-            another rule. Weights that differ little then give nearly the same completions and tie exactly, so that
-            `acceptance="paper"` takes small moves up to the largest scale, and `reference` refuses them.
-        num_prompts: Validation prompts, one completion each.
-        redraw_prompts: Draw other prompts at each trigger, rather than once before training.
-        snapshot_device: Where the two copies of the parameters live; None: pinned CPU memory when training on an
-            accelerator, beside the parameters otherwise.
-        seed: Seeds the choice of prompts and the sampling of completions; None: the trainer's own seed.
+        schedule: Steps at which to extrapolate: `powers_of_two`, `every:PERIOD`, `every:PERIOD:FIRST`, or a list of
+            optimizer steps.
+        scales: Strictly increasing multiples of `W_t - anchor` that are tried in turn; with none, nothing is
+            extrapolated.
+        acceptance: Rule that accepts a candidate: `paper` if its score is at least the best so far, `reference` only if
+            it is better.
+        parameters: Parameters to extrapolate: `all` that are trained, `attention_and_mlp`, or those whose names match a
+            regular expression.
+        validator: Score that candidates are judged by: `reward`, `teacher_kl`, or `shared_kl`, which judges all
+            candidates of a trigger on the completions that W_t wrote, and the accepted one once more on its own.
+        random_numbers: With `independent`, W_t and each of its candidates sample their completions with random numbers
+            of their own, as in the paper. With `shared`, all weights of a trigger sample with the same random numbers,
+            which is our variant and another rule: weights that differ little then give nearly the same completions and
+            tie exactly, so that `acceptance="paper"` takes small moves up to the largest scale, and `reference` refuses
+            them.
+        num_prompts: Number of validation prompts, at least 1. Each gets one completion.
+        redraw_prompts: Whether to draw other prompts at each trigger, and not only once before training.
+        snapshot_device: Device of the two copies of the parameters. With None, they are in pinned CPU memory when
+            training on an accelerator, and beside the parameters otherwise.
+        seed: Random seed for choosing prompts and sampling completions; with None, the trainer's own seed.
     """
 
     schedule: str | tuple[int, ...] = "powers_of_two"
@@ -49,7 +54,7 @@ class ExtrapolationConfig:
         """Check the settings.
 
         Raises:
-            ConfigurationError: One of them cannot work.
+            ConfigurationError: A setting has the wrong type or is not possible.
         """
         for name, kinds in (("num_prompts", int), ("seed", int | None), ("redraw_prompts", bool)):
             value = getattr(self, name)
@@ -79,12 +84,14 @@ class ExtrapolationConfig:
 
 PRESETS = {
     "paper": ExtrapolationConfig(),
-    # The public code: strict improvement, and these parts of lower-cased names, so post_attention_layernorm as well.
+    # The paper's public code asks for strict improvement, and selects names that have one of these parts in any case;
+    # so it takes post_attention_layernorm as well.
     "reference": ExtrapolationConfig(
         acceptance="reference",
         parameters="(?i)attn|attention|mlp|ffn|feed_forward|[qkvo]_proj|(gate|up|down)_proj",
     ),
-    # Ours: look after every step, double the scale while it helps, judge by the teacher on rollouts sampled once.
+    # Ours tries to extrapolate after every step, doubles the scale while that helps, and lets the teacher judge on
+    # rollouts that are sampled once.
     "adaptive": ExtrapolationConfig(
         schedule="every:1", scales=tuple(2.0**k for k in range(10)), validator="shared_kl", num_prompts=32
     ),
@@ -92,7 +99,7 @@ PRESETS = {
 
 
 def resolve_preset(preset: str | ExtrapolationConfig, **overrides: Any) -> ExtrapolationConfig:
-    """A preset by name, with some of its settings changed.
+    """Find a preset by its name, and change some of its settings.
 
     Raises:
         ConfigurationError: The preset or a setting is not known, or a value cannot work.

@@ -1,16 +1,16 @@
 """`extrapolations.jsonl`: a line for each trigger.
 
-    step, accepted_scale      0.0: nothing was accepted
-    baseline                  {score, stderr} of W_t, or null where nothing was tried
+    step, accepted_scale      the optimizer step, and the scale that was accepted after it; 0.0 if none was
+    baseline                  {score, stderr} of W_t, or null if nothing was tried
     candidates                for each scale tried: scale, score, stderr, accepted, reason in words, and confirmation:
-                              {score, stderr} on completions of its own, or null where that was not asked for
+                              {score, stderr} on completions of its own, or null if that was not asked for
     skipped                   why nothing was tried, or null
     delta_norm                Frobenius norm of W_t - W_anchor by module kind, and `total`
     cosine_to_previous        cosine of W_t - W_anchor to the anchor's own last move; null at the first trigger
     changed_fraction          share of elements that differ from the anchor, in [0, 1]
-    rollouts, generated_tokens, teacher_tokens    of validation
-    resampled_rollouts, resampled_tokens          what GRPO and RLOO sample a second time, because of a jump in the
-                              middle of the steps for which they sample at a time (the tokens are an estimate)
+    rollouts, generated_tokens, teacher_tokens    what validation sampled, and what of it the teacher scored
+    resampled_rollouts, resampled_tokens          what GRPO and RLOO sample a second time because of a jump in the
+                              middle of the steps that they sample for at a time; the tokens are an estimate
     validation_seconds, extrapolation_seconds     wall time of sampling and scoring, and of arithmetic on the weights
 
 A number that is not finite is null.
@@ -32,7 +32,7 @@ COSTS = (
 def make_record(
     step: int, result: SearchResult, displacement: Displacement, skipped: str | None, cost: dict[str, float]
 ) -> dict[str, Any]:
-    """The line of one trigger; `cost` holds what it alone spent, by the names of `COSTS`."""
+    """Make the line of one trigger; `cost` holds what this trigger alone spent, by the names in `COSTS`."""
 
     def entry(score: Score) -> dict[str, float | None]:
         return {"score": finite_or_none(score.value), "stderr": finite_or_none(score.stderr)}

@@ -1,8 +1,7 @@
-"""What extrapolation puts beside a checkpoint, and finds there when training resumes.
+"""What extrapolation puts into a checkpoint's directory `effopd`, and reads there when training resumes.
 
-checkpoint-N/effopd/
-anchor-00000-of-00001.safetensors    anchor and the one before; under FSDP2 a file for each process
-state.json                           costs so far, number of acceptances, settings; written last
+anchor-00000-of-00001.safetensors    the anchor and the one before it; under FSDP2 there is a file for each process
+state.json                           costs so far, number of acceptances and settings; it is written last
 """
 
 import json
@@ -17,13 +16,13 @@ DIRECTORY, STATE = "effopd", "state.json"
 
 
 def save_state(checkpoint: Path, snapshot: Snapshot, state: dict[str, Any], accelerator: Any, writes: bool) -> None:
-    """Write the anchor, then the state. Collective.
+    """Write the anchor, and then the state. This is collective.
 
     Args:
         checkpoint: Directory of the checkpoint.
-        snapshot: The weights to remember; sharded, every process writes its own.
-        state: Costs, number of acceptances and settings, as JSON has them.
-        accelerator: The trainer's.
+        snapshot: Weights to remember; if they are sharded, every process writes its own part.
+        state: Costs, number of acceptances and settings, as JSON can hold them.
+        accelerator: Accelerator of the trainer.
         writes: Whether this process is one that writes what all processes share.
     """
     directory = checkpoint / DIRECTORY
@@ -40,12 +39,12 @@ def load_state(checkpoint: Path, snapshot: Snapshot, config: dict[str, Any], acc
 
     Args:
         checkpoint: Directory of the checkpoint.
-        snapshot: Of the same parameters, sharded in the same way.
-        config: The settings that training goes on with.
-        accelerator: The trainer's.
+        snapshot: Snapshot of the same parameters, sharded in the same way.
+        config: Settings that training goes on with.
+        accelerator: Accelerator of the trainer.
 
     Raises:
-        CheckpointError: It is not complete, or was saved with other settings or another number of processes.
+        CheckpointError: The state is not complete, or was saved with other settings or another number of processes.
     """
     directory = checkpoint / DIRECTORY
     if not (directory / STATE).exists():
@@ -57,7 +56,7 @@ def load_state(checkpoint: Path, snapshot: Snapshot, config: dict[str, Any], acc
     state: dict[str, Any] = json.loads((directory / STATE).read_text())
     _check_same_settings(state["config"], config, directory)
     shard = directory / _shard_name(snapshot, accelerator)
-    if not snapshot.is_sharded:  # earlier versions wrote one for each replica
+    if not snapshot.is_sharded:  # earlier versions wrote a file for each replica
         shard = min(directory.glob("anchor-00000-of-*.safetensors"), default=shard)
     if not shard.exists():
         shards = sorted(path.name for path in directory.glob("anchor-*"))
@@ -70,14 +69,14 @@ def load_state(checkpoint: Path, snapshot: Snapshot, config: dict[str, Any], acc
 
 
 def _shard_name(snapshot: Snapshot, accelerator: Any) -> str:
-    """The file of this process. Replicas hold the same, so they share one."""
+    """Name the file of this process. Replicas hold the same weights, so they share one file."""
     index, number = (accelerator.process_index, accelerator.num_processes) if snapshot.is_sharded else (0, 1)
     return f"anchor-{index:05d}-of-{number:05d}.safetensors"
 
 
 def _check_same_settings(saved: dict[str, Any], config: dict[str, Any], directory: Path) -> None:
-    """Refuse to go on by another rule. Where the copies lie is no part of it."""
-    saved = {"random_numbers": "shared"} | saved  # what there was before it was a setting
+    """Refuse to go on by another rule. The device of the copies is no part of the rule."""
+    saved = {"random_numbers": "shared"} | saved  # before this was a setting, random numbers were always shared
     wanted = json.loads(json.dumps(config))
     changed = [
         f"{name}: {saved.get(name)!r} there, {value!r} now"

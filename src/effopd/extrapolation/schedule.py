@@ -1,4 +1,4 @@
-"""When to extrapolate: a schedule is a function from the number of optimizer steps done to yes or no."""
+"""When to extrapolate: a schedule is a function that says, given the number of steps done, whether to."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,12 +8,16 @@ Schedule = Callable[[int], bool]
 
 
 def powers_of_two(step: int) -> bool:
-    """True after steps 1, 2, 4, 8, ... (arXiv 2605.11739, EffOPD: t = 2^n)."""
+    """Extrapolate after steps 1, 2, 4, 8 and so on (arXiv 2605.11739, EffOPD: t = 2^n)."""
     return step > 0 and step & (step - 1) == 0
 
 
 def every(period: int, first: int | None = None) -> Schedule:
-    """True after steps `first`, `first + period`, ...; `first` defaults to `period`."""
+    """Make a schedule of the steps `first`, `first + period` and so on; `first` defaults to `period`.
+
+    Raises:
+        ConfigurationError: One of the numbers is less than 1.
+    """
     first = period if first is None else first
     if period < 1 or first < 1:
         raise ConfigurationError(
@@ -23,7 +27,11 @@ def every(period: int, first: int | None = None) -> Schedule:
 
 
 def at(steps: Sequence[int]) -> Schedule:
-    """True after exactly the given steps, each at least 1."""
+    """Make a schedule of exactly the given steps.
+
+    Raises:
+        ConfigurationError: There are no steps, or one is not a whole number of at least 1.
+    """
     chosen = frozenset(steps)
     if not chosen or min(chosen) < 1 or not all(isinstance(step, int) for step in chosen):
         raise ConfigurationError(f"A schedule needs step numbers, whole and at least 1; got {list(steps)}.")
@@ -31,13 +39,13 @@ def at(steps: Sequence[int]) -> Schedule:
 
 
 def parse_schedule(spec: str | Sequence[int]) -> Schedule:
-    """Read a schedule as configs write it.
+    """Read a schedule as configurations write it.
 
     Args:
-        spec: `powers_of_two`; `every:PERIOD` or `every:PERIOD:FIRST`; or a list of step numbers.
+        spec: Name of a schedule, `powers_of_two`, `every:PERIOD` or `every:PERIOD:FIRST`; or a list of step numbers.
 
     Raises:
-        ConfigurationError: The text is none of these.
+        ConfigurationError: The schedule is none of these, or a number is less than 1.
     """
     if not isinstance(spec, str):
         return at(spec)

@@ -1,4 +1,4 @@
-"""How far to extrapolate: the accept/reject rule of EffOPD (arXiv 2605.11739), free of models and trainers.
+"""How far to extrapolate: the rule by which EffOPD (arXiv 2605.11739) accepts, with neither models nor trainers.
 
 best = V(W_t)
 for scale in scales:                     # 2, 4, 6, 8, 10 in the paper
@@ -6,8 +6,8 @@ for scale in scales:                     # 2, 4, 6, 8, 10 in the paper
     stop unless score >= best            # `reference`: score > best
     best = score, accept the candidate
 
-Where V judges candidates by what W_t wrote, the accepted ones are confirmed afterwards, from the largest scale down, by
-what they write themselves: the first whose own score is no worse than V(W_t) stands.
+Where V judges candidates by the completions of W_t, the accepted ones are confirmed afterwards on completions of their
+own, from the largest scale down: the first whose own score is no worse than V(W_t) stands.
 """
 
 import math
@@ -19,7 +19,7 @@ from typing import Literal
 from effopd.errors import ConfigurationError
 
 Acceptance = Literal["paper", "reference"]
-LARGEST_SCALE = 3e38  # of float32, in which candidates are computed
+LARGEST_SCALE = 3e38  # about the largest float32, in which candidates are computed
 PAPER_SCALES = (2.0, 4.0, 6.0, 8.0, 10.0)
 
 
@@ -28,11 +28,12 @@ class Score:
     """What validating one set of weights gave and cost.
 
     Attributes:
-        value: Mean score over the validation prompts; higher is better.
-        stderr: Standard error of that mean over prompts; NaN with fewer than two.
-        rollouts: Completions sampled.
-        generated_tokens: Tokens in them, end-of-sequence included.
-        teacher_tokens: Tokens the teacher scored.
+        value: Mean score over the validation prompts; higher is better. It is NaN if the weights or their logits are
+            not finite.
+        stderr: Standard error of that mean over the prompts; NaN with fewer than two prompts.
+        rollouts: Number of completions sampled.
+        generated_tokens: Number of tokens in them, the end-of-sequence tokens included.
+        teacher_tokens: Number of tokens that the teacher scored.
     """
 
     value: float
@@ -48,10 +49,10 @@ class Candidate:
 
     Attributes:
         scale: Multiple of `W_t - W_anchor` that was added to W_t.
-        score: What the search compared.
-        accepted: Whether the candidate was accepted, and confirmed where that was asked for.
-        reason: Why it was accepted or not, in words.
-        confirmation: Its score on completions of its own, where that was asked for.
+        score: Score that the search compared.
+        accepted: Whether the candidate was accepted, and confirmed if that was asked for.
+        reason: Reason why it was accepted or not, in words.
+        confirmation: Score on completions of its own, or None if that was not asked for.
     """
 
     scale: float
@@ -63,7 +64,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The outcome of one trigger. `accepted_scale` is 0.0 when every candidate was rejected."""
+    """The outcome of one trigger.
+
+    Attributes:
+        baseline: Score of `W_t`; None if nothing was tried.
+        candidates: Candidates that were tried, in the order of their scales.
+        accepted_scale: Largest scale that was accepted; 0.0 if none was.
+    """
 
     baseline: Score | None
     candidates: tuple[Candidate, ...]
@@ -71,7 +78,7 @@ class SearchResult:
 
 
 def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
-    """Return the scales as floats.
+    """Check scales, and return them as floats.
 
     Raises:
         ConfigurationError: A scale is not positive or not a finite float32, or they do not increase strictly.
@@ -96,17 +103,17 @@ def search(
     """Try increasing scales until one is not accepted.
 
     Args:
-        evaluate: Scores the weights extrapolated by a scale; 0.0 asks for `W_t` itself. A candidate whose weights
-            or logits are not finite is reported as a score of NaN.
-        scales: Strictly increasing, as `check_scales` returns them. Empty: nothing is evaluated.
-        acceptance: `paper` accepts a score at least as good as the best so far, `reference` (the public code of
-            the paper) only a better one. A score that is not finite is never accepted.
-        confirm: Scores an accepted candidate once more, on completions that it samples itself. Candidates are confirmed
-            from the largest accepted scale down, until one compares with the score of `W_t` as `acceptance` says. None:
-            nothing is confirmed.
+        evaluate: Function that scores the weights extrapolated by a scale; 0.0 asks for `W_t` itself. For a candidate
+            whose weights or logits are not finite it returns a score of NaN.
+        scales: Strictly increasing scales, as `check_scales` returns them. With none, nothing is evaluated.
+        acceptance: Rule that accepts a score: `paper` if it is at least the best so far, `reference`, as in the paper's
+            public code, only if it is better. A score that is not finite is never accepted.
+        confirm: Function that scores an accepted candidate once more, on completions that it samples itself. Candidates
+            are confirmed from the largest accepted scale down, until `acceptance` accepts one against the score of
+            `W_t`. With None, nothing is confirmed.
 
     Returns:
-        Every candidate that was tried, in order, and the scale of the last one accepted.
+        The candidates that were tried, in order, and the largest scale that was accepted.
     """
     if not scales:
         return SearchResult(baseline=None, candidates=(), accepted_scale=0.0)
@@ -127,7 +134,7 @@ def search(
 
 
 def _compare(score: float, best: float, acceptance: Acceptance) -> tuple[bool, str]:
-    """Whether a score is accepted against the best so far, and why."""
+    """Say whether a score is accepted against the best so far, and why."""
     if not math.isfinite(score):
         return False, f"score {score} is not finite"
     if not math.isfinite(best):
@@ -140,7 +147,7 @@ def _compare(score: float, best: float, acceptance: Acceptance) -> tuple[bool, s
 def _confirmed(
     candidates: Sequence[Candidate], baseline: float, confirm: Callable[[float], Score], acceptance: Acceptance
 ) -> list[Candidate]:
-    """The candidates, of which those beyond the first confirmed one are not accepted any more."""
+    """Confirm the accepted candidates from the largest scale down; those that fail are not accepted any more."""
     result = list(candidates)
     for index in reversed(range(len(result))):
         if not result[index].accepted:

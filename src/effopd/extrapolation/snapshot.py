@@ -1,12 +1,12 @@
-"""The weights an extrapolation needs to remember, and the arithmetic on them.
+"""The weights that an extrapolation needs to remember, and the arithmetic on them.
 
-Two copies of the selected parameters, sharded exactly as the model is:
+There are two copies of the selected parameters, sharded exactly as the model is:
 
-    anchor    the parameters accepted at the previous trigger (the initial ones at first)
+    anchor    the parameters that the previous trigger left; at first, the initial ones
     current   during a trigger, W_t; between triggers, the anchor before `anchor`
 
-Every candidate is computed from (anchor, W_t) in one pass and never from another candidate, so accepting, rejecting
-and resuming are exact to the bit.
+Every candidate is computed from the anchor and W_t in one pass, and never from another candidate, so that accepting,
+rejecting and resuming are exact to the bit.
 """
 
 import math
@@ -25,13 +25,13 @@ from effopd.parameters import clean_name, locate
 
 @dataclass(frozen=True)
 class Displacement:
-    """`delta = W_t - anchor`, summed up over the selected parameters of the whole (unsharded) model.
+    """What `delta = W_t - anchor` amounts to over the selected parameters of the whole, unsharded model.
 
     Attributes:
-        norms: Frobenius norm by module kind, and `total`.
+        norms: Frobenius norm of delta by module kind, and `total`.
         cosine_to_previous: Cosine of delta to the anchor's own last move; None at the first trigger.
         changed_fraction: Share of elements that differ from the anchor, in [0, 1].
-        largest: Largest absolute value in W_t and in delta, by dtype of the parameter.
+        largest: Largest absolute values in W_t and in delta, by dtype of the parameter.
         finite: Whether every element of W_t and of the anchor is finite.
     """
 
@@ -42,7 +42,7 @@ class Displacement:
     finite: bool
 
 
-# What `measure` sums over elements: delta^2, delta * previous, previous^2, elements changed, elements.
+# Number of sums that `measure` takes over elements: delta^2, delta * previous, previous^2, whether changed, and 1.
 NUM_SUMS = 5
 
 
@@ -50,17 +50,17 @@ class Snapshot:
     """Anchor and current weights of a live model.
 
     Args:
-        parameters: Name to parameter, on any device and of any floating dtype; DTensors are used shard by shard,
+        parameters: Parameters by name, on any device and of any floating dtype. DTensors are used shard by shard,
             without gathering.
-        device: Where the copies live. None: beside each parameter on CPU, in pinned CPU memory for a parameter on an
-            accelerator.
+        device: Device of the copies. With None, the copy of a parameter on the CPU is beside it, and that of a
+            parameter on an accelerator is in pinned CPU memory.
 
     Raises:
         ConfigurationError: A parameter is not of a floating dtype, or lies on the meta device.
 
     Attributes:
         parameters: The live parameters, by their names in the plain model.
-        is_sharded: Whether processes may hold different parts: some parameter is a DTensor.
+        is_sharded: Whether some parameter is a DTensor, so that processes may hold different parts.
     """
 
     def __init__(self, parameters: Mapping[str, torch.Tensor], device: str | torch.device | None = None) -> None:
@@ -80,7 +80,7 @@ class Snapshot:
         self._copy(live, self._anchor)
 
     def measure(self) -> Displacement:
-        """Sum up the displacement since the anchor. To be called before `begin`. Collective under sharding."""
+        """Sum up the displacement since the anchor. Call it before `begin`. It is collective with several processes."""
         sums: dict[str, torch.Tensor] = {}
         largest: dict[torch.dtype, tuple[float, float]] = {}
         for name, parameter in self.parameters.items():
@@ -111,7 +111,8 @@ class Snapshot:
         """Set the parameters to `W_t + scale * (W_t - anchor)`, each element rounded once from float32.
 
         Args:
-            scale: Finite and not negative. 1 + scale is taken in float32, which is exact for integers and halves.
+            scale: Multiple of the displacement, finite and at least 0. `1 + scale` is computed in float32, which is
+                exact for integers and halves.
         """
         for name, live in self._live().items():
             anchor, current = self._anchor[name], self._current[name]
@@ -128,14 +129,14 @@ class Snapshot:
     def commit(self) -> None:
         """Make the parameters, as they are now, the anchor. The old anchor is kept to measure directions.
 
-        Interrupted, it leaves the old anchor in place.
+        If this is interrupted, the old anchor stays in place.
         """
         self._copy(self._live(), self._current)
         self._anchor, self._current = self._current, self._anchor
         self._has_previous = True
 
     def save(self, path: Path) -> None:
-        """Write this process's part to a safetensors file, by way of a temporary name."""
+        """Write this process's part to a safetensors file, under a temporary name until it is complete."""
         tensors = {f"anchor.{name}": tensor for name, tensor in self._anchor.items()}
         if self._has_previous:
             tensors |= {f"previous.{name}": tensor for name, tensor in self._current.items()}
@@ -172,14 +173,14 @@ class Snapshot:
         self._copy(previous, {name: self._current[name] for name in previous})
 
     def candidate_may_overflow(self, displacement: Displacement, scale: float) -> bool:
-        """Whether some element of the candidate could leave the range of its dtype (or is not finite already)."""
+        """Whether some element of the candidate could leave the range of its dtype, or is not finite already."""
         return not displacement.finite or any(
             not weight + scale * delta < torch.finfo(dtype).max
             for dtype, (weight, delta) in displacement.largest.items()
         )
 
     def is_finite(self) -> bool:
-        """Whether every selected parameter, on every process, is finite. Collective under sharding."""
+        """Whether every selected parameter is finite on every process. This is collective with several processes."""
         finite = all(bool(torch.isfinite(live).all()) for live in self._live().values())
         return bool(_all_reduce(torch.tensor(float(finite)), dist.ReduceOp.MIN).item()) if _world() > 1 else finite
 
@@ -225,16 +226,17 @@ class Snapshot:
 
 
 def local_part(parameter: torch.Tensor) -> torch.Tensor:
-    """The part of a parameter that this process holds, sharing its memory."""
+    """Return the part of a parameter that this process holds; it shares the parameter's memory."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter.detach()
 
 
 def _world() -> int:
+    """Number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _num_replicas(parameter: torch.Tensor) -> int:
-    """How many processes hold each element of this parameter."""
+    """Number of processes that hold each element of this parameter."""
     if not isinstance(parameter, DTensor):
         return _world()
     shards = math.prod(

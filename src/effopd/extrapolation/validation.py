@@ -1,8 +1,8 @@
 """How good the live weights are: validators score completions that the student itself samples.
 
-`RewardValidator` is the paper's (mean verifiable reward of one sampled answer per prompt); `TeacherKLValidator` needs
-no verifier; `SharedKLValidator` samples once for all candidates. Each maps rollouts to one score per rollout, higher is
-better; `validate` spreads prompts over processes and sums up.
+`RewardValidator` is that of the paper: the mean verifiable reward of one sampled answer per prompt.
+`TeacherKLValidator` needs no verifier, and `SharedKLValidator` samples only once for all candidates. Each gives every
+rollout a score, of which higher is better; `validate` spreads the prompts over the processes, and takes the mean.
 """
 
 import inspect
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather
+from typing_extensions import override
 
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError
@@ -24,10 +25,10 @@ RewardFunction = Callable[..., Any]
 
 
 class Validator(ABC):
-    """Scores rollouts. One of your own derives from it.
+    """Scores rollouts. A validator of your own is a subclass.
 
     Attributes:
-        teacher_passes: How often the teacher reads each rollout.
+        teacher_passes: Number of times that the teacher reads each rollout.
         is_new: Whether the rollouts scored last were sampled, and read by the teacher, for that score.
     """
 
@@ -35,38 +36,38 @@ class Validator(ABC):
     is_new: bool = True
 
     def check(self, trainer: Any) -> None:
-        """Raise ConfigurationError if this trainer lacks what the validator needs."""
+        """Raise a ConfigurationError if this trainer lacks what the validator needs."""
         return
 
     def try_out(self, trainer: Any, example: dict[str, Any]) -> None:
-        """Raise ConfigurationError if scoring cannot work. Called once before training. Collective."""
+        """Raise a ConfigurationError if scoring cannot work. This is called once before training, and is collective."""
         return
 
     def of_trigger(self) -> "Validator":
-        """What validates the candidates of one trigger: this one, or a copy that keeps what they have in common."""
+        """Return the validator of one trigger's candidates: this one, or one that keeps what they have in common."""
         return self
 
     def confirmation(self) -> "Validator | None":
-        """What scores an accepted candidate on completions of its own; None where `scores` does so already."""
+        """Return the validator that scores an accepted candidate on its own completions; None if this one does so."""
         return None
 
     def rollouts(self, trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> list[Rollout]:
-        """One rollout for each example: here, sampled from the live weights. Collective."""
+        """Return one rollout for each example; by default, sample them from the live weights. This is collective."""
         return trl_hooks.generate(trainer, examples, seed)
 
     @abstractmethod
     def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
-        """One float32 score per rollout, shape [len(rollouts)], higher is better. Collective."""
+        """Score each rollout: float32 [len(rollouts)], where higher is better. This is collective."""
 
 
 class RewardValidator(Validator):
-    """Sum of verifiable rewards (arXiv 2605.11739, EffOPD: V is the mean score on the validation set).
+    """Scores by the sum of verifiable rewards (arXiv 2605.11739, EffOPD: V is the mean score on the validation set).
 
     Args:
-        reward: One function or several with TRL's reward signature: called with lists `prompts`, `completions`,
-            `completion_ids` and the dataset's other columns, returns a number (or None: not applicable) for each.
-            None takes the trainer's own `reward_funcs` and `reward_weights` (GRPO).
-        weights: A weight for each function; all 1 by default.
+        reward: Reward function, or several, with TRL's signature: called with the lists `prompts`, `completions`,
+            `completion_ids` and the dataset's other columns, it returns a number for each, or None where it does not
+            apply. With None, the trainer's own `reward_funcs` and `reward_weights` (GRPO) are used.
+        weights: Weights of the functions, 1 each by default.
     """
 
     def __init__(
@@ -77,8 +78,9 @@ class RewardValidator(Validator):
         self.functions = [] if reward is None else [reward] if callable(reward) else list(reward)
         self.weights = list(weights) if weights is not None else [1.0] * len(self.functions)
 
+    @override
     def check(self, trainer: Any) -> None:
-        """Fill in the trainer's own rewards where none were given."""
+        """Take the trainer's own rewards if none were given, and check them."""
         if not self.functions and getattr(trainer, "reward_funcs", None):
             self.functions = list(trainer.reward_funcs)
             self.weights = trainer.reward_weights.tolist()
@@ -98,11 +100,12 @@ class RewardValidator(Validator):
                 f"Got {len(self.weights)} reward weights for {len(self.functions)} reward functions; give one each."
             )
 
+    @override
     def try_out(self, trainer: Any, example: dict[str, Any]) -> None:
-        """Reward an empty completion, so that a function that cannot work is known before training."""
+        """Reward an empty completion, so that a function that cannot work is found before training."""
         names = ", ".join(getattr(function, "__name__", repr(function)) for function in self.functions)
         try:
-            with trl_hooks.seeded(trainer, 0):
+            with trl_hooks.seeded_per_process(trainer, 0):
                 self.scores(trainer, [trl_hooks.empty_rollout(example)])
         except ConfigurationError:
             raise
@@ -112,8 +115,9 @@ class RewardValidator(Validator):
                 f"{type(error).__name__}: {error}. The rows have the columns {', '.join(example)}."
             ) from error
 
+    @override
     def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
-        """Weighted sum of the rewards of each rollout, to which None adds nothing, as in TRL; NaN if all are None."""
+        """Compute the weighted sum of each rollout's rewards. None adds nothing, as in TRL; if all are, it is NaN."""
         columns = {key: [rollout.example[key] for rollout in rollouts] for key in rollouts[0].example}
         for ours in ("completion", "completion_ids"):
             columns.pop(ours, None)
@@ -139,15 +143,16 @@ class RewardValidator(Validator):
 
 
 class TeacherKLValidator(Validator):
-    """Minus the reverse KL from student to teacher, in nats, over each sampled completion.
+    """Scores by minus the reverse KL from student to teacher, in nats, over each sampled completion.
 
     The exact KL of the next-token distributions is summed over the tokens of the completion, which estimates the
     objective of OPD (arXiv 2605.11739, Preliminaries) without the noise of the sampled log-ratio.
     """
 
     teacher_passes = 1
-    _teacher_states: dict[int, torch.Tensor] | None = None  # nothing is kept
+    _teacher_states: dict[int, torch.Tensor] | None = None  # with None, nothing is kept
 
+    @override
     def check(self, trainer: Any) -> None:
         """Refuse trainers without a teacher of their own."""
         if getattr(trainer, "teacher_model", None) is None:
@@ -156,34 +161,38 @@ class TeacherKLValidator(Validator):
                 "Use validator='reward'."
             )
 
+    @override
     def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
-        """Minus the summed reverse KL of each rollout."""
         divergences = trl_hooks.divergence_per_rollout(trainer, rollouts, self._teacher_states)
         return -torch.stack(divergences).float().cpu()
 
 
 class SharedKLValidator(TeacherKLValidator):
-    """Minus the reverse KL from student to teacher, in nats, on completions that W_t sampled, for every candidate.
+    """Scores by minus the reverse KL from student to teacher, in nats, every candidate on completions that W_t sampled.
 
-    They are sampled, and read by the teacher, once a trigger: a candidate costs a forward pass of the student. All are
-    compared at the same prefixes, without the noise of sampling. A candidate that writes other text than W_t goes
-    unseen there, so the one that is accepted is scored once more, on completions of its own.
+    The completions are sampled, and read by the teacher, once for each trigger, so that a candidate costs only a
+    forward pass of the student. All candidates are compared at the same prefixes, without the noise of sampling. What a
+    candidate would write otherwise than W_t is not seen there, so the accepted one is scored once more, on completions
+    of its own.
     """
 
     def __init__(self) -> None:
         self._rollouts: list[Rollout] = []
         self._teacher_states = {}
 
+    @override
     def of_trigger(self) -> "SharedKLValidator":
-        """One that keeps rollouts and the teacher's hidden states from one candidate to the next."""
+        """Return a new validator, which keeps rollouts and the teacher's hidden states from candidate to candidate."""
         return SharedKLValidator()
 
+    @override
     def confirmation(self) -> Validator:
-        """The same score, on completions that the candidate samples."""
+        """Return a validator by the same score, on completions that the candidate samples."""
         return TeacherKLValidator()
 
+    @override
     def rollouts(self, trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> list[Rollout]:
-        """Sampled when asked for first, which is for W_t."""
+        """Sample when called first, which is for W_t; return the same rollouts afterwards."""
         self.is_new = not self._rollouts
         if self.is_new:
             self._rollouts = super().rollouts(trainer, examples, seed)
@@ -194,7 +203,7 @@ def check_rewards(function: RewardFunction, values: Any, number: int) -> None:
     """Check what a reward function returned for `number` completions.
 
     Raises:
-        ConfigurationError: It is not one number, or None, for each.
+        ConfigurationError: The function did not return one number, or None, for each completion.
     """
     name = getattr(function, "__name__", repr(function))
     expected = "it must return one number for each, None where it does not apply."
@@ -212,10 +221,10 @@ def check_rewards(function: RewardFunction, values: Any, number: int) -> None:
 def make_validator(
     validator: str | Validator, reward: RewardFunction | Sequence[RewardFunction] | None = None
 ) -> Validator:
-    """The validator of that name (`reward`, `teacher_kl`, `shared_kl`), or the one given.
+    """Make the validator of that name (`reward`, `teacher_kl` or `shared_kl`), or return the one that is given.
 
     Raises:
-        ConfigurationError: It is no `Validator`, or a reward is given to one that does not use it.
+        ConfigurationError: The object is no `Validator`, or a reward is given to a validator that does not use it.
     """
     if validator == "reward":
         return RewardValidator(reward)
@@ -235,36 +244,36 @@ def make_validator(
 
 
 def sampling_seed(seed: int, step: int, index: int) -> int:
-    """Seed of one sampling: a number below 2^31 that is unrelated for every (seed, step, index).
+    """Derive the seed of one sampling, a number below 2^31 that is unrelated for every seed, step and index.
 
     Args:
-        seed: Seed of the run.
+        seed: Random seed of the run.
         step: Optimizer step of the trigger.
-        index: Which sampling of that trigger; the same index gives the same random numbers.
+        index: Number of the sampling within that trigger; the same number gives the same random numbers.
     """
     return int(np.random.SeedSequence((seed % 2**63, step, index)).generate_state(1)[0] >> 1)
 
 
 def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, Any]], seed: int) -> Score:
-    """Score the live weights on examples, spread over the processes. Collective.
+    """Score the live weights on examples, which are spread over the processes. This is collective.
 
     Args:
-        trainer: A TRL trainer that generates.
-        validator: What to score by.
-        examples: Rows with a `prompt`, the same on every process, at least as many as processes.
+        trainer: TRL trainer that generates.
+        validator: Validator to score by.
+        examples: Rows with a `prompt`, the same on every process, and at least as many as there are processes.
         seed: Random seed for sampling. The same seed gives two sets of weights the same random numbers, as far as the
             generation backend draws them per prompt.
 
     Returns:
-        Mean and standard error over the examples, with the cost of all processes. Where the examples do not divide
-        evenly, some processes sample one more that only counts as cost.
+        Mean and standard error over the examples, and the cost of all processes. Where the examples cannot be divided
+        evenly, some are sampled twice; the second time counts as cost and not towards the score.
     """
     accelerator = trainer.accelerator
     world, rank = accelerator.num_processes, accelerator.process_index
     share = -(-len(examples) // world)
     indices = [(rank * share + i) % len(examples) for i in range(share)]
     rollouts = validator.rollouts(trainer, [examples[i] for i in indices], seed)
-    with trl_hooks.seeded(trainer, seed):  # rewards may draw random numbers too
+    with trl_hooks.seeded_per_process(trainer, seed):  # rewards may draw random numbers too
         scores = validator.scores(trainer, rollouts).to(accelerator.device, torch.float32)
     tokens = torch.tensor([sum(len(rollout.completion_ids) for rollout in rollouts)], device=accelerator.device)
     all_scores = gather(scores)[: len(examples)].double().cpu()
@@ -279,4 +288,4 @@ def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, An
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:
-    """Takes what a reward function logs while validating: it is not part of training's log."""
+    """Drop what a reward function logs while validating, which is no part of training's log."""

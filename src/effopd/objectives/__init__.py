@@ -1,6 +1,6 @@
-"""Objectives of on-policy distillation that TRL does not ship. Pure functions of tensors.
+"""Objectives of on-policy distillation that do not come with TRL, as pure functions of tensors.
 
-`full_vocab`, the exact reverse KL per token, is TRL's own (`DistillationTrainer` with `beta=1`).
+The exact reverse KL per token, `full_vocab`, is TRL's own: `DistillationTrainer` with `beta=1`.
 """
 
 from effopd.objectives.sampled import sampled_reverse_kl

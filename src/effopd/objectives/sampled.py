@@ -1,4 +1,4 @@
-"""The paper's own estimator of OPD: a policy gradient on the sampled log-ratio (arXiv 2605.11739, Preliminaries).
+"""The estimator of OPD in the paper: a policy gradient on the sampled log-ratio (arXiv 2605.11739, Preliminaries).
 
 Shape suffixes: B sequences, T completion tokens.
 """
@@ -11,21 +11,22 @@ def sampled_reverse_kl(
     teacher_logprobs_BT: torch.Tensor,
     mask_BT: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Policy-gradient loss whose reward per token is `log pi*(y_t) - log pi_theta(y_t)`, discount 0.
+    """Compute the policy-gradient loss whose reward for each token is `log pi*(y_t) - log pi_theta(y_t)`, discount 0.
 
-    The gradient is `-E[(log pi* - log pi_theta) * grad log pi_theta]`, an unbiased estimate of that of the reverse KL
-    at each sampled prefix. The value is that of a surrogate: only its gradient means anything.
+    Its gradient is `-E[(log pi* - log pi_theta) * grad log pi_theta]`, an unbiased estimate of the gradient of the
+    reverse KL at each sampled prefix. The loss itself is a surrogate: only its gradient means anything.
 
     Args:
-        student_logprobs_BT: Log-probabilities of the sampled tokens under the student, with gradients. [B, T]
-        teacher_logprobs_BT: The same under the teacher. [B, T]
-        mask_BT: 1 where a token was sampled from the student, else 0. [B, T]
+        student_logprobs_BT: Log-probabilities of the sampled tokens under the student, in nats, with gradients, [B, T].
+        teacher_logprobs_BT: Log-probabilities of the same tokens under the teacher, [B, T].
+        mask_BT: Mask that is 1 where a token was sampled from the student, else 0, [B, T].
 
     Returns:
-        The surrogate loss and the sampled reverse KL (detached, in nats), each summed over the masked tokens.
+        The surrogate loss, and the sampled reverse KL in nats without gradients, each summed over the tokens where the
+        mask is 1.
     """
     mask_BT = mask_BT.to(student_logprobs_BT.dtype)
     reward_BT = (teacher_logprobs_BT - student_logprobs_BT).detach()
-    # The importance ratio of a rollout's first and only update: 1, with the gradient of the log-probability.
+    # The importance ratio of a rollout's first and only update is 1, and its gradient is that of the log-probability.
     ratio_BT = torch.exp(student_logprobs_BT - student_logprobs_BT.detach())
     return -(ratio_BT * reward_BT * mask_BT).sum(), -(reward_BT * mask_BT).sum()

@@ -1,12 +1,13 @@
-"""Training runs: what `effopd train` does.
+"""Training runs, as `effopd train` does them.
 
 arguments = RunArguments(model_name_or_path="world:base", dataset_name="world:train", reward=["world"])
 config = OPDConfig(output_dir="runs/mine", teacher_model_name_or_path="world:teacher", max_steps=32)
 rows = train(arguments, config)                    # the rows of runs/mine/metrics.jsonl
 """
 
+from effopd.training.build import build_trainer
 from effopd.training.config import OPDConfig, RunArguments
-from effopd.training.run import build_trainer, train
+from effopd.training.run import train
 from effopd.training.trainer import OPDTrainer
 
 __all__ = ["OPDConfig", "OPDTrainer", "RunArguments", "build_trainer", "train"]

@@ -1,4 +1,4 @@
-"""What `effopd train` is told: TRL's `DistillationConfig` with the estimator, and what to train on what."""
+"""The settings of `effopd train`: TRL's `DistillationConfig` with the estimator; and the models, data and reward."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from effopd.extrapolation.presets import PRESETS, ExtrapolationConfig, resolve_p
 Estimator = Literal["full_vocab", "sampled"]
 
 _ABOVE_0, _BELOW_1, _FINITE = math.nextafter(0, 1), math.nextafter(1, 0), math.nextafter(math.inf, 0)
-# Fields of TRL and transformers that nobody checks before they are used: least and greatest value, and both in words.
+# Fields that neither TRL nor transformers checks before it uses them: the least and greatest value, and both in words.
 _RANGES: dict[str, tuple[float, float, str]] = {
     "per_device_train_batch_size": (1, _FINITE, "at least 1"),
     "per_device_eval_batch_size": (1, _FINITE, "at least 1"),
@@ -29,19 +29,19 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "top_p": (_ABOVE_0, 1, "above 0 and at most 1"),
     "top_k": (0, _FINITE, "at least 0, which is no limit"),
 }
-# What samples from all of the distribution.
+# Values with which completions are sampled from the whole distribution.
 _WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 @dataclass
 class OPDConfig(DistillationConfig):
-    """All of TRL's `DistillationConfig`, and which estimator of the reverse KL to minimise."""
+    """The settings of TRL's `DistillationConfig`, and the estimator of the reverse KL to minimise."""
 
     estimator: str = field(
         default="full_vocab",
         metadata={
-            "help": "full_vocab: exact divergence over the vocabulary at each sampled prefix (TRL's own; beta chooses "
-            "it). sampled: the paper's policy gradient on the sampled log-ratio, discount 0."
+            "help": "full_vocab: the exact divergence over the vocabulary at each sampled prefix, which is TRL's own; "
+            "beta chooses it. sampled: the paper's policy gradient on the sampled log-ratio, discount 0."
         },
     )
 
@@ -50,12 +50,13 @@ class OPDConfig(DistillationConfig):
     )
 
     def __post_init__(self) -> None:
-        """Check the estimator, and numbers that cannot be.
+        """Check the estimator, and the numbers that TRL and transformers do not check.
 
         Raises:
-            ConfigurationError: The estimator is not known or does not fit the other settings, or a number is wrong.
+            ConfigurationError: The estimator is not known or does not fit the other settings, or a number is not
+                possible.
         """
-        if self.activation_checkpointing is None:  # transformers' new name; TRL still sets the old one, which warns
+        if self.activation_checkpointing is None:  # the new name; TRL still sets the old one, of which it is warned
             self.activation_checkpointing: bool | None = self.gradient_checkpointing
         super().__post_init__()
         if self.estimator not in get_args(Estimator):
@@ -84,7 +85,7 @@ class OPDConfig(DistillationConfig):
             )
         for name, (least, most, words) in _RANGES.items():
             if (value := getattr(self, name)) is not None and not least <= value <= most:
-                raise ConfigurationError(f"{name}={value} is not possible; it is {words}.")
+                raise ConfigurationError(f"{name}={value} is not possible; it must be {words}.")
 
 
 @dataclass
@@ -97,11 +98,11 @@ class RunArguments:
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
     dataset_split: str = field(default="train", metadata={"help": "Split of a hub dataset."})
-    num_train_examples: int | None = field(default=None, metadata={"help": "Use only the first so many rows."})
+    num_train_examples: int | None = field(default=None, metadata={"help": "Number of rows to use, from the first on."})
     prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompts: text or messages."})
     answer_column: str = field(default="answer", metadata={"help": "Column of the answers that rewards compare with."})
-    answer_after: str | None = field(default=None, metadata={"help": "Keep of an answer what follows this mark."})
-    prompt_template: str | None = field(default=None, metadata={"help": "Text around the prompt, with {prompt}."})
+    answer_after: str | None = field(default=None, metadata={"help": "Mark after which the answer follows."})
+    prompt_template: str | None = field(default=None, metadata={"help": "Text around the prompt, with {prompt} in it."})
     system_prompt: str | None = field(default=None, metadata={"help": "System message put before each prompt."})
     pad_token: str | None = field(default=None, metadata={"help": "Padding token, for tokenizers that have none."})
     eos_token: str | None = field(
@@ -117,11 +118,15 @@ class RunArguments:
     evaluation_dataset_name: str | None = field(
         default=None, metadata={"help": "Prompts to measure accuracy on, outside the counted cost."}
     )
-    evaluation_config: str | None = field(default=None, metadata={"help": "Configuration of it, if not the same."})
+    evaluation_config: str | None = field(default=None, metadata={"help": "Configuration of a hub evaluation dataset."})
     evaluation_split: str = field(default="test", metadata={"help": "Split of a hub evaluation dataset."})
-    evaluation_prompt_column: str | None = field(default=None, metadata={"help": "If not the same as prompt_column."})
-    evaluation_answer_column: str | None = field(default=None, metadata={"help": "If not the same as answer_column."})
-    num_evaluation_examples: int | None = field(default=None, metadata={"help": "Evaluate only the first so many."})
+    evaluation_prompt_column: str | None = field(
+        default=None, metadata={"help": "Column of the evaluation prompts, if it is not prompt_column."}
+    )
+    evaluation_answer_column: str | None = field(
+        default=None, metadata={"help": "Column of the evaluation answers, if it is not answer_column."}
+    )
+    num_evaluation_examples: int | None = field(default=None, metadata={"help": "Number of rows to evaluate on."})
     acceleration: str = field(default="paper", metadata={"help": f"none, or an EffOPD preset: {', '.join(PRESETS)}."})
     extrapolation: dict[str, Any] | str | None = field(
         default=None,
@@ -131,12 +136,12 @@ class RunArguments:
         default=None, metadata={"help": "Stop when an evaluation reaches this accuracy."}
     )
     monitor_every: int | None = field(
-        default=None, metadata={"help": "Measure the weight update every so many steps, into updates.jsonl."}
+        default=None, metadata={"help": "Number of steps between measurements of the weight update, in updates.jsonl."}
     )
-    monitor_matrices: int | None = field(default=None, metadata={"help": "How many weight matrices to sample for it."})
+    monitor_matrices: int | None = field(default=None, metadata={"help": "Number of weight matrices to measure."})
 
     def __post_init__(self) -> None:
-        """Read `extrapolation` and check what can be checked without loading anything.
+        """Read `extrapolation`, and check what can be checked without loading anything.
 
         Raises:
             ConfigurationError: Settings are unknown or contradict one another.
@@ -164,7 +169,7 @@ class RunArguments:
         most = len(self.reward) if set(self.reward) <= {"world", "math", "code"} else math.inf
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= most:
             raise ConfigurationError(
-                f"target_accuracy={self.target_accuracy} is not possible; it is above 0"
+                f"target_accuracy={self.target_accuracy} is not possible; it must be above 0"
                 + (f" and at most {most}. For 95 %, write 0.95." if most < math.inf else ".")
             )
         if self.monitor_matrices is not None and self.monitor_every is None:
@@ -177,11 +182,15 @@ class RunArguments:
         ):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigurationError(
-                    f"{name}={value} is not possible; it is at least 1. Leave it out for {otherwise}."
+                    f"{name}={value} is not possible; it must be at least 1. Leave it out for {otherwise}."
                 )
 
     def extrapolation_config(self) -> ExtrapolationConfig | None:
-        """The settings of EffOPD, or None for vanilla OPD."""
+        """Return the settings of EffOPD, or None for vanilla OPD.
+
+        Raises:
+            ConfigurationError: A setting is unknown, or has no effect.
+        """
         overrides = self.extrapolation or {}
         if not isinstance(overrides, dict):
             raise ConfigurationError(f"extrapolation={overrides!r}: expected settings by name, as {{num_prompts: 32}}.")

@@ -1,4 +1,4 @@
-"""Loading prompts, with their answers where there are any, from files, the hub or the embedded world."""
+"""Loading prompts, and their answers if there are any, from files, the hub or the embedded world."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from effopd.models.find import local_path
 logger = logging.getLogger(__name__)
 
 DEFAULT_WORLD_PROMPTS = 8192
-"""Prompts drawn from the embedded world when no limit is given."""
+"""Number of prompts drawn from the embedded world when no limit is given."""
 
 Message = dict[str, str]
 Prompt = str | list[Message]
@@ -39,23 +39,27 @@ def load_prompts(
     r"""Load prompts and answers, checking every row before anything is trained on them.
 
     Args:
-        path_or_name: A `.jsonl`, `.json` (array of objects) or `.parquet` file, a directory of those laid out as on the
-            hub, the name of a hub dataset, or `world` / `world:SPLIT` for problems of the embedded world.
+        path_or_name: File that ends in `.jsonl`, `.json` (an array of objects) or `.parquet`, directory of such files
+            laid out as on the hub, name of a hub dataset, or `world` or `world:SPLIT` for problems of the embedded
+            world.
         split: Split of a directory, a hub dataset or `world`; a single file has none.
         config_name: Configuration of a directory or hub dataset.
-        prompt_column: Texts, or lists of `{"role": ..., "content": ...}` that end with the user's message.
-        answer_column: Texts or numbers. May be absent under its default name, unless `require_answer`.
-        answer_after: Mark whose last occurrence an answer follows, such as `####` in GSM8K.
-        require_answer: Every row must have an answer.
-        system_prompt: Makes a conversation of a text prompt, with this system message and the text as the user's; with
-            `""`, without a system message. Prompts that are conversations must have no system message yet.
+        prompt_column: Column of the prompts: texts, or lists of `{"role": ..., "content": ...}` that end with the
+            user's message.
+        answer_column: Column of the answers: texts or numbers. There need not be one of the default name, unless
+            `require_answer` is set.
+        answer_after: Mark after whose last occurrence the answer follows, such as `####` in GSM8K.
+        require_answer: Whether every row must have an answer.
+        system_prompt: System message that makes a conversation of a text prompt, in which the text is the user's
+            message; with `""`, the conversation has no system message. Prompts that are conversations must have no
+            system message yet.
         prompt_template: Text around a text prompt or the last user message, such as
             `"{prompt}\nEnd with \\boxed{{}}."`.
-        limit: Only the first so many rows; of the world, `DEFAULT_WORLD_PROMPTS` when omitted.
+        limit: Number of rows to take, from the first on; without it all, or `DEFAULT_WORLD_PROMPTS` of the world.
 
     Returns:
         A dataset with the columns `prompt` (all text, or all messages), `answer` (text or None; absent if the source
-        has none) and the source's other columns, `answer_column` too, for rewards that ask for it by that name.
+        has none) and the source's other columns, `answer_column` included, for rewards that ask for it by that name.
 
     Raises:
         ConfigurationError: An argument cannot be right.
@@ -98,7 +102,14 @@ def load_prompts(
 
 
 def warn_of_long_prompts(dataset: Dataset, tokenizer: Any, context: int, completion: int) -> None:
-    """Warn if the longest prompt, in characters, and `completion` tokens are more than the `context` of a model."""
+    """Warn if the prompt with the most characters leaves too little room for a completion.
+
+    Args:
+        dataset: Prompts.
+        tokenizer: Tokenizer of the student.
+        context: Number of tokens that the student was made for.
+        completion: Largest number of tokens in a completion.
+    """
     longest = max(dataset["prompt"], key=lambda prompt: len(str(prompt)))
     if not isinstance(longest, str):
         longest = tokenizer.apply_chat_template(longest, tokenize=False, add_generation_prompt=True)
@@ -115,7 +126,7 @@ def warn_of_long_prompts(dataset: Dataset, tokenizer: Any, context: int, complet
 def _read(
     path_or_name: str | Path, split: str, config_name: str | None, limit: int | None
 ) -> Dataset | dict[str, list[Any]]:
-    """A dataset; of JSON files columns, so that rows can be checked before Arrow wants them uniform."""
+    """Read a dataset, or the columns of a JSON file, whose rows are checked before Arrow asks for uniform types."""
     name, _, world_split = str(path_or_name).partition(":")
     if name == "world":
         from effopd.world import make_dataset
@@ -127,7 +138,7 @@ def _read(
     try:
         return load_dataset(str(path or path_or_name), config_name, split=split)
     except (OSError, ValueError, DatasetsError) as error:
-        if path is not None:  # a broken JSON file is named by its line
+        if path is not None:  # for a broken JSON file, this raises an error that names the line
             for file in sorted([*path.rglob("*.json"), *path.rglob("*.jsonl")]):
                 _read_json(file)
         of_configuration = f" of configuration {config_name!r}" if config_name else ""
@@ -154,7 +165,7 @@ def _read_file(path: Path) -> Dataset | dict[str, list[Any]]:
 
 
 def _read_json(path: Path) -> dict[str, list[Any]]:
-    """Columns of a file with one JSON object per line, or with one array of objects."""
+    """Read the columns of a file with one JSON object per line, or with one array of objects."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -182,7 +193,7 @@ def _read_json(path: Path) -> dict[str, list[Any]]:
 
 
 def _check_prompt(prompt: Any, where: str) -> Prompt:
-    """The prompt, its messages reduced to role and content."""
+    """Check a prompt, and reduce its messages to role and content."""
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         raise DataError(f"{where}: the prompt is empty; remove the row or fill it in.")
     if isinstance(prompt, str):
@@ -211,6 +222,7 @@ def _check_prompt(prompt: Any, where: str) -> Prompt:
 
 
 def _prepare(prompt: Prompt, system_prompt: str | None, apply_template: Callable[[str], str], where: str) -> Prompt:
+    """Apply the template to a prompt, and put the system message before it."""
     if isinstance(prompt, str):
         text = apply_template(prompt)
         if system_prompt is None:
@@ -226,6 +238,7 @@ def _prepare(prompt: Prompt, system_prompt: str | None, apply_template: Callable
 
 
 def _template(template: str | None) -> Callable[[str], str]:
+    """Check a prompt template, and make the function that applies it."""
     if template is None:
         return lambda prompt: prompt
     try:
@@ -239,6 +252,7 @@ def _template(template: str | None) -> Callable[[str], str]:
 
 
 def _check_answer(answer: Any, answer_after: str | None, required: bool, where: str) -> str | None:
+    """Check an answer, and keep of it what follows the mark."""
     if answer is None and not required:
         return None
     if not isinstance(answer, str | int | float):
@@ -257,7 +271,7 @@ def _check_answer(answer: Any, answer_after: str | None, required: bool, where: 
 def _with_columns(
     dataset: Dataset, table: Dataset | dict[str, list[Any]], names: list[str], path_or_name: str | Path
 ) -> Dataset:
-    """Put further columns of the table beside those of the dataset, for as many rows as it has."""
+    """Put further columns of the table beside those of the dataset, for as many rows as the dataset has."""
     if not names:
         return dataset
     if isinstance(table, Dataset):
@@ -273,5 +287,6 @@ def _with_columns(
 
 
 def _show(value: Any) -> str:
+    """Write a value for a message, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,17 +1,18 @@
 """`metrics.jsonl`: one row per optimizer step, with every cost so far.
 
-Keys of a row. Counts and seconds are cumulative over the run: counts summed over processes, seconds averaged:
+A row has these keys. Counts and seconds are cumulative over the run; counts are summed over processes, and seconds are
+their mean:
 
     step, epoch, learning_rate
-    loss, reverse_kl            of this step's rollouts, before its update; reverse_kl in nats per token
-    grad_norm                   when the trainer logged this step, else null
-    accuracy, accuracy_stderr   of the weights this step left, when evaluated, else null
-    accepted_scale              when this step was a trigger of EffOPD, else null; 0.0: nothing was accepted
+    loss, reverse_kl            those of this step's rollouts, before its update; reverse_kl is in nats per token
+    grad_norm                   norm of the gradient if the trainer logged this step, else null
+    accuracy, accuracy_stderr   those of the weights that this step left, if they were evaluated, else null
+    accepted_scale              scale that was accepted after this step, or 0.0; null if it was no trigger of EffOPD
     rollouts, validation_rollouts          completions sampled in all, and those among them that EffOPD validated by
-    generated_tokens, validation_tokens    their tokens
+    generated_tokens, validation_tokens    the tokens in them
     teacher_tokens              completion tokens that the teacher scored
     seconds                     {generation, teacher, update, validation, extrapolation}
-    seconds_total               their sum: evaluation and saving are not in it
+    seconds_total               the sum of these; evaluating and saving are not in it
 """
 
 import json
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from effopd import trl_hooks
 from effopd.errors import CheckpointError
@@ -33,9 +35,10 @@ from effopd.training.trainer import OPDTrainer, StepMeter
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
-# Its presence says that everything of a checkpoint has been written: this callback's on_save comes last.
+# A checkpoint that has this file was written completely: it is written after everything else.
 COMPLETE = "effopd-complete.json"
-# How the files and folders begin that hold the state of optimizer, learning rate and random numbers.
+# Beginnings of the names of the files and folders that hold the state of the optimizer, of the learning rate and of the
+# random numbers.
 _STATE = ("optimizer", "scheduler", "rng_state")
 _COUNTS = ("rollouts", "generated_tokens", "teacher_tokens")
 _PHASES = ("generation", "teacher", "update")
@@ -43,14 +46,14 @@ _EFFOPD_PHASES = ("validation", "extrapolation")
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes `metrics.jsonl`. To be added after `EffOPDCallback`, whose costs it includes.
+    """Writes `metrics.jsonl`, and marks checkpoints as complete. `effopd.training.build` says where it comes in order.
 
     Args:
-        trainer: The trainer, whose meter it reads.
-        effopd: The extrapolation callback, if there is one.
+        trainer: Trainer that this callback is added to, whose meter it reads.
+        effopd: Extrapolation callback of the same trainer, whose costs the rows include; None if there is none.
 
     Attributes:
-        row: The row of the last step.
+        row: The row of the last step, or None.
     """
 
     def __init__(self, trainer: OPDTrainer, effopd: EffOPDCallback | None) -> None:
@@ -64,10 +67,11 @@ class MetricsCallback(TrainerCallback):
         self._effopd_before: list[float] = []
         trl_hooks.on_resume(trainer, self._load)
 
+    @override
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count from the checkpoint on, or from nothing. Drop rows of steps that are about to be done again."""
+        """Start counting where the checkpoint stopped, or at 0, and drop the rows of steps that will be done again."""
         saved, self._saved_totals = self._saved_totals if state.global_step else {}, {}
         effopd = dict(zip(_EFFOPD_PHASES, self._effopd_seconds(), strict=True))
         self._totals = dict.fromkeys((*_COUNTS, *_PHASES), 0.0) | effopd | saved
@@ -75,17 +79,18 @@ class MetricsCallback(TrainerCallback):
         if state.is_world_process_zero:
             drop_later_steps(Path(args.output_dir) / METRICS, state.global_step)
 
+    @override
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clock."""
         self._write(args, state)
         self.trainer.meter = StepMeter()
         self._step_started = time.perf_counter()
         self._effopd_before = self._effopd_seconds()
 
+    @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Sum up the step over the processes."""
+        """Sum up over the processes what the step cost."""
         elapsed = time.perf_counter() - self._step_started
         effopd = [now - before for now, before in zip(self._effopd_seconds(), self._effopd_before, strict=True)]
         meter = self.trainer.meter
@@ -107,6 +112,7 @@ class MetricsCallback(TrainerCallback):
         self.row = self._make_row(state, loss, reverse_kl)
         self._written = False
 
+    @override
     def on_log(
         self,
         args: TrainingArguments,
@@ -115,10 +121,11 @@ class MetricsCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Take what the trainer knows of the step."""
+        """Note the norm of the gradient, which only the trainer's log has."""
         if self.row is not None and not self._written and logs and "grad_norm" in logs:
             self.row["grad_norm"] = float(logs["grad_norm"])
 
+    @override
     def on_evaluate(
         self,
         args: TrainingArguments,
@@ -127,7 +134,7 @@ class MetricsCallback(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Take the accuracy."""
+        """Note the accuracy in the row of the step that was evaluated."""
         if self.row is not None and not self._written and metrics:
             for key in ("accuracy", "accuracy_stderr"):
                 self.row[key] = metrics.get(f"eval_{key}")
@@ -137,8 +144,9 @@ class MetricsCallback(TrainerCallback):
                     state.global_step,
                 )
 
+    @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write the row, then mark the checkpoint as complete, with the state that continuing from it needs."""
+        """Write the row, then mark the checkpoint as complete, and name the state that continuing from it needs."""
         self._write(args, state)
         self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
@@ -146,10 +154,10 @@ class MetricsCallback(TrainerCallback):
             files = sorted(path.name for path in checkpoint.iterdir() if path.name.startswith(_STATE))
             write_json(checkpoint / COMPLETE, {"totals": self._totals, "state": files})
 
+    @override
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write the last row."""
         self._write(args, state)
 
     def _make_row(self, state: TrainerState, loss: float, reverse_kl: float) -> dict[str, Any]:

@@ -1,24 +1,26 @@
-"""`UpdateMonitorCallback`: what the weight update looks like while it grows. It writes `updates.jsonl`.
+"""`UpdateMonitorCallback`, which measures the weight update while it grows, and writes `updates.jsonl`.
 
 The first row says what is watched:
 
-    step                      whose weights are the base: 0, or where a run resumed from a checkpoint without a monitor
+    step                      step whose weights are the base: 0, or the step at which a run resumed from a checkpoint
+                              without a monitor
     sampled, num_candidates   the matrices watched, and how many there were to choose from
-    norms_of                  `all`: norms are of all trainable parameters; `sample`: of the matrices watched
+    norms_of                  `all` if norms are those of all trainable parameters, `sample` if of the matrices watched
     bytes, seconds            CPU memory held between measurements, and time spent on copying the base
     every, max_share          the settings
 
-The others are about the weights W_t that a step left:
+The other rows are about the weights W_t that a step left:
 
-    step, previous_step       that step, and the one measured before it (at first, the base's)
-    update_norm               Frobenius norm of W_t - W_base by module kind, and `total`; under `sampled_update_norm`
-                              where it is that of the sample
-    effective_rank, top1pct_norm_ratio    of W_t - W_base, means over the matrices watched: by kind, and of all (`mean`)
+    step, previous_step       that step, and the one measured before it, which at first is that of the base
+    update_norm               Frobenius norm of W_t - W_base by module kind, and `total`; it is called
+                              `sampled_update_norm` where it is that of the sample
+    effective_rank, top1pct_norm_ratio    metrics of W_t - W_base, as means over the matrices watched, by module kind
+                              and over all (`mean`)
     displacement_alignment    cosine of W_t - W_previous to the displacement measured before it, over all entries of
                               the matrices watched, in [-1, 1]; null at first, or where one of the two is zero
-    matrices                  name -> update_norm, effective_rank, top1pct_norm_ratio; null where not finite
+    matrices                  update_norm, effective_rank and top1pct_norm_ratio by name; null where not finite
     seconds, share            wall time of this measurement, and that divided by the time of the steps since the last
-    next_step                 when the next measurement is due
+    next_step                 step at which the next measurement is due
 """
 
 import logging
@@ -34,6 +36,7 @@ from accelerate.utils import DistributedType, broadcast_object_list, is_peft_mod
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError, UnsupportedError
@@ -50,7 +53,7 @@ NUM_MATRICES = 8
 
 @dataclass
 class _Progress:
-    """Which steps were and will be measured; how many were done since the last measurement, and in what time."""
+    """The last and the next step to be measured, and the number of steps since the last and the time they took."""
 
     previous_step: int = 0
     next_step: int = 0
@@ -63,35 +66,38 @@ class UpdateMonitorCallback(TrainerCallback):
 
         trainer.add_callback(UpdateMonitorCallback(trainer, every=10))
 
-    Spectral metrics (arXiv 2605.11739, Table 1) and alignment are of a sample of weight matrices, the same during the
-    whole run: as many from each module kind, evenly spaced in the order of the model, first and last included. Norms
-    are of all trainable parameters if a copy of them fits into `max_bytes`, else of the sample, and are named so.
+    Spectral metrics (arXiv 2605.11739, Table 1) and alignment are those of a sample of weight matrices, which is the
+    same during the whole run: as many from each module kind, evenly spaced in the order of the model, the first and the
+    last included. Norms are those of all trainable parameters if a copy of them fits into `max_bytes`, else those of
+    the sample; their name says which.
 
-    Measuring is done by the first process, on the CPU, in float64, and training waits for it. It takes `max_share` of
-    the steps' time at most: one that took more (the first may) puts the next off to a later multiple of `every`.
+    The first process measures, on the CPU and in float64, and training waits for it. This takes at most `max_share` of
+    the steps' time: if a measurement took more, as the first may, the next is put off to a later multiple of `every`.
     Weights, gradients and random numbers are not touched.
 
-    For any `transformers.Trainer` on one process, DDP, and FSDP2 (matrices are gathered one by one). Add it after
-    `EffOPDCallback`, to see what an extrapolation left. What it remembers goes into checkpoints; a run resumed from one
-    without is measured from there on, with a warning.
+    It works with any `transformers.Trainer` on one process, under DDP, and under FSDP2, where matrices are gathered one
+    by one. Add it after `EffOPDCallback`, so that it sees what an extrapolation left. What it remembers goes into
+    checkpoints. When a run resumes from a checkpoint without that, it warns and measures the update from there on.
 
     Args:
-        trainer: The trainer this callback is added to.
-        every: Steps between measurements, at least 1.
-        num_matrices: How many matrices to sample, at least 1; fewer if there are fewer or they do not fit.
-        parameters: Where to sample from: `attention_and_mlp`, `all`, or a regular expression (`parameters.select`).
-        max_share: Bound on the time, in (0, 1]; None: none.
-        max_bytes: Bound on the CPU memory of copies between measurements: base, last and last but one weights of the
-            sample, and the base of all other parameters if that fits too.
+        trainer: Trainer that this callback is added to.
+        every: Number of steps between measurements, at least 1.
+        num_matrices: Number of matrices to sample, at least 1. They are fewer if there are fewer, or if so many do not
+            fit.
+        parameters: Parameters to sample from: `attention_and_mlp`, `all`, or a regular expression (see
+            `parameters.select`).
+        max_share: Largest share of the time that measuring may take, in (0, 1]; None for no limit.
+        max_bytes: Largest size of the copies in CPU memory between measurements: the base, the last and the last but
+            one weights of the sample, and the base of all other parameters if that fits too.
 
     Raises:
         ConfigurationError: A setting is out of range, or no matrix matches or fits.
-        UnsupportedError: PEFT adapters, DeepSpeed ZeRO-3, FSDP1.
+        UnsupportedError: The trainer uses PEFT adapters, DeepSpeed ZeRO-3 or FSDP1.
 
     Attributes:
         sampled: Names of the matrices in the sample.
         last: The last row, or None.
-        seconds: Wall time that training has waited for this callback, saving aside.
+        seconds: Wall time that training has waited for this callback in seconds, apart from saving.
     """
 
     def __init__(
@@ -116,15 +122,16 @@ class UpdateMonitorCallback(TrainerCallback):
         self.seconds = 0.0
         self._step_started = 0.0
         self._progress = _Progress()
-        self._sample = UpdateSample((), ())  # and empty it stays on processes other than the first
+        self._sample = UpdateSample((), ())  # it stays empty on processes other than the first
         self._resume_from: Path | None = None
         trl_hooks.on_resume(trainer, self._remember_checkpoint)
 
+    @override
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Copy the base, or read it from the checkpoint that training resumes from."""
-        self._choose()  # again: FSDP2 has replaced the parameters, and perhaps their dtype
+        self._choose()  # once more, because FSDP2 has replaced the parameters, and perhaps changed their dtype
         rows = Path(args.output_dir) / UPDATES
         saved, self._resume_from = self._resume_from and self._resume_from / STATE, None
         if state.is_world_process_zero:
@@ -149,18 +156,18 @@ class UpdateMonitorCallback(TrainerCallback):
             append_json_line(rows, {"step": step, **self._summary, "seconds": seconds})
             logger.info("Measuring the update of %s", self._summary)
 
+    @override
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clock of the step."""
         self._step_started = time.perf_counter()
 
+    @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measure if it is time to."""
         progress, step = self._progress, state.global_step
         is_due = step >= progress.next_step
         if is_due and self.trainer.accelerator.device.type == "cuda":
-            torch.cuda.synchronize()  # or the step's own work would be billed to the measurement
+            torch.cuda.synchronize()  # without this, the step's own work would be billed to the measurement
         started = time.perf_counter()
         progress.steps += 1
         progress.step_seconds += started - self._step_started
@@ -175,14 +182,15 @@ class UpdateMonitorCallback(TrainerCallback):
         self._log(row, control)
         self.seconds += time.perf_counter() - started
 
+    @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Put the remembered weights into the checkpoint that was just written."""
+        """Put the weights that are remembered into the checkpoint that was just written."""
         path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE
         if state.is_world_process_zero:
             self._sample.save(path, {"progress": asdict(self._progress)})
 
     def _choose(self) -> None:
-        """Decide what to watch; the same on every process."""
+        """Decide what to watch, which is the same on every process."""
         named = self.trainer.model.named_parameters()
         trainable = {clean_name(name): weight for name, weight in named if weight.requires_grad}
         matrices = [name for name in select(trainable, self.parameters) if trainable[name].ndim == 2]
@@ -201,7 +209,7 @@ class UpdateMonitorCallback(TrainerCallback):
         }
 
     def _bill(self, step: int, seconds: float) -> dict[str, Any]:
-        """What a measurement took, and when the next one may follow."""
+        """Say how long a measurement took, and at which step the next one may follow."""
         share = seconds / self._progress.step_seconds
         steps = share * self._progress.steps / self.max_share if self.max_share else 0
         next_step = (step // self.every + max(1, math.ceil(steps / self.every))) * self.every
@@ -212,15 +220,16 @@ class UpdateMonitorCallback(TrainerCallback):
         values = {f"{metric}/{kind}": value for metric in metrics for kind, value in row[metric].items()}
         values["displacement_alignment"] = row["displacement_alignment"]
         values = {key: value for key, value in values.items() if value is not None}
-        # At once, so that loggers get it under this step. TRL's own `log` would empty the averages it is collecting,
-        # and any log counts as the one that the Trainer may be about to do.
+        # This is logged at once, so that loggers get it under this step; and by transformers' own method, because TRL's
+        # would empty the averages that it is collecting. `should_log` is put back, because any log counts as the one
+        # that the Trainer may be about to do.
         if values:
             should_log = control.should_log
             Trainer.log(self.trainer, values)
             control.should_log = should_log
 
     def _gather(self) -> Iterator[tuple[str, Tensor]]:
-        """CPU copies of everything watched on the first process, nothing elsewhere. Collective for sharded weights."""
+        """Copy everything watched to the CPU of the first process, and nothing elsewhere. This is collective."""
         for name, parameter in self._watched.items():
             weight = parameter.detach()
             if isinstance(weight, DTensor):
@@ -229,7 +238,7 @@ class UpdateMonitorCallback(TrainerCallback):
                 yield name, weight.to("cpu", copy=True, memory_format=torch.contiguous_format)
 
     def _agree(self, value: Any) -> Any:
-        """What the first process has for a value, on all of them."""
+        """Return on every process the value that the first process has."""
         return broadcast_object_list([value])[0] if self.trainer.accelerator.num_processes > 1 else value
 
     def _remember_checkpoint(self, checkpoint: str) -> None:

@@ -1,13 +1,7 @@
-"""Progress of runs, one after another, in one terminal bar; and silence from the libraries underneath."""
+"""Progress of runs in a terminal, a bar for each."""
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
-import datasets
-import transformers
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -19,6 +13,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from typing_extensions import override
 
 from effopd.training.metrics import MetricsCallback
 from effopd.training.trainer import OPDTrainer
@@ -27,10 +22,12 @@ NO_TRIGGER_YET = "no extrapolation yet"
 
 
 class RunDisplay:
-    """Bars of several runs. A context manager; on anything but a terminal it prints a line now and then instead.
+    """The bars of several runs, shown while this context manager is entered.
+
+    Where the output is no terminal, it prints a line now and then instead.
 
     Args:
-        console: Where to draw; stdout by default.
+        console: Console to draw on; by default standard output.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -53,34 +50,34 @@ class RunDisplay:
         self._progress.stop()
 
     def start_run(self, name: str) -> int:
-        """Add the bar of a run; returns the number to update it by."""
+        """Add the bar of a run, and return the number to update it by."""
         return int(self._progress.add_task(name, total=1.0, status="loading"))
 
     def update(self, task: int, *, fraction: float, status: str) -> None:
-        """Set how full a bar is, from 0 to 1, and what stands beside it."""
+        """Set how full a bar is, from 0 to 1, and the text beside it."""
         self._progress.update(task, completed=min(max(fraction, 0.0), 1.0), status=status)  # type: ignore[arg-type]
 
     def finish_run(self, task: int, status: str) -> None:
-        """Fill a bar."""
+        """Fill a run's bar, and set the text beside it."""
         self.update(task, fraction=1.0, status=status)
 
     def print_line(self, task: int, status: str) -> None:
-        """Print a run's status where bars cannot be drawn."""
+        """Print a run's status, where bars cannot be drawn."""
         if not self.console.is_terminal:
             self.console.print(f"{self._progress.tasks[task].description}: {status}", soft_wrap=True)
 
 
 class RunProgress(TrainerCallback):
-    """Shows a run's step, accuracy, rollouts spent and last extrapolation; the bar is full at the target accuracy.
+    """Shows a run's step, accuracy, rollouts spent and last extrapolation, in place of what transformers would print.
 
-    To be added last: it shows what the other callbacks found. It takes the place of transformers' own printing.
+    It shows what the other callbacks found, and so comes after them (see `effopd.training.build`).
 
     Args:
-        display: Where to.
-        name: What the run is called.
-        trainer: The trainer this callback is added to.
-        metrics: Its metrics.
-        target: The accuracy to reach; None shows progress in steps.
+        display: Bars, of which this run gets one.
+        name: Name of the run.
+        trainer: Trainer that this callback is added to.
+        metrics: Callback of the same trainer that counts the rollouts.
+        target: Accuracy at which the bar is full; with None, it is full at the last step.
     """
 
     def __init__(
@@ -100,16 +97,17 @@ class RunProgress(TrainerCallback):
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
 
+    @override
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Say that something happens."""
         self.display.update(self._task, fraction=0.0, status="first step")
 
+    @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Show the step."""
         self._show(state)
 
+    @override
     def on_evaluate(
         self,
         args: TrainingArguments,
@@ -118,7 +116,6 @@ class RunProgress(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show the accuracy."""
         if metrics and "eval_accuracy" in metrics:
             self._accuracy = metrics["eval_accuracy"]
             if self._first_accuracy is None:
@@ -126,10 +123,10 @@ class RunProgress(TrainerCallback):
             self._show(state)
             self.display.print_line(self._task, self._status(state))
 
+    @override
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Fill the bar."""
         self.display.finish_run(self._task, self._status(state))
 
     def _show(self, state: TrainerState) -> None:
@@ -154,40 +151,16 @@ class RunProgress(TrainerCallback):
 
 
 def describe_extrapolation(record: dict[str, Any] | None) -> str:
-    """A trigger in a few words: `step 8: x4 accepted`, `step 8: rejected`."""
+    """Describe a trigger in a few words: `step 8: x4 accepted`, `step 8: rejected`."""
     if record is None:
         return NO_TRIGGER_YET
     scale = record["accepted_scale"]
     return f"step {record['step']}: " + (f"x{scale:g} accepted" if scale else "rejected")
 
 
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Silence transformers, TRL and datasets within the context, but for their errors; our own warnings stay."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "trl", "datasets", "accelerate")]
-    levels = [logger.level for logger in loggers]
-    datasets_bars = not datasets.are_progress_bars_disabled()
-    transformers_bars = transformers.utils.logging.is_progress_bar_enabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            for module in ("transformers", "trl", "datasets", "accelerate", "torch"):
-                warnings.filterwarnings("ignore", module=rf"{module}\b")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if datasets_bars:
-            datasets.enable_progress_bars()
-        if transformers_bars:
-            transformers.utils.logging.enable_progress_bar()
-
-
 class _Status(ProgressColumn):
-    """A task's status, at the left of a column of steady width."""
+    """A column of steady width with a task's status at its left."""
 
+    @override
     def render(self, task: Task) -> Text:
         return Text(str(task.fields.get("status", "")))

@@ -1,4 +1,4 @@
-r"""Rewards: by name, for mathematics by comparing the final answer, for programs by their tests.
+r"""Reward functions by name; those for mathematics compare final answers, and those for programs run tests.
 
 [reward] = resolve_rewards("math")
 reward([r"so it is \boxed{0.5}"], [r"\frac{1}{2}"])      # [1.0]
@@ -14,6 +14,7 @@ from effopd.grading import Completion, grade_code, grade_math
 
 RewardFunction = Callable[..., list[float]]
 
+# Time after which the comparison of one answer is given up.
 _TIMEOUT_SECONDS = 5
 
 
@@ -21,9 +22,9 @@ def resolve_rewards(spec: str | Sequence[str]) -> list[RewardFunction]:
     """Find reward functions by name.
 
     Args:
-        spec: One or several of `world` (the embedded task), `math` (`math_reward`), `code` (`code_reward`) and
-            `package.module:function`, which takes TRL's arguments: `completions`, the dataset's columns, `prompts` and
-            more as keywords.
+        spec: Name, or several names: `world` (the embedded task), `math` (`math_reward`), `code` (`code_reward`), or
+            `package.module:function`. Such a function takes TRL's arguments by keyword: `completions`, `prompts`, the
+            dataset's columns and more.
 
     Raises:
         ConfigurationError: There is no such function. Exceptions raised by the module's own code are not caught.
@@ -35,15 +36,15 @@ def resolve_rewards(spec: str | Sequence[str]) -> list[RewardFunction]:
 
 
 def math_reward(completions: Sequence[Completion], answer: Sequence[Any], **kwargs: Any) -> list[float]:
-    r"""Reward 1.0 where the final answer equals the expected one mathematically, else 0.0; a reward for TRL.
+    r"""Reward 1.0 where the final answer equals the expected one mathematically, else 0.0; a reward function for TRL.
 
-    See `effopd.grading.grade_math` for what the final answer is and how it is compared. Comparisons run in worker
-    processes, in parallel; one that hangs is killed, after a few seconds, and its completion gets 0.0.
+    `effopd.grading.grade_math` says what the final answer is and how it is compared. Comparisons run in parallel, in
+    worker processes. One that takes longer than a few seconds is killed, and its completion gets 0.0.
 
     Args:
-        completions: N texts, or N conversational completions.
-        answer: The N expected answers: `42`, `\frac{1}{2}`, or anything with its own `$...$` or `\boxed{}`.
-        **kwargs: Whatever else TRL passes; ignored.
+        completions: Texts, or conversational completions; N of them.
+        answer: The N expected answers, such as `42`, `\frac{1}{2}`, or anything with its own `$...$` or `\boxed{}`.
+        **kwargs: Other arguments that TRL passes, which are ignored.
 
     Returns:
         N rewards.
@@ -52,14 +53,14 @@ def math_reward(completions: Sequence[Completion], answer: Sequence[Any], **kwar
 
 
 def code_reward(completions: Sequence[Completion], tests: Sequence[Any], **kwargs: Any) -> list[float]:
-    """Reward 1.0 where a program passes its tests, else 0.0; a reward for TRL.
+    """Reward 1.0 where a program passes its tests, else 0.0; a reward function for TRL.
 
-    Programs run in sandboxes, in parallel: see `effopd.grading.grade_code`.
+    Programs run in parallel, in sandboxes: see `effopd.grading.grade_code`.
 
     Args:
-        completions: N texts, or N conversational completions.
-        tests: The N problems' tests, the dataset's column of that name: mappings, or JSON of them.
-        **kwargs: Whatever else TRL passes; ignored.
+        completions: Texts, or conversational completions; N of them.
+        tests: Tests of the N problems, from the dataset's column of that name: mappings, or JSON of mappings.
+        **kwargs: Other arguments that TRL passes, which are ignored.
 
     Returns:
         N rewards.

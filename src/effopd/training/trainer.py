@@ -10,21 +10,27 @@ from typing import Any
 
 import torch
 from transformers import TrainerControl
-from trl import DistillationTrainer
-from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+from typing_extensions import override
 
 from effopd import trl_hooks
 from effopd.extrapolation.validation import RewardFunction, RewardValidator, validate
 from effopd.objectives import sampled_reverse_kl
 from effopd.training.config import OPDConfig
 
-# Vocabulary columns projected at a time when only sampled tokens' log-probabilities are needed.
-VOCABULARY_CHUNK = 8192
-
 
 @dataclass
 class StepMeter:
-    """What this process's part of one optimizer step did and cost. Times are wall seconds."""
+    """What this process's part of one optimizer step did and cost.
+
+    Attributes:
+        loss: Loss, summed over the micro-batches.
+        reverse_kl: Reverse KL from student to teacher in nats per token, summed over the micro-batches.
+        rollouts: Number of completions sampled.
+        generated_tokens: Number of tokens in them.
+        teacher_tokens: Number of completion tokens that the teacher scored.
+        generation_seconds: Wall time of sampling, in seconds.
+        teacher_seconds: Wall time of the teacher's forward passes, in seconds.
+    """
 
     loss: float = 0.0
     reverse_kl: float = 0.0
@@ -35,19 +41,20 @@ class StepMeter:
     teacher_seconds: float = 0.0
 
 
-class OPDTrainer(DistillationTrainer):
+class OPDTrainer(trl_hooks.HookedDistillationTrainer):
     """On-policy distillation (arXiv 2605.11739, Preliminaries) on TRL's `DistillationTrainer`.
 
     Args:
-        *args: As for `DistillationTrainer`; `args` is an `OPDConfig`.
-        evaluation_reward: With it, `evaluate()` measures the mean reward of one sampled answer to each prompt of
-            `eval_dataset`, always with the same random numbers, as `eval_accuracy`. Without it, TRL's divergence.
-        **kwargs: As for `DistillationTrainer`.
+        *args: Arguments of `DistillationTrainer`; `args` is an `OPDConfig`.
+        evaluation_reward: Reward function, or several to be summed. With it, `evaluate()` measures as `eval_accuracy`
+            the mean reward of one sampled answer to each prompt of `eval_dataset`, always with the same random numbers.
+            Without it, `evaluate()` measures TRL's divergence.
+        **kwargs: Arguments of `DistillationTrainer`.
 
     Attributes:
-        meter: Cost of the step under way; whoever reads it at the end of a step sets a new one.
-        step_rollouts: This process's examples of the step under way, with the ids that were sampled for them.
-        evaluation_seconds: Spent in `evaluate()` so far; no part of the cost of training.
+        meter: Cost of the step under way. Whoever reads it at the end of a step sets a new one.
+        step_rollouts: This process's examples of the step under way, and the token ids sampled for each.
+        evaluation_seconds: Wall time spent in `evaluate()` so far, in seconds; it is no part of the cost of training.
     """
 
     args: OPDConfig
@@ -62,18 +69,19 @@ class OPDTrainer(DistillationTrainer):
         self.step_rollouts: tuple[list[dict[str, Any]], list[list[int]]] = ([], [])
         self.evaluation_seconds = 0.0
         super().__init__(*args, **kwargs)
-        self._evaluation = RewardValidator(evaluation_reward) if evaluation_reward is not None else None
+        self._accuracy = RewardValidator(evaluation_reward) if evaluation_reward is not None else None
 
+    @override
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Mean reward on the evaluation prompts (see `evaluation_reward`), or TRL's own evaluation without one."""
+        """Measure the mean reward on the evaluation prompts, or, without an `evaluation_reward`, what TRL measures."""
         started = time.perf_counter()
-        if self._evaluation is None:
+        if self._accuracy is None:
             metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         else:
             rows = self.eval_dataset if eval_dataset is None else eval_dataset
-            score = validate(self, self._evaluation, list(rows), self.args.seed)
+            score = validate(self, self._accuracy, list(rows), self.args.seed)
             metrics = {
                 f"{metric_key_prefix}_accuracy": score.value,
                 f"{metric_key_prefix}_accuracy_stderr": score.stderr,
@@ -88,43 +96,37 @@ class OPDTrainer(DistillationTrainer):
         self.evaluation_seconds += time.perf_counter() - started
         return metrics
 
+    @override
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One micro-batch, adding its loss to the meter."""
+        """Train on one micro-batch, and add its loss to the meter."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         self.meter.loss += loss.item()
         return loss
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if self.model.training:
-            self.step_rollouts = (inputs, [])
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        return output
+    @override
+    def on_rollouts(self, examples: list[dict[str, Any]], completion_ids: list[list[int]], seconds: float) -> None:
+        self.step_rollouts = (examples, completion_ids)
+        self.meter.rollouts += len(completion_ids)
+        self.meter.generated_tokens += sum(map(len, completion_ids))
+        self.meter.generation_seconds += seconds
 
-    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        started = time.perf_counter()
-        output: tuple[Any, ...] = super()._generate(prompts)
-        if self.model.training:
-            completion_ids = output[1]
-            self.step_rollouts = (self.step_rollouts[0], completion_ids)
-            self.meter.rollouts += len(completion_ids)
-            self.meter.generated_tokens += sum(map(len, completion_ids))
-            self.meter.generation_seconds += self._seconds_since(started)
-        return output
+    @override
+    def on_teacher_pass(self, seconds: float) -> None:
+        self.meter.teacher_seconds += seconds
 
-    def _get_last_hidden_state(self, unwrapped_model: Any, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
-        hidden = super()._get_last_hidden_state(unwrapped_model, input_ids, *args, **kwargs)
-        if self.model.training and unwrapped_model is self.accelerator.unwrap_model(self.teacher_model):
-            self.meter.teacher_seconds += self._seconds_since(started)
-        return hidden
+    @override
+    def training_loss(self, batch: dict[str, Any]) -> trl_hooks.DivergenceLoss:
+        """Return the loss of the estimator that `args` name; whichever it is, it adds the reverse KL to the meter."""
+        self.meter.teacher_tokens += int(batch["completion_mask"].sum())
+        if self.args.estimator == "sampled":
+            return self._sampled_loss(batch["completion_ids"])
+        return self._full_vocab_loss()
 
-    def _compute_loss(self, unwrapped_student: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> Any:
-        if not self.model.training:
-            return super()._compute_loss(unwrapped_student, inputs, num_items_in_batch)
-        self.meter.teacher_tokens += int(inputs["completion_mask"].sum())
+    def _full_vocab_loss(self) -> trl_hooks.DivergenceLoss:
+        """Return TRL's own divergence, which is exact over the vocabulary."""
         divergence = trl_hooks.divergence_loss()
 
-        def full_vocab(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        def loss(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             *tensors, beta = args
             result = divergence(*tensors, beta, **kwargs)
             reverse_kl = result[0].detach()
@@ -134,57 +136,26 @@ class OPDTrainer(DistillationTrainer):
             self.meter.reverse_kl += reverse_kl.item()
             return result
 
-        def sampled(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            loss, reverse_kl, entropy, num_tokens = _sampled_loss(*args, targets_BT=inputs["completion_ids"], **kwargs)
-            self.meter.reverse_kl += reverse_kl.item()
-            return loss, entropy, num_tokens
+        return loss
 
-        with trl_hooks.replaced_loss(sampled if self.args.estimator == "sampled" else full_vocab):
-            return super()._compute_loss(unwrapped_student, inputs, num_items_in_batch)
+    def _sampled_loss(self, tokens_BT: torch.Tensor) -> trl_hooks.DivergenceLoss:
+        """Return the paper's policy gradient on the sampled log-ratio of the completions' tokens, int64 [B, T]."""
 
-    def _seconds_since(self, started: float) -> float:
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
+        def loss(
+            student_BTH: torch.Tensor,
+            teacher_BTH: torch.Tensor,
+            student_head_VH: torch.Tensor,
+            teacher_head_VH: torch.Tensor,
+            mask_BT: torch.Tensor,
+            beta: float,
+            *,
+            num_items_in_batch: torch.Tensor | float,
+            **settings: Any,
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            hidden_and_heads = student_BTH, teacher_BTH, student_head_VH, teacher_head_VH
+            student_BT, teacher_BT, entropy_BT = trl_hooks.token_logprobs(tokens_BT, *hidden_and_heads, **settings)
+            surrogate, reverse_kl = sampled_reverse_kl(student_BT, teacher_BT, mask_BT)
+            self.meter.reverse_kl += (reverse_kl / num_items_in_batch).item()
+            return surrogate / num_items_in_batch, (entropy_BT.detach() * mask_BT).sum(), mask_BT.sum()
 
-
-def _sampled_loss(
-    student_BTH: torch.Tensor,
-    teacher_BTH: torch.Tensor,
-    student_head_VH: torch.Tensor,
-    teacher_head_VH: torch.Tensor,
-    mask_BT: torch.Tensor,
-    beta: float,
-    *,
-    targets_BT: torch.Tensor,
-    num_items_in_batch: torch.Tensor | float,
-    temperature: float,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Loss and reverse KL (per token), entropy (summed) and number of tokens, from hidden states and heads."""
-
-    def logprobs(role: str, hidden_BTH: torch.Tensor, head_VH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if isinstance(head_VH, torch.distributed.tensor.DTensor):
-            head_VH = head_VH.full_tensor().to(hidden_BTH.dtype)
-        bias = kwargs[f"{role}_lm_head_bias"]
-        if isinstance(bias, torch.distributed.tensor.DTensor):
-            bias = bias.full_tensor()
-        values, entropy, *_ = ChunkedLogProbFunction.apply(
-            hidden_BTH.flatten(0, 1),
-            head_VH,
-            bias,
-            targets_BT.flatten(),
-            temperature,
-            VOCABULARY_CHUNK,
-            kwargs[f"{role}_final_logit_softcapping"],
-            kwargs[f"{role}_logit_scale"],
-            ("entropy",),
-        )
-        return values.view(mask_BT.shape), entropy.view(mask_BT.shape)
-
-    student_BT, entropy_BT = logprobs("student", student_BTH, student_head_VH)
-    with torch.no_grad():
-        teacher_BT, _ = logprobs("teacher", teacher_BTH, teacher_head_VH)
-    loss, reverse_kl = sampled_reverse_kl(student_BT, teacher_BT, mask_BT)
-    entropy = (entropy_BT.detach() * mask_BT).sum()
-    return loss / num_items_in_batch, reverse_kl / num_items_in_batch, entropy, mask_BT.sum()
+        return loss

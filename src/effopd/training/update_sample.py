@@ -1,4 +1,4 @@
-"""A sample of weight matrices, what training did to them since the base, and how they moved between measurements."""
+"""A sample of weight matrices: the update of each since the base, and how they moved between measurements."""
 
 import json
 import math
@@ -18,15 +18,15 @@ from effopd.parameters import locate
 from effopd.updates import displacement_cosine, spectrum
 
 SPECTRAL = ("effective_rank", "top1pct_norm_ratio")
-# Elements converted to float64 at a time where only a norm is wanted.
+# Number of elements converted to float64 at a time where only a norm is wanted.
 CHUNK = 1 << 22
 
 
 def choose_matrices(names: list[str], parameters: Mapping[str, Tensor], count: int, max_bytes: int) -> list[str]:
-    """Choose up to `count` of `names` that take `max_bytes` or less together, in their order.
+    """Choose up to `count` of `names`, in their order, that take at most `max_bytes` together.
 
-    As many from each module kind, or all of a kind that has fewer; within a kind evenly spaced, first and last
-    included.
+    Every module kind gives as many matrices, or all that it has if these are fewer. Within a kind they are evenly
+    spaced, the first and the last included.
 
     Raises:
         ConfigurationError: Not one can be chosen.
@@ -46,7 +46,7 @@ def choose_matrices(names: list[str], parameters: Mapping[str, Tensor], count: i
 
 
 def num_bytes(parameters: Mapping[str, Tensor], names: Iterable[str]) -> int:
-    """Size of parameters, whole ones where they are sharded."""
+    """Size of the named parameters; of sharded ones, the size of the whole."""
     return sum(parameters[name].numel() * parameters[name].element_size() for name in names)
 
 
@@ -54,21 +54,22 @@ class UpdateSample:
     """Copies of weights in CPU memory, and the metrics of their update.
 
     Args:
-        weights: (name, CPU tensor) of everything to take norms of, as it is now: the base. They are kept.
-        sampled: Which of them to take spectra and displacements of: matrices.
+        weights: Names and CPU tensors of all weights to take norms of, as they are now, which is the base. The tensors
+            are kept.
+        sampled: Names of the matrices among them to take spectra and displacements of.
     """
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]], sampled: Collection[str]) -> None:
         self._base = dict(weights)
-        # Of the sample, at the last measurement and at the one before it.
+        # The sampled matrices at the last measurement, and at the one before it.
         self._previous = {name: weight.clone() for name, weight in self._base.items() if name in sampled}
         self._earlier: dict[str, Tensor] = {}
 
     def measure(self, weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
-        """Metrics of the update from the base to `weights`: see `effopd.training.monitor` for the keys.
+        """Measure the update from the base to `weights`; `effopd.training.monitor` describes the keys.
 
         Args:
-            weights: (name, CPU tensor), the same as for the base; those of the sample are kept.
+            weights: Names and CPU tensors of the same weights as the base has. Those of the sample are kept.
         """
         norms: dict[str, float] = {}
         current: dict[str, Tensor] = {}
@@ -89,7 +90,7 @@ class UpdateSample:
         }
 
     def save(self, path: Path, metadata: dict[str, Any]) -> None:
-        """Write everything to a safetensors file, by way of a temporary name."""
+        """Write everything to a safetensors file, under a temporary name until it is complete."""
         path.parent.mkdir(parents=True, exist_ok=True)
         roles = {"base": self._base, "previous": self._previous, "earlier": self._earlier}
         tensors = {f"{role}:{name}": weight for role, copies in roles.items() for name, weight in copies.items()}
@@ -104,12 +105,12 @@ class UpdateSample:
         """Read what `save` wrote, and its metadata.
 
         Args:
-            path: The file.
-            shapes: Of everything watched, by name: what must be there.
-            sampled: The matrices that must be in the sample.
+            path: Path of the file.
+            shapes: Shapes by name of all weights that must be in the file.
+            sampled: Names of the matrices that must be in the sample.
 
         Raises:
-            CheckpointError: The file is damaged, or of other weights.
+            CheckpointError: The file is damaged, or holds other weights.
         """
         copies: dict[str, dict[str, Tensor]] = {"base": {}, "previous": {}, "earlier": {}}
         try:
@@ -118,7 +119,7 @@ class UpdateSample:
                 for key in file.keys():  # noqa: SIM118  (not a mapping)
                     role, _, name = key.partition(":")
                     copies[role][name] = file.get_tensor(key)
-        except Exception as error:  # of safetensors, of the disk, of JSON
+        except Exception as error:  # safetensors, the disk and JSON each raise their own
             raise CheckpointError(
                 f"The update monitor's {path} cannot be read ({error}). Resume from another checkpoint, or remove the "
                 "file to measure the update from this checkpoint on."
@@ -154,13 +155,13 @@ def _update_norm(weight: Tensor, base: Tensor) -> float:
 def _spectral(update: Tensor) -> dict[str, float | None]:
     try:
         result = spectrum(update)
-    except DataError:  # not finite: training has diverged, and it is not for a monitor to stop it
+    except DataError:  # the update is not finite: training has diverged, but a monitor is not what should stop it
         return dict.fromkeys(SPECTRAL)
     return {metric: getattr(result, metric) for metric in SPECTRAL}
 
 
 def _group(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by module kind."""
+    """Group names by module kind."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(locate(name).kind, []).append(name)
@@ -173,7 +174,7 @@ def _norms_by_kind(norms: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _means(values: Mapping[str, float | None]) -> dict[str, float]:
-    """Means of the numbers among `values`, by kind and over all."""
+    """Take the means of the numbers among `values`, by kind and over all."""
     groups = _group(values) | {"mean": list(values)}
     numbers = {kind: [value for name in names if (value := values[name]) is not None] for kind, names in groups.items()}
     return {kind: fmean(group) for kind, group in numbers.items() if group}

@@ -9,8 +9,8 @@ from accelerate.utils import DistributedType
 from trl import DistillationTrainer
 
 from effopd.errors import ConfigurationError, UnsupportedError
+from effopd.extrapolation.checks import check_trainer, validation_rows
 from effopd.extrapolation.presets import ExtrapolationConfig
-from effopd.extrapolation.requirements import check_trainer, validation_rows
 
 
 class Described(DistillationTrainer):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Reading a run's configuration: a YAML file or a shipped recipe, overridden on the command line, by TRL's parser."""
+"""Reading a run's configuration with TRL's parser: a YAML file or a recipe, with overrides from the command line."""
 
 import argparse
 import difflib
@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from trl import TrlParser
+from typing_extensions import override
 
 from effopd.errors import ConfigurationError
 from effopd.files import load_yaml
@@ -31,7 +32,7 @@ _WORDS: dict[type, str] = {
 
 
 def recipes() -> list[str]:
-    """Names of the recipes that ship with the package."""
+    """List the names of the recipes that come with the package."""
     return sorted(path.name.removesuffix(".yaml") for path in (files("effopd") / "recipes").iterdir())
 
 
@@ -39,8 +40,11 @@ def parse_config(config: str, overrides: Sequence[str] = ()) -> tuple[RunArgumen
     """Read a configuration.
 
     Args:
-        config: Path of a YAML file, or the name of a recipe.
-        overrides: `--field value` pairs, stronger than the file.
+        config: Path of a YAML file, or name of a recipe.
+        overrides: Words of the command line, `--field`, `value` and so on, which take precedence over the file.
+
+    Returns:
+        The arguments of the run, and the settings of its training.
 
     Raises:
         ConfigurationError: There is no such file or recipe, it is not YAML, or a field is unknown, missing or wrong.
@@ -76,16 +80,18 @@ def parse_config(config: str, overrides: Sequence[str] = ()) -> tuple[RunArgumen
 
 
 class _Parser(TrlParser):
+    """Raises an error where argparse would print it and end the process."""
+
+    @override
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print and exit with."""
         raise argparse.ArgumentError(None, re.sub(r"(--\w+)/--[\w-]+", r"\1", message))
 
 
 def _check_file(content: dict[Any, Any], path: Path) -> None:
-    """Check names and types of a file's fields, which argparse leaves alone unless they are text."""
+    """Check the names and types of a file's fields, of which argparse checks only those that are text."""
     hints = get_type_hints(RunArguments) | get_type_hints(OPDConfig)
     for name, value in content.items():
-        if name == "env":  # TRL's: environment variables
+        if name == "env":  # environment variables, which TRL sets
             continue
         if name not in _FIELDS:
             raise ConfigurationError(f"{path}: {_unknown(str(name))}")
@@ -101,9 +107,9 @@ def _check_file(content: dict[Any, Any], path: Path) -> None:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value of a YAML file is of a type, or text that argparse reads as one, such as a number in quotes."""
+    """Whether a value is of a type, or is text that argparse reads as one, such as a number in quotes."""
     if kind not in _WORDS:
-        return True  # left to TRL
+        return True  # TRL checks the others
     if kind is list:
         return isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
     if kind is bool and isinstance(value, str):
@@ -120,12 +126,13 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _expected(kinds: Iterable[Any]) -> str:
+    """Say in words which types a field may have."""
     names = [_WORDS[kind] for each in kinds if (kind := get_origin(each) or each) in _WORDS and kind is not NoneType]
     return " or ".join(names)
 
 
 def _unknown(name: str) -> str:
-    """What to say of a name that no field has."""
+    """Say that no field has this name, and what to do about it."""
     bare = name.lstrip("-").partition("=")[0].replace("-", "_")
     close = difflib.get_close_matches(bare, _FIELDS, n=3)
     remedy = f"did you mean {' or '.join(close)}?" if close else "docs/training.md has the fields."

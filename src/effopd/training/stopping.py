@@ -1,4 +1,4 @@
-"""When to evaluate, and when to stop, for runs that ask how much reaching a target accuracy costs."""
+"""When a run evaluates and where it stops, for runs that ask how much reaching a target accuracy costs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError
@@ -18,9 +19,9 @@ EVERY_STEP_UP_TO = 16
 
 
 def is_evaluation_step(step: int) -> bool:
-    """Whether a step is on the evaluation grid: every step to 16, then 16 evenly spaced in each doubling.
+    """Whether a step is on the evaluation grid: every step up to 16, then 16 evenly spaced steps in each doubling.
 
-    From 16 on, the distance to the next step of the grid is at most 1/16 of the step; all powers of two are on it.
+    From 16 on, the distance to the next step of the grid is at most 1/16 of the step. All powers of two are on it.
     """
     if step <= EVERY_STEP_UP_TO:
         return step >= 1
@@ -30,18 +31,16 @@ def is_evaluation_step(step: int) -> bool:
 class EvaluateNearTarget(TrainerCallback):
     """Asks for an evaluation where the accuracy may have reached a target, without paying for one after every step.
 
-    It asks at the steps of `is_evaluation_step`, whenever the step's own rollouts (sampled before its update) were
-    rewarded with at least `target - margin` on average, and after every accepted extrapolation. The trainer evaluates
-    whatever its `eval_strategy`; it needs an `eval_dataset` and an `evaluation_reward`.
-
-    To be added after `EffOPDCallback`, whose last acceptance it reads.
+    It asks at the steps of `is_evaluation_step`, whenever the step's own rollouts, sampled before its update, were
+    rewarded with at least `target - margin` on average, and after every accepted extrapolation. The trainer then
+    evaluates whatever its `eval_strategy` is; it needs an `eval_dataset` and an `evaluation_reward`.
 
     Args:
-        trainer: The trainer this callback is added to.
-        target: The accuracy to be reached.
-        reward: What the step's rollouts are scored by: one reward function or several, summed.
-        margin: How far below the target the rollouts' mean reward already asks for an evaluation. The mean of 256
-            rollouts at an accuracy of 0.95 has a standard error of 0.014.
+        trainer: Trainer that this callback is added to.
+        target: Accuracy to be reached.
+        reward: Reward function that scores the step's rollouts, or several, which are summed.
+        margin: Distance below the target at which the rollouts' mean reward already asks for an evaluation. The mean of
+            256 rollouts at an accuracy of 0.95 has a standard error of 0.014.
 
     Raises:
         ConfigurationError: The trainer has nothing to evaluate on.
@@ -63,9 +62,9 @@ class EvaluateNearTarget(TrainerCallback):
         self.threshold = target - margin
         self._scorer = RewardValidator(reward)
 
+    @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Decide."""
-        rollout_reward = self._rollout_reward()  # collective, so before any shortcut
+        rollout_reward = self._rollout_reward()  # first, because every process must take part in computing it
         if (
             is_evaluation_step(state.global_step)
             or rollout_reward >= self.threshold
@@ -74,13 +73,14 @@ class EvaluateNearTarget(TrainerCallback):
             control.should_evaluate = True
 
     def _rollout_reward(self) -> float:
-        """Mean reward of the rollouts this step trained on, over all processes."""
+        """Mean reward of the rollouts that this step trained on, over all processes."""
         examples, completion_ids = self.trainer.step_rollouts
         rollouts = trl_hooks.make_rollouts(self.trainer, examples, [[]] * len(examples), completion_ids)
         scores = self._scorer.scores(self.trainer, rollouts)
         return float(gather(scores.to(self.trainer.accelerator.device, torch.float32)).nanmean())
 
     def _accepted_at(self, step: int) -> bool:
+        """Whether an extrapolation was accepted after this step."""
         return any(
             callback.last is not None and callback.last["step"] == step and callback.last["accepted_scale"] > 0
             for callback in self.trainer.callback_handler.callbacks
@@ -88,18 +88,44 @@ class EvaluateNearTarget(TrainerCallback):
         )
 
 
+class StopAtAccuracy(TrainerCallback):
+    """Stops training when an evaluation reaches a target accuracy.
+
+    Args:
+        target: Accuracy at which training stops.
+    """
+
+    def __init__(self, target: float) -> None:
+        self.target = target
+
+    @override
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if metrics and metrics.get("eval_accuracy", float("-inf")) >= self.target:
+            control.should_training_stop = True
+
+
 class StopAtRollouts(TrainerCallback):
     """Evaluates and stops once a run has spent a number of rollouts, those of validation included.
 
-    To be added after `MetricsCallback`, whose count it reads. The step under way is finished, so the run may spend
-    that much more.
+    The step under way is finished first, so the run may spend that much more.
+
+    Args:
+        metrics: Callback of the same trainer that counts the rollouts.
+        limit: Number of rollouts at which the run stops.
     """
 
     def __init__(self, metrics: MetricsCallback, limit: int) -> None:
         self.metrics = metrics
         self.limit = limit
 
+    @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Compare."""
         if self.metrics.row is not None and self.metrics.row["rollouts"] >= self.limit:
             control.should_evaluate = control.should_training_stop = True

@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 from effopd.errors import ConfigurationError
 from effopd.extrapolation import EffOPDCallback
 from effopd.extrapolation.search import Score
-from effopd.training.evaluation import EvaluateNearTarget, StopAtRollouts, is_evaluation_step
 from effopd.training.metrics import MetricsCallback
+from effopd.training.stopping import EvaluateNearTarget, StopAtRollouts, is_evaluation_step
 
 
 class Recorder(TrainerCallback):
@@ -35,7 +35,7 @@ def evaluated_steps(trainer: Any, *callbacks: TrainerCallback) -> list[int]:
 
 
 def off_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effopd.training.evaluation.is_evaluation_step", lambda step: False)
+    monkeypatch.setattr("effopd.training.stopping.is_evaluation_step", lambda step: False)
 
 
 def reward_of(value: float) -> Any:
@@ -52,7 +52,7 @@ def test_the_grid_is_geometric() -> None:
 
 
 def test_grid_steps_are_evaluated_though_the_strategy_is_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effopd.training.evaluation.is_evaluation_step", lambda step: step in (2, 5))
+    monkeypatch.setattr("effopd.training.stopping.is_evaluation_step", lambda step: step in (2, 5))
     trainer = opd_trainer(tmp_path, evaluation=True)
     assert trainer.args.eval_strategy == "no"
     assert evaluated_steps(trainer, EvaluateNearTarget(trainer, 2.0, contains_answer)) == [2, 5]

@@ -1,4 +1,4 @@
-"""What must hold before training starts for extrapolation to be right; everything else is refused here."""
+"""Checks that extrapolation will be right, before it changes anything: what does not pass is refused."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType, is_peft_model
 
+from effopd import trl_hooks
 from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.extrapolation.presets import ExtrapolationConfig
 from effopd.extrapolation.snapshot import local_part
-from effopd.trl_hooks import TESTED_TRAINERS as TESTED
 
-# Relative distance up to which a tensor of the optimizer counts as a copy of the weights. Momenta are far beyond it.
+# Relative distance up to which a tensor of the optimizer counts as a copy of the weights. Momenta are farther away.
 LARGEST_DISTANCE = 0.05
 KEEPS_WEIGHTS = (
     "An optimizer that keeps weights of its own, averaged or as a master copy, would overwrite an extrapolation at its "
@@ -19,21 +19,17 @@ KEEPS_WEIGHTS = (
 )
 
 
-# What validation calls, and rollouts kept for later steps. A trainer is tested where these are a tested trainer's own.
-_USED = ("_tokenize_prompts", "_generate_single_turn", "_prepare_inputs")
-
-
 def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
     """Refuse trainers whose weights cannot be extrapolated correctly.
 
     Args:
-        trainer: Any trainer.
-        allow_untested: Accept a class that is not tested, if it can sample at all.
+        trainer: Trainer of any class.
+        allow_untested: Whether to accept a class that is not tested, if it can sample at all.
 
     Raises:
-        ConfigurationError: The trainer's sampling is not known, or its tokenizer has no padding token.
-        UnsupportedError: Tools, environments, a rollout function; schedule-free optimizers; PEFT adapters, DeepSpeed,
-            FSDP1.
+        ConfigurationError: The trainer samples in a way that is not tested, or its tokenizer has no padding token.
+        UnsupportedError: The trainer uses tools, environments or a rollout function, a schedule-free optimizer, PEFT
+            adapters, DeepSpeed or FSDP1.
     """
     _check_class(trainer, allow_untested)
     for name in ("tools", "environments", "rollout_func"):
@@ -58,7 +54,7 @@ def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
         )
     if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version != 2:
         raise UnsupportedError("FSDP1 flattens parameters. Set fsdp_version: 2 in the accelerate configuration.")
-    if trainer._tokenizer.pad_token_id is None:
+    if trl_hooks.tokenizer(trainer).pad_token_id is None:
         raise ConfigurationError(
             "The tokenizer has no padding token, which batched generation needs. Set tokenizer.pad_token before making "
             "the trainer; tokenizer.eos_token will do, padding being masked by its place and not by its token."
@@ -66,30 +62,30 @@ def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
 
 
 def _check_class(trainer: Any, allow_untested: bool) -> None:
-    kind = type(trainer)
-    if not hasattr(trainer, "_generate_single_turn"):
+    name = type(trainer).__name__
+    tested = ", ".join(each.__name__ for each in trl_hooks.TESTED_TRAINERS)
+    if not trl_hooks.can_sample(trainer):
         raise ConfigurationError(
-            f"{kind.__name__} does not sample by TRL's _generate_single_turn, which validation calls. EffOPDCallback "
-            f"works on {_tested_names()}."
+            f"{name} does not sample by TRL's _generate_single_turn, which validation calls. EffOPDCallback "
+            f"works on {tested}."
         )
-    same = (all(getattr(kind, name, None) is getattr(tested, name) for name in _USED) for tested in TESTED)
-    if not allow_untested and not any(same):
+    if not allow_untested and not trl_hooks.samples_as_tested(trainer):
         raise ConfigurationError(
-            f"{kind.__name__} is not a trainer that EffOPDCallback is tested with ({_tested_names()}), or it replaces "
-            f"one of {', '.join(_USED)}. If its _generate_single_turn gives one completion for each prompt, from the "
-            "weights as they are, pass allow_untested_trainer=True."
+            f"{name} is not a trainer that EffOPDCallback is tested with ({tested}), or it replaces one of "
+            f"{', '.join(trl_hooks.SAMPLING_METHODS)}. If its _generate_single_turn gives one completion for each "
+            "prompt, from the weights as they are, pass allow_untested_trainer=True."
         )
-
-
-def _tested_names() -> str:
-    return ", ".join(tested.__name__ for tested in TESTED)
 
 
 def check_optimizer(optimizer: Any, parameters: Iterable[torch.Tensor]) -> None:
     """Refuse an optimizer that keeps weights of its own, which would undo a jump at the next step.
 
-    To be called when the optimizer has done a step. It is recognised by a tensor in its state that is all but equal to
-    the parameter: relative distance at most `LARGEST_DISTANCE`, for the largest matrix of those given.
+    Such an optimizer is recognised by a tensor in its state that nearly equals the parameter: its relative distance is
+    at most `LARGEST_DISTANCE`. Only the largest matrix is looked at.
+
+    Args:
+        optimizer: Optimizer that has done a step already, so that it has a state.
+        parameters: Parameters of the model.
 
     Raises:
         UnsupportedError: There is such a tensor.
@@ -115,7 +111,7 @@ def check_device(name: str | None) -> None:
     """
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises an AssertionError
         raise ConfigurationError(
             f"snapshot_device: got {name!r}, which torch cannot use here ({str(error).splitlines()[0]}). Use 'cpu', "
             "'cuda' where there is one, or leave it out."
@@ -139,7 +135,7 @@ def check_prompts(trainer: Any, examples: Sequence[dict[str, Any]]) -> None:
     """Refuse validation prompts that are neither text nor messages, or messages without a chat template.
 
     Raises:
-        ConfigurationError: There is such a prompt.
+        ConfigurationError: There is such a prompt, or no template.
     """
     for index, example in enumerate(examples):
         prompt = example["prompt"]
@@ -149,7 +145,7 @@ def check_prompts(trainer: Any, examples: Sequence[dict[str, Any]]) -> None:
                 "messages. Leave such rows out."
             )
     is_messages = bool(examples) and isinstance(examples[0]["prompt"], list)
-    if is_messages and not getattr(trainer._tokenizer, "chat_template", None):
+    if is_messages and not getattr(trl_hooks.tokenizer(trainer), "chat_template", None):
         raise ConfigurationError(
             "Validation prompts are messages, and the tokenizer has no chat template to write them by. Give it one, or "
             "write prompts as text."
@@ -157,11 +153,12 @@ def check_prompts(trainer: Any, examples: Sequence[dict[str, Any]]) -> None:
 
 
 def validation_rows(trainer: Any, dataset: Any, config: ExtrapolationConfig) -> Any:
-    """The rows that validation prompts are drawn from: those given, or the training set (as in the paper).
+    """Return the rows that validation prompts are drawn from: those given, or the training set as in the paper.
 
     Raises:
-        ConfigurationError: There are none, too few of them, fewer than processes, or no `prompt` column.
-        UnsupportedError: They have images.
+        ConfigurationError: The dataset is a stream, has too few rows or no `prompt` column, or fewer prompts are asked
+            for than there are processes.
+        UnsupportedError: The rows have images.
     """
     rows = trainer.train_dataset if dataset is None else dataset
     source = "training" if dataset is None else "validation"

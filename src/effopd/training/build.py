@@ -1,0 +1,222 @@
+"""From a configuration to a trainer: check the settings, load what they name, and wire it up."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from effopd.errors import ConfigurationError, DataError, EffOPDError
+from effopd.extrapolation.callback import EffOPDCallback
+from effopd.models.find import find_model
+from effopd.models.load import load_model, load_tokenizer
+from effopd.models.vocabulary import align_vocab_size, check_vocabularies
+from effopd.training.config import OPDConfig, RunArguments
+from effopd.training.data import load_prompts, warn_of_long_prompts
+from effopd.training.metrics import MetricsCallback
+from effopd.training.monitor import NUM_MATRICES, UpdateMonitorCallback
+from effopd.training.rewards import RewardFunction, resolve_rewards
+from effopd.training.stopping import StopAtAccuracy
+from effopd.training.trainer import OPDTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class Loaded(NamedTuple):
+    """What a run trains with.
+
+    Attributes:
+        student: Model that is trained.
+        teacher: Frozen model with as many rows in its head as the student.
+        tokenizer: Tokenizer of the student.
+        dataset: Training prompts.
+        evaluation: Prompts to evaluate on, or None.
+    """
+
+    student: PreTrainedModel
+    teacher: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    dataset: Any
+    evaluation: Any
+
+
+def build_trainer(arguments: RunArguments, config: OPDConfig) -> tuple[OPDTrainer, MetricsCallback]:
+    """Load everything that a run needs, and check that it fits together.
+
+    Raises:
+        ConfigurationError: Settings, vocabularies or rewards do not fit.
+        DataError: A model or dataset is not what it should be.
+    """
+    _check_settings(arguments, config)
+    rewards = resolve_rewards(arguments.reward) if arguments.reward else None
+    loaded = _load(arguments, config)
+    return _wire(arguments, config, loaded, rewards)
+
+
+def _check_settings(arguments: RunArguments, config: OPDConfig) -> None:
+    """Refuse settings that cannot work together, before anything is loaded."""
+    if not config.teacher_model_name_or_path:
+        raise ConfigurationError("teacher_model_name_or_path is not set: distillation needs a teacher.")
+    if config.max_steps == 0:
+        raise ConfigurationError("max_steps=0 trains nothing; give a number of steps, or leave it out for epochs.")
+    if config.resume_from_checkpoint:
+        raise ConfigurationError(
+            f"resume_from_checkpoint={config.resume_from_checkpoint!r} has no effect: a run continues from the newest "
+            "checkpoint of its output_dir. Leave it out."
+        )
+    if config.max_steps < 0 and not config.num_train_epochs > 0:
+        raise ConfigurationError(
+            f"num_train_epochs={config.num_train_epochs} trains nothing; give a number above 0, or set max_steps."
+        )
+    if config.eval_strategy != "no" and not arguments.evaluation_dataset_name:
+        raise ConfigurationError(
+            f"eval_strategy is {config.eval_strategy.value!r}, and there is nothing to evaluate on. Set "
+            'evaluation_dataset_name, or eval_strategy: "no".'
+        )
+
+
+def _load(arguments: RunArguments, config: OPDConfig) -> Loaded:
+    """Load models, tokenizers and prompts, the cheap ones first, and check that they fit together."""
+    student_name, teacher_name = arguments.model_name_or_path, config.teacher_model_name_or_path
+    student_kwargs: dict[str, Any] = dict(config.model_init_kwargs or {})
+    teacher_kwargs: dict[str, Any] = dict(config.teacher_model_init_kwargs or {})
+    student_revision, teacher_revision = student_kwargs.get("revision"), config.teacher_model_revision
+    sources = [_source(student_name, student_revision), _source(teacher_name, teacher_revision)]
+    if sources[0] == sources[1] and config.process_index == 0:
+        logger.warning("Student and teacher are the same model, %s: there is nothing to learn.", student_name)
+    trust: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    tokens: dict[str, Any] = {"pad_token": arguments.pad_token, "eos_token": arguments.eos_token}
+    tokenizer = load_tokenizer(student_name, revision=student_revision, **tokens, **trust)
+    teacher_tokenizer = load_tokenizer(teacher_name, revision=teacher_revision, **tokens, **trust)
+    dataset, evaluation = load_datasets(arguments)
+    _check_datasets(arguments, config, tokenizer, dataset, evaluation)
+    student = load_model(student_name, **trust, **student_kwargs)
+    teacher = load_model(teacher_name, revision=teacher_revision, **trust, **teacher_kwargs)
+    context = getattr(student.config.get_text_config(), "max_position_embeddings", None)
+    if context and config.process_index == 0:
+        warn_of_long_prompts(dataset, tokenizer, context, config.max_completion_length or 0)
+    check_vocabularies(tokenizer, teacher_tokenizer, student.config, teacher.config)
+    num_tokens = 1 + max(tokenizer.get_vocab().values())
+    teacher = align_vocab_size(teacher, student.config.get_text_config().vocab_size, num_tokens)
+    return Loaded(student, teacher, tokenizer, dataset, evaluation)
+
+
+def _wire(
+    arguments: RunArguments, config: OPDConfig, loaded: Loaded, rewards: list[RewardFunction] | None
+) -> tuple[OPDTrainer, MetricsCallback]:
+    """Make the trainer from what was loaded, and add its callbacks in their order."""
+    trainer = _make_trainer(config, loaded, rewards)
+    effopd = monitor = stop = None
+    if settings := arguments.extrapolation_config():
+        effopd = EffOPDCallback(trainer, rewards if settings.validator == "reward" else None, preset=settings)
+    if arguments.monitor_every is not None:
+        num_matrices = arguments.monitor_matrices or NUM_MATRICES
+        monitor = UpdateMonitorCallback(trainer, arguments.monitor_every, num_matrices)
+    metrics = MetricsCallback(trainer, effopd)
+    if arguments.target_accuracy is not None:
+        stop = StopAtAccuracy(arguments.target_accuracy)
+    callbacks: list[TrainerCallback | None] = [
+        effopd,  # first, because it changes the weights at the end of a step, which the others look at
+        monitor,  # measures the weights that the extrapolation left
+        metrics,  # counts what the extrapolation cost, and marks a checkpoint as complete once those above have saved
+        stop,  # stops once the metrics have noted the evaluation that reached the target
+        # `train` adds its caller's callbacks after these. Those of `effopd.training.stopping` read the last
+        # extrapolation and the metrics; `RunProgress` shows what all the others found, and comes last.
+    ]
+    for callback in callbacks:
+        if callback is not None:
+            trainer.add_callback(callback)
+    return trainer, metrics
+
+
+def _source(name: str, revision: str | None) -> tuple[str, str | None]:
+    """Name a model so that two names of the same model are equal."""
+    place = find_model(name, revision)
+    return os.path.realpath(place) if isinstance(place, Path) else place, revision
+
+
+def _check_datasets(
+    arguments: RunArguments, config: OPDConfig, tokenizer: PreTrainedTokenizerBase, dataset: Any, evaluation: Any
+) -> None:
+    for each in (dataset, evaluation):
+        if each is not None and isinstance(each[0]["prompt"], list) and not tokenizer.chat_template:
+            raise ConfigurationError(
+                f"{arguments.model_name_or_path}: the tokenizer has no chat template, which messages need. Leave "
+                "system_prompt out and write prompts as text, or take a model with a template."
+            )
+    batch_size = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
+    if len(dataset) < batch_size:
+        raise ConfigurationError(
+            f"{arguments.dataset_name}: {len(dataset)} rows are fewer than the {batch_size} of one optimizer step. Use "
+            "more rows, or a smaller per_device_train_batch_size or gradient_accumulation_steps."
+        )
+
+
+def _make_trainer(config: OPDConfig, loaded: Loaded, rewards: list[RewardFunction] | None) -> OPDTrainer:
+    kept = config.model_init_kwargs, config.teacher_model_init_kwargs
+    # The models are loaded already, and TRL warns when it is given these as well.
+    config.model_init_kwargs = config.teacher_model_init_kwargs = None
+    try:
+        trainer = OPDTrainer(
+            model=loaded.student,
+            teacher_model=loaded.teacher,
+            args=config,
+            train_dataset=loaded.dataset,
+            eval_dataset=loaded.evaluation,
+            processing_class=loaded.tokenizer,
+            evaluation_reward=rewards if loaded.evaluation is not None else None,
+        )
+    except EffOPDError:
+        raise
+    except (ValueError, ImportError) as error:  # how TRL and transformers refuse settings
+        raise ConfigurationError(f"These settings cannot be trained with: {error}") from error
+    config.model_init_kwargs, config.teacher_model_init_kwargs = (kwargs or None for kwargs in kept)
+    return trainer
+
+
+def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:
+    """Load the training prompts, and the prompts to evaluate on, or None for those.
+
+    Raises:
+        ConfigurationError: An argument cannot be right.
+        DataError: A dataset cannot be read, or lacks what a reward needs.
+    """
+    common: dict[str, Any] = {
+        "require_answer": any(reward in ("math", "world") for reward in arguments.reward or ()),
+        "system_prompt": arguments.system_prompt,
+        "prompt_template": arguments.prompt_template,
+        "answer_after": arguments.answer_after,
+    }
+    dataset = load_prompts(
+        arguments.dataset_name,
+        split=arguments.dataset_split,
+        config_name=arguments.dataset_config,
+        prompt_column=arguments.prompt_column,
+        answer_column=arguments.answer_column,
+        limit=arguments.num_train_examples,
+        **common,
+    )
+    _check_tests(dataset, arguments.dataset_name, arguments)
+    if not arguments.evaluation_dataset_name:
+        return dataset, None
+    same = arguments.evaluation_dataset_name == arguments.dataset_name
+    evaluation = load_prompts(
+        arguments.evaluation_dataset_name,
+        split=arguments.evaluation_split,
+        config_name=arguments.evaluation_config or (arguments.dataset_config if same else None),
+        prompt_column=arguments.evaluation_prompt_column or arguments.prompt_column,
+        answer_column=arguments.evaluation_answer_column or arguments.answer_column,
+        limit=arguments.num_evaluation_examples,
+        **common,
+    )
+    _check_tests(evaluation, arguments.evaluation_dataset_name, arguments)
+    return dataset, evaluation
+
+
+def _check_tests(dataset: Any, name: str, arguments: RunArguments) -> None:
+    if "code" in (arguments.reward or ()) and "tests" not in dataset.column_names:
+        raise DataError(
+            f"{name}: the reward 'code' needs a column 'tests'; there are {', '.join(dataset.column_names)}. "
+            "See docs/evaluation.md for what tests look like."
+        )

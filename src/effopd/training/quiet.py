@@ -1,0 +1,37 @@
+"""Silence from the libraries underneath, for commands that show progress bars of their own."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import datasets
+import transformers
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Let transformers, TRL, datasets and accelerate show nothing but errors within the context.
+
+    Warnings of effopd itself are still shown.
+    """
+    loggers = [logging.getLogger(name) for name in ("transformers", "trl", "datasets", "accelerate")]
+    levels = [logger.level for logger in loggers]
+    datasets_bars = not datasets.are_progress_bars_disabled()
+    transformers_bars = transformers.utils.logging.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            for module in ("transformers", "trl", "datasets", "accelerate", "torch"):
+                warnings.filterwarnings("ignore", module=rf"{module}\b")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if datasets_bars:
+            datasets.enable_progress_bars()
+        if transformers_bars:
+            transformers.utils.logging.enable_progress_bar()

@@ -1,0 +1,95 @@
+"""Everything that effopd uses of TRL, and of transformers' Trainer, that they do not promise to keep.
+
+When TRL moves, this is the only package to mend; `tests/trl_hooks` fails when one of these names goes or changes its
+signature. Each name stands below the file that uses it:
+
+    rollouts.py
+        Trainer._tokenize_prompts                       turns prompts into token ids
+        Trainer._generate_single_turn                   samples from the live weights, by transformers or vLLM
+        chat_template_utils.parse_response              decodes a completion for reward functions
+        data_utils.is_conversational                    tells messages from text
+        trainer.utils.pad                               pads prompts and completions
+    vllm.py
+        Trainer.vllm_generation.llm.generate            is given a seed for each prompt
+        Trainer.num_generations, .num_generations_eval  how often RLOO repeats a prompt; it takes prompts for a server
+                                                        to be repeated
+    divergence.py
+        distillation_trainer._chunked_divergence_loss   the loss on hidden states and heads of student and teacher
+        DistillationTrainer._get_last_hidden_state      runs student and teacher up to their heads
+        kernels.chunked_logprob.ChunkedLogProbFunction  log-probabilities of given tokens
+        Trainer._metrics                                what goes into the next log
+    distillation.py
+        DistillationTrainer._generate_and_score_completions, ._generate, ._get_last_hidden_state, ._compute_loss
+                                                        are overridden, to call public methods
+    changed_weights.py
+        Trainer._last_loaded_step                       the step whose weights vLLM holds; -1 makes it load them again
+        Trainer._buffered_inputs                        rollouts kept for later steps; None makes it sample again
+        Trainer._step                                   micro-batches trained on, which says how old the rollouts are
+    resume.py
+        Trainer._load_optimizer_and_scheduler           is given the checkpoint that training resumes from
+        Trainer._init_training_state                    is called when training starts, and tells how many passes over
+                                                        the prompts a resumed training has behind it
+        Trainer._get_train_sampler                      makes the sampler of prompts
+        trainer.utils.RepeatSampler                     draws an order of the prompts at each pass over them
+    rewards.py
+        Trainer.async_loop                              runs GRPO's asynchronous rewards, if it has any
+        trainer.utils.start_event_loop_in_daemon, .shutdown_event_loop_in_daemon
+                                                        make such a loop for other trainers
+    trainer.py
+        Trainer._tokenizer, ._metrics                   the tokenizer; what goes into the next log
+        Trainer._tokenize_prompts, ._generate_single_turn, ._prepare_inputs
+                                                        sample, and keep rollouts for later steps; a tested trainer
+                                                        has them from TRL
+
+Callers write `trl_hooks.NAME(...)`.
+"""
+
+from effopd.trl_hooks.changed_weights import discard_rollouts, publish_weights
+from effopd.trl_hooks.distillation import HookedDistillationTrainer
+from effopd.trl_hooks.divergence import (
+    DivergenceLoss,
+    divergence_loss,
+    divergence_per_rollout,
+    replaced_loss,
+    token_logprobs,
+)
+from effopd.trl_hooks.resume import on_resume, on_start
+from effopd.trl_hooks.rewards import wait_for
+from effopd.trl_hooks.rollouts import Rollout, empty_rollout, generate, is_divergence, make_rollouts
+from effopd.trl_hooks.trainer import (
+    SAMPLING_METHODS,
+    TESTED_TRAINERS,
+    can_sample,
+    log_metric,
+    samples_as_tested,
+    seeded_per_process,
+    tokenizer,
+)
+from effopd.trl_hooks.vllm import samples_on_a_server
+
+__all__ = [
+    "SAMPLING_METHODS",
+    "TESTED_TRAINERS",
+    "DivergenceLoss",
+    "HookedDistillationTrainer",
+    "Rollout",
+    "can_sample",
+    "discard_rollouts",
+    "divergence_loss",
+    "divergence_per_rollout",
+    "empty_rollout",
+    "generate",
+    "is_divergence",
+    "log_metric",
+    "make_rollouts",
+    "on_resume",
+    "on_start",
+    "publish_weights",
+    "replaced_loss",
+    "samples_as_tested",
+    "samples_on_a_server",
+    "seeded_per_process",
+    "token_logprobs",
+    "tokenizer",
+    "wait_for",
+]

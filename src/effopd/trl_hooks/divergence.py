@@ -1,0 +1,173 @@
+"""The loss of TRL's `DistillationTrainer`: reading it, replacing it, and taking it for each rollout apart.
+
+Shape suffixes: B sequences, T completion tokens, H hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+from trl.trainer import distillation_trainer
+
+from effopd.trl_hooks.rollouts import Rollout, pad_rollouts
+
+DivergenceLoss = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""A loss on hidden states and heads, as TRL calls it.
+
+By position it is given the hidden states of student and teacher [B, T, H], their heads [V, H], the loss mask [B, T] and
+beta; then by name `num_items_in_batch`, the biases, logit scales and soft caps of both heads, and the temperature. It
+returns the loss, the student's entropy summed over the tokens, and the number of tokens.
+"""
+
+VOCABULARY_CHUNK = 8192
+"""Number of vocabulary columns projected at a time where only the log-probabilities of given tokens are needed."""
+
+
+def divergence_loss() -> DivergenceLoss:
+    """Return TRL's own loss, or what stands in for it at present."""
+    return distillation_trainer._chunked_divergence_loss  # type: ignore[no-any-return]
+
+
+@contextmanager
+def replaced_loss(loss: DivergenceLoss) -> Iterator[None]:
+    """Let `DistillationTrainer` compute `loss` in place of its divergence within the context."""
+    original = divergence_loss()
+    distillation_trainer._chunked_divergence_loss = loss
+    try:
+        yield
+    finally:
+        distillation_trainer._chunked_divergence_loss = original
+
+
+def token_logprobs(
+    tokens_BT: torch.Tensor,
+    student_BTH: torch.Tensor,
+    teacher_BTH: torch.Tensor,
+    student_head_VH: torch.Tensor,
+    teacher_head_VH: torch.Tensor,
+    *,
+    temperature: float,
+    **settings: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute log-probabilities of given tokens without holding the whole logits.
+
+    Args:
+        tokens_BT: Token ids, int64 [B, T].
+        student_BTH: Hidden states of the student at the positions that predict the tokens, [B, T, H].
+        teacher_BTH: Hidden states of the teacher, likewise.
+        student_head_VH: Weight of the student's head, [V, H]; a sharded one is gathered.
+        teacher_head_VH: Weight of the teacher's head, likewise.
+        temperature: Number above 0 that the logits are divided by.
+        **settings: Biases, logit scales and soft caps of both heads, by the names that a `DivergenceLoss` gets them by.
+
+    Returns:
+        Log-probabilities [B, T] in nats of the student, with gradients, and of the teacher, without; and the entropy
+        [B, T] of the student's distribution at each position.
+    """
+
+    def project(role: str, hidden_BTH: torch.Tensor, head_VH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if isinstance(head_VH, DTensor):
+            head_VH = head_VH.full_tensor().to(hidden_BTH.dtype)
+        bias = settings[f"{role}_lm_head_bias"]
+        if isinstance(bias, DTensor):
+            bias = bias.full_tensor()
+        values, entropy, *_ = ChunkedLogProbFunction.apply(
+            hidden_BTH.flatten(0, 1),
+            head_VH,
+            bias,
+            tokens_BT.flatten(),
+            temperature,
+            VOCABULARY_CHUNK,
+            settings[f"{role}_final_logit_softcapping"],
+            settings[f"{role}_logit_scale"],
+            ("entropy",),
+        )
+        return values.view(tokens_BT.shape), entropy.view(tokens_BT.shape)
+
+    student_BT, entropy_BT = project("student", student_BTH, student_head_VH)
+    with torch.no_grad():
+        teacher_BT, _ = project("teacher", teacher_BTH, teacher_head_VH)
+    return student_BT, teacher_BT, entropy_BT
+
+
+def divergence_per_rollout(
+    trainer: Any, rollouts: Sequence[Rollout], teacher_states: dict[int, torch.Tensor] | None = None
+) -> list[torch.Tensor]:
+    """Compute the reverse KL from student to teacher, in nats, summed over the tokens of each rollout's completion.
+
+    It is exact over the vocabulary, without gradients, and computed in micro-batches of `per_device_train_batch_size`.
+    This is collective: every process must bring the same number of rollouts.
+
+    Args:
+        trainer: A `DistillationTrainer`.
+        rollouts: Rollouts to compute it on.
+        teacher_states: Last hidden states of the teacher by micro-batch, [B, T, H], from an earlier call with the same
+            rollouts. Those that are missing are put there. With None, the teacher reads every rollout and nothing is
+            kept.
+    """
+    size = trainer.args.per_device_train_batch_size
+    original = divergence_loss()
+    divergences: list[torch.Tensor] = []
+
+    def loss(
+        student_BTH: torch.Tensor,
+        teacher_BTH: torch.Tensor,
+        student_head_VH: torch.Tensor,
+        teacher_head_VH: torch.Tensor,
+        mask_BT: torch.Tensor,
+        beta: float,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        kwargs["num_items_in_batch"] = 1  # so that the loss is a sum over tokens and not a mean
+        for row in range(len(mask_BT)):
+            one = slice(row, row + 1)
+            hidden = student_BTH[one], teacher_BTH[one]
+            divergences.append(original(*hidden, student_head_VH, teacher_head_VH, mask_BT[one], 1.0, **kwargs)[0])
+        zero = mask_BT.new_zeros((), dtype=torch.float32)
+        return zero, zero, mask_BT.sum()
+
+    with _unlogged(trainer), torch.no_grad(), trainer.compute_loss_context_manager(), replaced_loss(loss):
+        for start in range(0, len(rollouts), size):
+            with _teacher_reads_once(trainer, teacher_states, start):
+                trainer.compute_loss(trainer.model_wrapped, pad_rollouts(trainer, rollouts[start : start + size]))
+    return divergences
+
+
+@contextmanager
+def _unlogged(trainer: Any) -> Iterator[None]:
+    """Put the model into evaluation mode, and take back what the trainer notes for its next log within the context."""
+    model, noted = trainer.model_wrapped, trainer._metrics["eval"]
+    was_training, before = model.training, {key: list(values) for key, values in noted.items()}
+    model.eval()  # in this mode, compute_loss notes its entropy under "eval"
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        noted.clear()
+        noted.update(before)
+
+
+@contextmanager
+def _teacher_reads_once(trainer: Any, kept: dict[int, torch.Tensor] | None, index: int) -> Iterator[None]:
+    """Take the teacher's hidden states of a micro-batch from `kept`, or put them there, within the context."""
+    if kept is None:
+        yield
+        return
+    hidden_states = trainer._get_last_hidden_state
+    teacher = trainer.accelerator.unwrap_model(trainer.teacher_model)
+
+    def hidden_states_or_kept(model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if model is not teacher:
+            return hidden_states(model, *args, **kwargs)  # type: ignore[no-any-return]
+        if index not in kept:
+            kept[index] = hidden_states(model, *args, **kwargs)
+        return kept[index]
+
+    trainer._get_last_hidden_state = hidden_states_or_kept
+    try:
+        yield
+    finally:
+        trainer._get_last_hidden_state = hidden_states

@@ -1,0 +1,46 @@
+"""Settings that cannot work are refused before anything is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import WORLD, world
+
+from effopd.errors import ConfigurationError
+from effopd.training import RunArguments
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"acceleration": "fast"}, "use 'none' or one of"),
+        ({"acceleration": "none", "extrapolation": {"num_prompts": 3}}, "has no effect"),
+        ({"reward": []}, "validates by reward, and no reward is set"),
+        ({"extrapolation": "{num_prompts: 3}"}, "is not JSON"),
+        ({"extrapolation": {"num_prompt": 3}}, "Unknown extrapolation settings"),
+        ({"target_accuracy": 0.9}, "needs evaluation_dataset_name"),
+        ({"target_accuracy": 0, "evaluation_dataset_name": "world:evaluation"}, "above 0 and at most 1"),
+        (
+            {"num_train_examples": 0},
+            "num_train_examples=0 is not possible; it must be at least 1. Leave it out for all",
+        ),
+        ({"acceleration": "none", "reward": [], "evaluation_dataset_name": "world:evaluation"}, "no reward"),
+    ],
+)
+def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        RunArguments(**WORLD | changes)
+
+
+def test_a_run_without_optimizer_state_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="save_only_model=True saves no optimizer state"):
+        world(tmp_path / "out", save_only_model=True, save_strategy="steps")
+    world(tmp_path / "out", save_only_model=True, save_strategy="no")
+
+
+@pytest.mark.parametrize("truncated", [{"top_p": 0.9}, {"top_k": 50}, {"min_p": 0.1}, {"repetition_penalty": 1.1}])
+def test_the_sampled_estimator_needs_the_whole_distribution(truncated: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"estimator='sampled'.*biases its gradient"):
+        world(tmp_path, estimator="sampled", **truncated)
+    world(tmp_path, estimator="full_vocab", **truncated)
+    world(tmp_path, estimator="sampled", top_p=1.0, top_k=0)

@@ -1,0 +1,212 @@
+"""Fails loudly when TRL or transformers moves one of the private names that effopd.trl_hooks uses."""
+
+import ast
+import inspect
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trl import DistillationTrainer, GRPOTrainer, RLOOTrainer
+from trl.chat_template_utils import parse_response
+from trl.data_utils import is_conversational
+from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+from trl.trainer import distillation_trainer as distillation_module
+from trl.trainer.utils import RepeatSampler, pad, shutdown_event_loop_in_daemon, start_event_loop_in_daemon
+
+from effopd import trl_hooks
+from effopd.trl_hooks.distillation import HookedDistillationTrainer
+
+HOOKS = Path(trl_hooks.__file__).parent
+TRAINERS = (DistillationTrainer, GRPOTrainer, RLOOTrainer)
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_signatures_of_the_private_hooks() -> None:
+    for trainer in TRAINERS:
+        assert parameters(trainer._tokenize_prompts) == ["self", "prompts"]
+        assert parameters(trainer._load_optimizer_and_scheduler) == ["self", "checkpoint"]
+        assert "RepeatSampler(" in inspect.getsource(trainer._get_train_sampler)
+        assert "num_update_steps_per_epoch" in parameters(trainer._init_training_state)
+    single = ["self", "prompt_ids", "images", "multimodal_fields"]
+    assert parameters(DistillationTrainer._generate_single_turn) == [*single, "has_tool_images"]
+    assert parameters(RLOOTrainer._generate_single_turn) == single
+    assert parameters(GRPOTrainer._generate_single_turn) == [*single, "num_generations", "has_tool_images"]
+    assert parameters(distillation_module._chunked_divergence_loss)[:7] == [
+        "student_hidden_states",
+        "teacher_hidden_states",
+        "student_lm_head_weight",
+        "teacher_lm_head_weight",
+        "completion_mask",
+        "beta",
+        "num_items_in_batch",
+    ]
+
+
+def test_signatures_of_what_is_overridden() -> None:
+    inputs, prompts = ["self", "inputs"], ["self", "prompts"]
+    assert parameters(DistillationTrainer._generate_and_score_completions) == inputs
+    assert parameters(DistillationTrainer._generate) == prompts
+    assert "return prompt_ids, completion_ids, " in inspect.getsource(DistillationTrainer._generate)
+    assert "self._generate(" in inspect.getsource(DistillationTrainer._generate_and_score_completions)
+    assert parameters(DistillationTrainer._get_last_hidden_state)[:4] == [
+        "self",
+        "unwrapped_model",
+        "input_ids",
+        "attention_mask",
+    ]
+    assert parameters(DistillationTrainer._compute_loss) == [
+        "self",
+        "unwrapped_student",
+        "inputs",
+        "num_items_in_batch",
+    ]
+    source = inspect.getsource(DistillationTrainer._compute_loss)
+    assert source.count("_chunked_divergence_loss(") == 1
+    assert source.count("self._get_last_hidden_state") == 2
+
+
+def test_signatures_of_what_is_imported() -> None:
+    assert parameters(ChunkedLogProbFunction.forward) == [
+        "ctx",
+        "hidden",
+        "weight",
+        "bias",
+        "targets",
+        "temperature",
+        "chunk_size",
+        "final_logit_softcapping",
+        "logit_scale",
+        "outputs",
+    ]
+    assert parameters(pad) == ["tensors", "padding_value", "padding_side", "pad_to_multiple_of"]
+    assert parameters(parse_response)[:3] == ["tokenizer", "ids", "prefix"]
+    assert parameters(start_event_loop_in_daemon) == ["name"]
+    assert parameters(shutdown_event_loop_in_daemon) == ["thread", "loop"]
+    assert is_conversational({"prompt": [{"role": "user", "content": "?"}]})
+    assert not is_conversational({"prompt": "?"})
+    assert len(list(RepeatSampler([0, 1], 1))) == 2
+
+
+@cache
+def private_names(trainer: Any) -> frozenset[str]:
+    """Names with an underscore of a trainer's methods and attributes, those of transformers' Trainer included."""
+    classes = [each for each in trainer.__mro__ if each.__module__.partition(".")[0] in ("trl", "transformers")]
+    found = {name for each in classes for name in vars(each)}
+    found |= {name for each in classes for name in re.findall(r"self\.(\w+)", inspect.getsource(each))}
+    return frozenset(name for name in found if re.match("_(?!_)", name))
+
+
+def test_private_attributes_are_still_set() -> None:
+    for trainer in TRAINERS:
+        assert {"_buffered_inputs", "_last_loaded_step", "_metrics", "_step", "_tokenizer"} <= private_names(trainer)
+    for trainer, name in (
+        (GRPOTrainer, "async_loop"),
+        (RLOOTrainer, "async_loop"),
+        (RLOOTrainer, "num_generations"),
+        (RLOOTrainer, "num_generations_eval"),
+        (GRPOTrainer, "num_iterations"),
+        (DistillationTrainer, "vllm_generation"),
+    ):
+        assert re.search(rf"self\.{name}\b", inspect.getsource(trainer)), name
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_vllm_takes_weights_when_the_step_differs(trainer: Any) -> None:
+    """The rule that `publish_weights` works by, as TRL writes it."""
+    source = inspect.getsource(trainer._generate_single_turn)
+    assert "self.state.global_step != self._last_loaded_step" in source
+    assert "self.vllm_generation.sync_weights()" in source
+    assert "self._buffered_inputs is None" in inspect.getsource(trainer._prepare_inputs)
+
+
+def table() -> dict[str, str]:
+    """The table that effopd.trl_hooks opens with: what stands below each file's name."""
+    parts = re.split(r"^    (\w+\.py)$", trl_hooks.__doc__ or "", flags=re.MULTILINE)
+    return {name: text.split("\n\n")[0] for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def used(path: Path) -> set[str]:
+    """Private names that a file uses of other objects, and names that it imports from the inside of TRL."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and re.match("_(?!_|effopd)", node.attr):
+            found.add(node.attr)
+        elif isinstance(node, ast.FunctionDef) and node.name in private_names(DistillationTrainer):
+            found.add(node.name)
+        elif isinstance(node, ast.Constant) and node.value in private_names(DistillationTrainer):
+            found.add(node.value)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trl."):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def test_the_table_names_what_each_file_uses() -> None:
+    files = {path.name for path in HOOKS.glob("*.py")} - {"__init__.py"}
+    assert table().keys() == files
+    for name, text in table().items():
+        named = set(re.findall(r"\w+", text))
+        assert used(HOOKS / name) <= named, name
+        source = (HOOKS / name).read_text()
+        assert all(each in source for each in named if re.match("_(?!_)", each)), name
+
+
+def test_what_the_hooks_add_is_no_name_of_trl() -> None:
+    public = {"on_rollouts", "on_teacher_pass", "training_loss"}
+    assert public < vars(HookedDistillationTrainer).keys()
+    source = "".join(inspect.getsource(each) for each in DistillationTrainer.__mro__[:-1])
+    assert not public & set(re.findall(r"(?:self\.|def )(\w+)", source))
+    assert not any(hasattr(DistillationTrainer, name) for name in public)
+    assert not any("effopd" in name for trainer in TRAINERS for name in private_names(trainer))
+
+
+# What other files may import of TRL: its public classes, here and nowhere else.
+PUBLIC_IMPORTS = {
+    ("training/config.py", "trl", "DistillationConfig"),
+    ("training/config_file.py", "trl", "TrlParser"),
+    ("world/teacher.py", "trl", "GRPOConfig"),
+    ("world/teacher.py", "trl", "GRPOTrainer"),
+}
+OTHERS = {
+    str(path.relative_to(HOOKS.parent)): ast.parse(path.read_text())
+    for path in HOOKS.parent.rglob("*.py")
+    if HOOKS not in path.parents
+}
+
+
+def test_other_files_import_only_public_classes_of_trl() -> None:
+    found = set()
+    for name, tree in OTHERS.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found |= {(name, alias.name, "") for alias in node.names if alias.name.partition(".")[0] == "trl"}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "trl":
+                found |= {(name, node.module or "", alias.name) for alias in node.names}
+    assert found == PUBLIC_IMPORTS
+
+
+def of_a_trainer(node: ast.expr) -> bool:
+    """Whether an expression reads as a trainer: `trainer`, `self.trainer`, `type(trainer)`."""
+    return "trainer" in ast.unparse(node).lower()
+
+
+def test_other_files_touch_no_private_name_of_a_trainer() -> None:
+    private = frozenset[str]().union(*map(private_names, TRAINERS))
+    for name, tree in OTHERS.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                on_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                assert on_self or not of_a_trainer(node.value), f"{name}: {ast.unparse(node)}"
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr", "vars"):
+                names = {each.value for each in node.args if isinstance(each, ast.Constant)}
+                assert not names & private, f"{name}: {ast.unparse(node)}"
+            elif isinstance(node, ast.ClassDef) and any("Trainer" in ast.unparse(base) for base in node.bases):
+                if any(ast.unparse(base) == "TrainerCallback" for base in node.bases):
+                    continue
+                own = {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
+                own |= {each.name for each in ast.walk(node) if isinstance(each, ast.FunctionDef)}
+                assert not own & private, f"{name}: {node.name}"

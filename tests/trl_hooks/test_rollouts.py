@@ -1,0 +1,59 @@
+"""Sampling completions from a trainer's live weights, and decoding them as TRL does."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import distillation_trainer, grpo_trainer, tiny_dataset
+
+from effopd import trl_hooks
+
+
+@pytest.mark.parametrize("make", [distillation_trainer, grpo_trainer])
+def test_generate_depends_on_its_seed_alone(make: Any, tmp_path: Path) -> None:
+    trainer = make(tmp_path)
+    rows = list(tiny_dataset(11))
+    state = torch.get_rng_state()
+    first = trl_hooks.generate(trainer, rows, seed=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    assert trl_hooks.generate(trainer, rows, seed=5) == first
+    assert trl_hooks.generate(trainer, rows, seed=6) != first
+    assert [rollout.example for rollout in first] == rows
+    for rollout in first:
+        assert 1 <= len(rollout.completion_ids) <= 6
+        assert ";" not in rollout.completion
+        assert trainer.processing_class.decode(rollout.prompt_ids) == rollout.example["prompt"]
+
+
+def test_completions_are_parsed_as_trl_parses_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a `response_template`, rewards are given what it makes of a completion; only in a conversation."""
+    trainer = distillation_trainer(tmp_path)
+    tokenizer = trainer.processing_class
+    ids = tokenizer("12")["input_ids"]
+    text, chat = {"prompt": "1+1="}, {"prompt": [{"role": "user", "content": "1+1="}]}
+
+    def completion(example: dict[str, Any]) -> Any:
+        (rollout,) = trl_hooks.make_rollouts(trainer, [example], [[2]], [ids])
+        return rollout.completion
+
+    assert completion(chat) == [{"role": "assistant", "content": "12"}]
+
+    def parse(ids: list[int], prefix: list[int], **kwargs: Any) -> dict[str, str]:
+        assert prefix == [2]
+        return {"role": "assistant", "thinking": "1", "content": tokenizer.decode(ids)[1:]}
+
+    monkeypatch.setattr(tokenizer, "response_template", {}, raising=False)
+    monkeypatch.setattr(tokenizer, "parse_response", parse)
+    assert completion(chat) == [{"role": "assistant", "thinking": "1", "content": "2"}]
+    assert completion(text) == "12"
+
+
+def test_prompts_go_in_batches_of_what_training_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = distillation_trainer(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    sizes: list[int] = []
+    tokenize = trainer._tokenize_prompts
+    monkeypatch.setattr(trainer, "_tokenize_prompts", lambda prompts: sizes.append(len(prompts)) or tokenize(prompts))
+    trl_hooks.generate(trainer, list(tiny_dataset(11)), seed=0)
+    assert sizes == [8, 3]
