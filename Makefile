@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml
 setup: $(VENV)/installed
 
 demo: setup
-	$(BIN)/effopd demo
+	$(BIN)/effopd demo --seeds 3
 
 # Chromium shows the report to a test; bubblewrap is the sandbox of model-written programs.
 system:

@@ -5,7 +5,6 @@ from pathlib import Path
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.world import TaskConfig
 
-LEARNING_RATE = 1e-4
 PROMPTS_PER_STEP = 256
 # Room for the longest well-formed answer, such as `1,5,6,2,7;`, and for two more tokens, so that a longer answer shows.
 MAX_COMPLETION_LENGTH = TaskConfig().max_completion_length + 2

@@ -14,7 +14,6 @@ from transformers import TrainerCallback
 
 from effopd.experiments.arguments import (
     EVALUATION_PROBLEMS,
-    LEARNING_RATE,
     MAX_STEPS,
     PROMPTS_PER_STEP,
     SAVE_STEPS,
@@ -34,10 +33,13 @@ from effopd.training.trainer import OPDTrainer
 from effopd.world import world_reward
 
 LABELS = {"none": "vanilla", "paper": "EffOPD"}
+# What a careful user would take: half a decade below the best of a search (1e-3), a whole one below where training
+# becomes unstable.
+LEARNING_RATE = 3e-4
 NOTE = (
     "Rollouts include those with which EffOPD validates; seconds do not include measuring the accuracy. "
-    f"A learning rate of {LEARNING_RATE:g} is conservative here, as the paper's is for its models, and the ratio "
-    "depends on it: benchmarks/results/speedup.md has the ratios for all learning rates, with intervals. To see them "
+    f"A learning rate of {LEARNING_RATE:g} is a careful one here. The lower the rate, the more EffOPD saves; at the best "
+    "rate it saves nothing: benchmarks/results/speedup.md has the ratios for all rates, with intervals. To see them "
     "yourself, run"
 )
 WHOLE_ROW = "effopd demo --out runs/row --learning-rate 3e-5 1e-4 3e-4 1e-3 --seeds 3"

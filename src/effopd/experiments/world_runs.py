@@ -11,13 +11,16 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from effopd.errors import ConfigurationError
-from effopd.experiments.arguments import LEARNING_RATE, world_run_arguments
+from effopd.experiments.arguments import world_run_arguments
 from effopd.files import read_json, write_json
 from effopd.training.progress import RunDisplay, RunProgress
 from effopd.training.quiet import quiet_libraries
 from effopd.training.run import FINISHED, train
 from effopd.world import TaskConfig, TeacherConfig, base_dir, make_dataset
 from effopd.world.teacher import train_teacher
+
+
+LEARNING_RATE = 1e-4  # low enough for the geometry of training to show over many checkpoints
 
 
 class WorldRunSteps(NamedTuple):
