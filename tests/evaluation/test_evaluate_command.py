@@ -12,9 +12,9 @@ import pytest
 from training.tiny_models import make_tokenizer, write_tiny_llama, write_tiny_qwen3
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from effopd import cli, world
+from effopd import cli, run_directory, world
 from effopd.errors import UnsupportedError
-from effopd.evaluation import evaluate, load_task, resume
+from effopd.evaluation import evaluate, load_task
 from effopd.evaluation import evaluate_model as evaluate_model_module
 from effopd.evaluation.backends import VLLMBackend
 
@@ -87,7 +87,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_bytes(
 ) -> None:
     out = tmp_path / "out"
     written = 0
-    append = resume.append_json_line
+    append = run_directory.append_json_line
 
     def interrupted(path: Path, row: Any) -> None:
         nonlocal written
@@ -97,7 +97,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_bytes(
         written += 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "append_json_line", interrupted)
+        patch.setattr(run_directory, "append_json_line", interrupted)
         with pytest.raises(InterruptedBySignalError):
             run(*WORLD, "--teacher", "world:teacher", "--out", out)
     examples = out / "examples.jsonl"

@@ -7,9 +7,9 @@ from sweeps.short_runs import make
 from effopd.checkpoints import Checkpoint
 from effopd.errors import ConfigurationError, DataError
 from effopd.sweeps import Cell, plan_cells
-from effopd.sweeps.cells import CellQueue
 from effopd.sweeps.points import TrainingRun
 from effopd.sweeps.presets import EmbeddingReplacement, NormMatching, SlidingWindow, TopBottom, UpdateNorm
+from effopd.sweeps.queue import CellQueue
 
 STEPS = (5, 10, 20, 100)
 
@@ -48,7 +48,7 @@ def test_top_components_take_the_norms_of_one_run_and_bottom_ones_keep_theirs() 
         bottoms = [point.interventions[0]["bottom"] for point in points if point.kind == "bottom"]
         assert tops == [{"percent": percent, "other": "base", "norm_like": final} for percent in (10, 50)]
         assert bottoms == [{"percent": percent, "other": "base"} for percent in (10, 50)]
-    with pytest.raises(ConfigurationError, match="got the run 'C'; expected one of A, B"):
+    with pytest.raises(ConfigurationError, match="got the run 'C', expected one of A, B"):
         list(TopBottom(norm_like="C").plan(a_run()))
 
 

@@ -165,7 +165,7 @@ def test_another_sweep_in_the_same_directory_is_refused(
 ) -> None:
     spec, out = make(root), tmp_path / "out"
     sweep(spec, out, workers=1)
-    with pytest.raises(CheckpointError, match=f"holds another sweep: it differs in {what} "):
+    with pytest.raises(CheckpointError, match=f"holds a sweep with other settings: {what}"):
         sweep(make(root, **changes), out, workers=1)
     with pytest.raises(CheckpointError, match="not empty and holds no sweep"):
         sweep(spec, root, workers=1)
@@ -206,7 +206,9 @@ def test_a_checkpoint_that_has_changed_since_is_noticed(tmp_path: Path) -> None:
     sweep(spec, tmp_path / "out", workers=1)
     shutil.rmtree(tmp_path / "runs" / "a" / "checkpoint-1")
     write_checkpoint(tmp_path / "runs" / "a" / "checkpoint-1", 0.6, 0)
-    with pytest.raises(CheckpointError, match="it differs in runs"):
+    with pytest.raises(
+        CheckpointError, match="other settings: runs, as checkpoints of a or their files have changed since"
+    ):
         sweep(spec, tmp_path / "out", workers=1)
 
 

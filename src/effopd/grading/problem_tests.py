@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from effopd.checks import is_finite_number
 from effopd.errors import ConfigurationError, DataError
-from effopd.files import is_finite_number
 from effopd.grading.unit_tests import check_unit_tests
 from effopd.sandbox import Limits
 

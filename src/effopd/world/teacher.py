@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from rich.progress import Progress
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -17,7 +16,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from effopd.errors import ConfigurationError
+from effopd.checks import check_number, check_whole
+from effopd.console import progress_bar
 from effopd.world.reward import world_reward
 
 
@@ -49,19 +49,12 @@ class TeacherConfig:
     save_steps: int = 10
 
     def __post_init__(self) -> None:
-        for name, minimum in (
-            ("num_steps", 1),
-            ("prompts_per_step", 1),
-            ("samples_per_prompt", 2),
-            ("save_steps", 1),
-        ):
-            if getattr(self, name) < minimum:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected an integer >= {minimum}.")
+        for name in ("num_steps", "prompts_per_step", "save_steps"):
+            check_whole(name, getattr(self, name), 1)
+        check_whole("samples_per_prompt", self.samples_per_prompt, 2)
         for name in ("learning_rate", "clip_range", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number > 0.")
-        if self.kl_coefficient < 0:
-            raise ConfigurationError(f"kl_coefficient: got {self.kl_coefficient}, expected a number >= 0.")
+            check_number(name, getattr(self, name), above=0)
+        check_number("kl_coefficient", self.kl_coefficient, low=0)
 
 
 def train_teacher(
@@ -141,7 +134,7 @@ class _ProgressCallback(TrainerCallback):
     """Shows a progress bar in place of a printed line for each step."""
 
     def __init__(self) -> None:
-        self.progress = Progress()
+        self.progress = progress_bar("steps")
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
