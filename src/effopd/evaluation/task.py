@@ -55,7 +55,7 @@ class Task:
             check_sandbox()
 
     def as_chat(self) -> "Task":
-        """The same task, with every text prompt as the message of a user."""
+        """Return the same task with every text prompt turned into the message of a user."""
         messages: list[Prompt] = [
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt for prompt in self.prompts
         ]

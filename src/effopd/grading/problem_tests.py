@@ -35,7 +35,7 @@ class Tests:
     memory_mb: int | None = None
 
     def limits(self, default: Limits) -> Limits:
-        """Some limits, with those that the problem sets in their place."""
+        """Return the given limits, replaced by those that the problem sets itself."""
         limits = default if self.time_s is None else replace(default, time_s=self.time_s)
         return limits if self.memory_mb is None else replace(limits, memory_mb=self.memory_mb)
 

@@ -139,7 +139,7 @@ def _settings_path(out: Path) -> Path:
 
 
 def _read_finished(out: Path, path: Path, rows: Sequence[Row], settings: str) -> list[Row]:
-    """The lines of an output that exists already, if they are what would be written now."""
+    """Read an output that exists already, if its lines are what would be written now."""
     if out.is_dir():
         raise DataError(f"{out}: got a directory, expected the name of a file to write.")
     graded = read_json_lines(out, may_be_cut=False)

@@ -51,7 +51,7 @@ class Limits:
 
 
 def resource_limits(limits: Limits, *, own_user: bool, sandboxed: bool) -> dict[str, int]:
-    """The limits that the kernel keeps for every single process, by their names in Python's module `resource`.
+    """List the limits that the kernel keeps for every process, by their names in Python's module `resource`.
 
     Args:
         limits: Limits on all processes together.

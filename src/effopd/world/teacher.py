@@ -89,31 +89,11 @@ def train_teacher(
     arguments = GRPOConfig(
         output_dir=str(output_dir),
         seed=seed,
-        max_steps=config.num_steps,
-        per_device_train_batch_size=config.prompts_per_step * config.samples_per_prompt,
-        num_generations=config.samples_per_prompt,
-        gradient_accumulation_steps=1,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        max_grad_norm=config.max_grad_norm,
-        weight_decay=0.0,
-        beta=config.kl_coefficient,
-        epsilon=config.clip_range,
-        loss_type="grpo",
-        scale_rewards="group",
-        temperature=1.0,
-        top_p=1.0,
         max_completion_length=max_completion_length,
-        bf16=False,
-        activation_checkpointing=False,
         use_cpu=use_cpu,
         dataloader_pin_memory=not use_cpu,
-        logging_steps=1,
-        disable_tqdm=True,
-        report_to="none",
         save_strategy="steps" if save_checkpoints else "no",
-        save_steps=config.save_steps,
+        **_grpo_settings(config),
     )
     trainer = GRPOTrainer(
         model=base,
@@ -128,6 +108,33 @@ def train_teacher(
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         trainer.train()
     return [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+
+
+def _grpo_settings(config: TeacherConfig) -> dict[str, Any]:
+    """Name the settings of a teacher as TRL does, and add those that never change."""
+    return {
+        "max_steps": config.num_steps,
+        "per_device_train_batch_size": config.prompts_per_step * config.samples_per_prompt,
+        "num_generations": config.samples_per_prompt,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "max_grad_norm": config.max_grad_norm,
+        "weight_decay": 0.0,
+        "beta": config.kl_coefficient,
+        "epsilon": config.clip_range,
+        "loss_type": "grpo",
+        "scale_rewards": "group",
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "save_steps": config.save_steps,
+    }
 
 
 class _ProgressCallback(TrainerCallback):
