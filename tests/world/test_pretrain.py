@@ -65,7 +65,7 @@ def test_default_model_has_the_documented_size() -> None:
         (lambda: PretrainingConfig(num_steps=0), "num_steps: got 0"),
         (lambda: PretrainingConfig(learning_rate=0.0), "learning_rate: got 0.0, expected a finite number, above 0"),
         (lambda: PretrainingConfig(warmup_steps=-1), "warmup_steps: got -1"),
-        (lambda: TeacherConfig(samples_per_prompt=1), "samples_per_prompt: got 1, expected an integer >= 2"),
+        (lambda: TeacherConfig(samples_per_prompt=1), "samples_per_prompt: got 1, .* at least 2"),
         (lambda: TeacherConfig(learning_rate=-1.0), "learning_rate: got -1.0"),
         (lambda: TeacherConfig(kl_coefficient=-1.0), "kl_coefficient: got -1.0"),
     ],

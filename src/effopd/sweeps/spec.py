@@ -48,8 +48,8 @@ class SweepSpec:
         sweeps: Sweeps, each of which says what models are made of a run.
         tasks: Names of tasks, as `effopd.evaluation.load_task` takes them.
         seeds: Random seeds for sampling, at least 0. Every model is evaluated with each of them, on the same problems.
-        teacher: Directory or hub name of the model to which `norm_matching` measures the KL divergence;
-            `world:teacher` is that of the embedded world. None measures none.
+        teacher: Directory or hub name of a model with the runs' tokenizer, to which `norm_matching` measures the KL
+            divergence; `world:teacher` is that of the embedded world. None measures none.
         root: Directory that relative paths of runs start from; by default the current one.
         limit: Number of problems per task, at least 1, the same problems for every cell; None for all.
         num_samples: Number of completions per problem, at least 1.
