@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "effopd"
 
 # What everything may import, each other included.
-BY_ALL = {"errors", "files", "versions"}
+BY_ALL = {"errors", "files", "checks", "run_directory", "console", "versions"}
 # What each part imports of effopd, beside itself and those.
 IMPORTS = {
     "parameters": set(),
@@ -45,7 +45,7 @@ IMPORTS = {
     "__init__": {"extrapolation", "training"},
     "__main__": {"cli"},
 }
-LIGHT = {"report", "sandbox", "grading", "parameters", "errors", "files", "versions"}
+LIGHT = {"report", "sandbox", "grading", "parameters"} | BY_ALL
 MODULES = sorted(PACKAGE.rglob("*.py"))
 WITHOUT_TORCH = [
     *(PACKAGE / "models" / name for name in ("__init__.py", "directory.py", "find.py")),
@@ -96,10 +96,12 @@ def test_light_parts_do_not_import_torch() -> None:
     [
         "effopd",
         "effopd.cli",
+        "effopd.console",
         "effopd.evaluation",
         "effopd.experiments.censored_statistics",
         "effopd.grading.saved_completions",
         "effopd.models.find",
+        "effopd.run_directory",
         "effopd.parameters",
         "effopd.report.analysis",
         "effopd.report.curves",

@@ -12,11 +12,12 @@ import pytest
 from training.tiny_models import make_tokenizer, write_tiny_llama, write_tiny_qwen3
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from effopd import cli, world
+from effopd import cli, run_directory, world
 from effopd.errors import UnsupportedError
-from effopd.evaluation import evaluate, load_task, resume
+from effopd.evaluation import evaluate, load_task
 from effopd.evaluation import evaluate_model as evaluate_model_module
 from effopd.evaluation.backends import VLLMBackend
+from effopd.files import files_digest
 
 WORLD = ("world:base", "--task", "world", "--limit", "30", "--samples", "2", "--batch-size", "16")
 
@@ -87,7 +88,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_bytes(
 ) -> None:
     out = tmp_path / "out"
     written = 0
-    append = resume.append_json_line
+    append = run_directory.append_json_line
 
     def interrupted(path: Path, row: Any) -> None:
         nonlocal written
@@ -97,7 +98,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_bytes(
         written += 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "append_json_line", interrupted)
+        patch.setattr(run_directory, "append_json_line", interrupted)
         with pytest.raises(InterruptedBySignalError):
             run(*WORLD, "--teacher", "world:teacher", "--out", out)
     examples = out / "examples.jsonl"
@@ -123,6 +124,35 @@ def test_a_finished_evaluation_is_not_done_again(
     assert json.loads((out / "summary.json").read_text())["num_resumed"] == 60
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("avg@2", "pass@2", "KL per token", "30 problems", "["))
+
+
+def test_a_directory_that_an_earlier_version_has_left_is_continued(finished: Path, tmp_path: Path) -> None:
+    """Files as version 0.1.0 wrote them before it was interrupted, in the second batch."""
+    settings = {
+        "model": str(world.base_dir()),
+        "model_files": files_digest(world.base_dir().glob("*.safetensors")),
+        "task": "world",
+        "task_digest": "d24f2f1fbefdba2d",
+        "num_samples": 2,
+        "backend": "hf",
+        "seed": 0,
+        "batch_size": 16,
+        "temperature": 1.0,
+        "max_new_tokens": 12,
+        "teacher": str(world.teacher_dir()),
+        "teacher_files": files_digest(world.teacher_dir().glob("*.safetensors")),
+        "chat": False,
+        "dtype": "auto",
+    }
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    names = ("prompt", "sample", "completion", "passed", "reason", "num_tokens", "truncated", "kl")
+    lines = [json.dumps({name: row[name] for name in names}) for row in read(finished / "examples.jsonl")]
+    (out / "examples.jsonl").write_text("\n".join(lines[:20]) + '\n{"prompt": 3, "sam')
+    assert run(*WORLD, "--teacher", "world:teacher", "--out", out) == 0
+    assert json.loads((out / "summary.json").read_text())["num_resumed"] == 16
+    assert (out / "examples.jsonl").read_bytes() == (finished / "examples.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_two_gradings_do_not_write_the_same_file(tmp_path: Path, monkeypatch: py
 
     def iterate(completions: list[str], answers: list[str], **options: Any) -> Iterator[Verdict]:
         yield Verdict(True, "passed")
-        with pytest.raises(DataError, match=r"out\.jsonl: another grading is writing it"):
+        with pytest.raises(DataError, match=r"out\.jsonl: another command is writing there"):
             grade_file(path, "math", out)
         if meddles:
             next(tmp_path.glob("*.partial")).write_text("")

@@ -36,7 +36,7 @@ def test_norm_matching_interpolates_norms(pair: Pair, other_llama: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((3,), "final: got 3; expected a model directory"),
+        ((3,), "final: got 3, expected a model directory"),
         (("x", math.inf), "beta: got inf"),
     ],
 )

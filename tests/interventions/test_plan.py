@@ -56,7 +56,7 @@ def test_a_plan(tmp_path: Path) -> None:
             "- scale: {alpha: 1,\n  alpha: 0.5}",
             "the key 'alpha' is there twice; expected it once\n  in \"<unicode string>\", line 2",
         ),
-        (f"- scale: {{alpha: {10**400}}}", "000; expected a finite number"),
+        (f"- scale: {{alpha: {10**400}}}", "000, expected a finite number"),
         ("- 3", "entry 1: got 3; expected one kind with its fields"),
         ("- scale: {alpha: 1}\n  top: {percent: 3}", "expected one kind"),
         ("- scale: {alpha: 1}\n- fly", f"entry 2: Got the intervention 'fly'; expected one of {', '.join(KINDS)}"),
@@ -65,7 +65,7 @@ def test_a_plan(tmp_path: Path) -> None:
         ("- window: {centre: 3}", "window: module is missing; expected module, centre"),
         ("- scale: {alpha: 1, beta: 2}", "scale: got the fields beta; expected only alpha"),
         ("- replace-embeddings: {alpha: 1}", "replace-embeddings: got the fields alpha; expected none"),
-        ("- top: {percent: ten}", "top: percent: got 'ten'; expected a finite number"),
+        ("- top: {percent: ten}", "top: percent: got 'ten', expected a finite number"),
         ("- scale: {alpha: .nan}", "scale: alpha: got nan"),
     ],
 )

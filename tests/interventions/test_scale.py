@@ -23,7 +23,7 @@ def test_scale_multiplies_every_update(pair: Pair) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((math.nan,), "alpha: got nan; expected a finite number"),
+        ((math.nan,), "alpha: got nan, expected a finite number"),
         (("1",), "alpha: got '1'"),
         ((True,), "alpha: got True"),
     ],

@@ -154,10 +154,10 @@ def test_equal_budgets(pair: Pair, other_llama: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0,), "percent: got 0; expected a number above 0 and at most 100"),
+        ((0,), "percent: got 0, expected a finite number, above 0 and at most 100"),
         ((100.5,), "percent: got 100.5"),
         ((10, ""), "norm_like: got ''"),
-        ((10, None, "zero"), "other: got 'zero'; expected one of base, trained"),
+        ((10, None, "zero"), "other: got 'zero', expected one of base, trained"),
     ],
 )
 def test_wrong_fields_of_top(arguments: tuple[Any, ...], message: str) -> None:

@@ -43,9 +43,9 @@ def test_windows_are_cut_off_at_the_ends(qwen3: Path, trained_qwen3: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("norm", 0), "module: got 'norm'; expected one of mlp, attention, both"),
+        (("norm", 0), "module: got 'norm', expected one of mlp, attention, both"),
         (("mlp", -1), "centre: got -1"),
-        (("mlp", 1.5), "centre: got 1.5; expected a whole number"),
+        (("mlp", 1.5), "centre: got 1.5, expected a whole number"),
         (("mlp", 0, -1), "half_width: got -1"),
     ],
 )

@@ -105,7 +105,7 @@ def test_a_cell_that_kills_its_workers_is_given_up_and_the_others_are_done(monke
     (failed,) = [each for each in finished if each.outcome.error]
     assert alpha(failed.cell) == 1 and failed.attempt == 3
     assert failed.outcome.error == (
-        "its worker died 3 times, most likely for want of memory; the last time: out of memory"
+        "its worker died 3 times, most likely because memory ran out; the last time: out of memory"
     )
 
 

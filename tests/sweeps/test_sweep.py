@@ -1,3 +1,4 @@
+import json
 import math
 import shutil
 from pathlib import Path
@@ -15,10 +16,11 @@ from effopd import evaluation
 from effopd.checkpoints import open_pair
 from effopd.cli import main
 from effopd.errors import CheckpointError, ConfigurationError, DataError, UnsupportedError
+from effopd.files import files_digest
 from effopd.interventions import Scale, intervene
 from effopd.sweeps import SweepSpec, plan_cells, sweep
 from effopd.sweeps.results import SCHEMA
-from effopd.world import base_dir
+from effopd.world import base_dir, teacher_dir
 
 PAPER = ["update_norm", "embedding_replacement", "sliding_window", "top_bottom", "norm_matching"]
 BAD = {"preset": "intervention", "name": "bad", "kind": "window", "vary": "centre", "values": [0, 99]}
@@ -165,10 +167,74 @@ def test_another_sweep_in_the_same_directory_is_refused(
 ) -> None:
     spec, out = make(root), tmp_path / "out"
     sweep(spec, out, workers=1)
-    with pytest.raises(CheckpointError, match=f"holds another sweep: it differs in {what} "):
+    with pytest.raises(CheckpointError, match=f"holds a sweep with other settings: {what}"):
         sweep(make(root, **changes), out, workers=1)
     with pytest.raises(CheckpointError, match="not empty and holds no sweep"):
         sweep(spec, root, workers=1)
+
+
+def test_a_directory_that_an_earlier_version_has_left_is_continued(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files as version 0.1.0 wrote them before it was killed: a cell gathered, another one not."""
+    spec, out = make(root, runs={"GRPO": "grpo-0"}), tmp_path / "out"
+    checkpoints = [root / "grpo-0" / f"checkpoint-{step}" for step in (1, 10, 20)]
+    scale = {"preset": "intervention", "name": "halves", "runs": [], "kind": "scale", "vary": "alpha"}
+    plan = {
+        "spec": {
+            "base": "world:base",
+            "runs": {"GRPO": ["grpo-0"]},
+            "sweeps": [scale | {"values": [0, 0.5], "fields": None, "over_training": False}],
+            "tasks": ["world"],
+            "seeds": [0],
+            "teacher": None,
+            "limit": 8,
+            "num_samples": 1,
+            "temperature": 1.0,
+            "batch_size": 256,
+            "max_checkpoints": None,
+            "max_values": None,
+        },
+        "base": str(base_dir()),
+        "runs": {
+            "GRPO": [
+                [
+                    {"step": step, "directory": str(path), "files": files_digest([path / "model.safetensors"])}
+                    for step, path in zip((1, 10, 20), checkpoints, strict=True)
+                ]
+            ]
+        },
+        "versions": {"effopd": "0.1.0"},
+    }
+    sweep(spec, tmp_path / "whole", workers=1)
+    whole = rows(tmp_path / "whole")
+    assert whole["cell"].to_list() == ["e7212a0958ae471f", "02fbbaf88e026684"]
+    (out / "cells").mkdir(parents=True)
+    (out / "sweep.json").write_text(json.dumps(plan, indent=2) + "\n")
+    whole.head(1).to_parquet(out / "results.parquet")
+    calls = counted(monkeypatch)
+    sweep(spec, out, workers=1)
+    assert len(calls) == 1
+    whole.head(0).to_parquet(out / "results.parquet")
+    for number in (0, 1):
+        whole.iloc[[number]].to_parquet(out / "cells" / f"{whole['cell'][number]}.parquet")
+    sweep(spec, out, workers=1)
+    assert len(calls) == 1
+    pd.testing.assert_frame_equal(rows(out), whole)
+
+
+def test_a_teacher_with_another_tokenizer_is_refused_before_anything_is_done(root: Path, tmp_path: Path) -> None:
+    """It has as many tokens, and as many rows for them, as the models that are compared with it."""
+    teacher = shutil.copytree(teacher_dir(), tmp_path / "teacher")
+    tokenizer = json.loads((teacher / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["1"], vocabulary["2"] = vocabulary["2"], vocabulary["1"]
+    (teacher / "tokenizer.json").write_text(json.dumps(tokenizer))
+    spec = make(root, teacher=str(teacher), sweeps=["norm_matching"])
+    with pytest.raises(ConfigurationError, match=r"teacher .*, for the run OPD: .* 2 tokens different ids"):
+        sweep(spec, tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+    assert sweep(make(root, teacher=str(teacher)), tmp_path / "out", workers=1).failed == []  # measures no divergence
 
 
 def test_a_sweep_may_want_more_and_other_cells(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +272,9 @@ def test_a_checkpoint_that_has_changed_since_is_noticed(tmp_path: Path) -> None:
     sweep(spec, tmp_path / "out", workers=1)
     shutil.rmtree(tmp_path / "runs" / "a" / "checkpoint-1")
     write_checkpoint(tmp_path / "runs" / "a" / "checkpoint-1", 0.6, 0)
-    with pytest.raises(CheckpointError, match="it differs in runs"):
+    with pytest.raises(
+        CheckpointError, match="other settings: runs, as checkpoints of a or their files have changed since"
+    ):
         sweep(spec, tmp_path / "out", workers=1)
 
 

@@ -1,4 +1,5 @@
 import errno
+import json
 import multiprocessing
 import shutil
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from updates.runs_on_disk import MATRICES, matrix, random_tensors, write, write_run
 
 from effopd.errors import CheckpointError, ConfigurationError, DataError
+from effopd.files import files_digest
 from effopd.updates import compare
 from effopd.updates.jobs import PROGRESS, measure_runs, save_tensors, vectors_file
 
@@ -70,6 +72,30 @@ def test_an_interrupted_analysis_goes_on_where_it_stopped(tmp_path: Path, worker
     assert by_key(again) == by_key(whole)
     assert counter.done == len(whole) - 5
     assert starts[0][:2] == (5, len(whole))
+
+
+def test_a_directory_that_an_earlier_version_has_left_is_continued(tmp_path: Path) -> None:
+    """Files as version 0.1.0 wrote them before it was interrupted, in the sixth job."""
+    base, run, _ = write_run(tmp_path, 1)
+    whole, out = measure_runs(base, {"run": run}, tmp_path / "whole"), tmp_path / "out"
+    checkpoint = run / "checkpoint-10"
+    digest = files_digest([checkpoint / "model.safetensors"])
+    plan = {
+        "base": str(base),
+        "runs": [{"name": "run", "checkpoints": [{"step": 10, "directory": str(checkpoint), "files": digest}]}],
+        "settings": {"ignore": [], "precision": "float64"},
+        "ignored": [],
+        "unknown": [],
+        "versions": {"effopd": "0.1.0", "torch": "2.11.0"},
+    }
+    shutil.copytree(tmp_path / "whole" / "subspaces", out / "subspaces")
+    (out / "analysis.json").write_text(json.dumps(plan, indent=2) + "\n")
+    lines = (tmp_path / "whole" / "progress.jsonl").read_text().splitlines(keepends=True)
+    (out / "progress.jsonl").write_text("".join(lines[:5]) + '{"run": "run", "ch')
+    counter = Counter()
+    assert measure_runs(base, {"run": run}, out, on_job=counter) == whole
+    assert counter.done == len(whole) - 5
+    assert len((out / "progress.jsonl").read_text().splitlines()) == len(whole)
 
 
 def test_a_killed_worker_costs_only_what_it_was_doing(tmp_path: Path) -> None:
@@ -138,8 +164,16 @@ def test_a_run_that_has_grown_and_a_further_run_are_added(tmp_path: Path) -> Non
     del states
 
 
-@pytest.mark.parametrize("change", ["base", "settings", "files", "fewer runs"])
-def test_another_analysis_in_the_same_place_is_refused(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("base", "base '.*/base' .now '.*/base2'"),
+        ("settings", "precision 'float64' .now 'float32'"),
+        ("files", "run run, of which checkpoints or their files have changed"),
+        ("fewer runs", "run run, which is not among the runs now"),
+    ],
+)
+def test_another_analysis_in_the_same_place_is_refused(tmp_path: Path, change: str, named: str) -> None:
     base, run, _ = write_run(tmp_path, 2)
     measure_runs(base, {"run": run}, tmp_path / "out")
     options: dict[str, Any] = {}
@@ -153,7 +187,7 @@ def test_another_analysis_in_the_same_place_is_refused(tmp_path: Path, change: s
         write(run / "checkpoint-20", random_tensors(9))
     else:
         runs = {"another": run}
-    with pytest.raises(CheckpointError, match="another --out"):
+    with pytest.raises(CheckpointError, match=f"an analysis with other settings: {named}.*another --out"):
         measure_runs(base, runs, tmp_path / "out", **options)
 
 

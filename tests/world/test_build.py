@@ -56,7 +56,7 @@ def test_build_writes_two_models_and_a_card(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(build, "train_teacher", forbid)
     assert build_world(tmp_path, seed=1, **SETTINGS) == card
     assert contents(tmp_path) == before
-    with pytest.raises(ConfigurationError, match=r"not built with these settings \(seed: got 2, found 1\)"):
+    with pytest.raises(ConfigurationError, match=r"not built with these settings: seed 1 \(now 2\)"):
         build_world(tmp_path, seed=2, **SETTINGS)
 
 

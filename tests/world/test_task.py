@@ -83,9 +83,9 @@ def test_share_and_noise_have_the_rates_asked_for() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_operations": 0}, "num_operations: got 0, expected an integer >= 1"),
-        ({"step_by_step_share": 1.5}, r"step_by_step_share: got 1.5, expected a number in \[0, 1\]"),
-        ({"noise": 1.0}, r"noise: got 1.0, expected a number in \[0, 1\)"),
+        ({"num_operations": 0}, "num_operations: got 0, expected a whole number of at least 1"),
+        ({"step_by_step_share": 1.5}, r"step_by_step_share: got 1.5, expected a finite number from 0 to 1"),
+        ({"noise": 1.0}, r"noise: got 1.0, expected a finite number, at least 0 and below 1"),
         ({"noise": -0.1}, "noise: got -0.1"),
     ],
 )

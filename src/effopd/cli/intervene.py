@@ -49,9 +49,7 @@ def _common_options() -> argparse.ArgumentParser:
 
 
 def _intervene(options: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from effopd.console import progress_bar
     from effopd.interventions import KINDS, intervene, make_intervention, open_factors, read_plan
 
     if options.kind == "compose":
@@ -65,7 +63,7 @@ def _intervene(options: argparse.Namespace) -> None:
     if not 0 < options.max_shard_gb < math.inf:
         raise ConfigurationError(f"--max-shard-gb: got {options.max_shard_gb}; expected a number above 0.")
     factors = open_factors(options.factors, options.run_name, options.checkpoint) if options.factors else None
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar("tensors", transient=True) as progress:
         task = progress.add_task("", total=None)
         record = intervene(
             options.base,

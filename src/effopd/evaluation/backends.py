@@ -141,5 +141,5 @@ class VLLMBackend(Backend):
 
 
 def derived_seed(seed: int, index: int) -> int:
-    """A seed for one part of the work, in 0..2^31 - 1. Different parts get unrelated seeds."""
+    """Derive a seed for one part of the work, in 0..2^31 - 1. Different parts get unrelated seeds."""
     return int(np.random.SeedSequence((seed, index)).generate_state(1)[0] >> 1)

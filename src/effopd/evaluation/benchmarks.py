@@ -49,7 +49,7 @@ class Benchmark:
 
 
 def _mathematics(problem: str, answer: str, after: str | None = None) -> Convert:
-    """How a problem of mathematics is converted.
+    """Make the function that converts a problem of mathematics.
 
     Args:
         problem: Column with the problem.

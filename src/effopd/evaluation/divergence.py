@@ -25,7 +25,7 @@ def reverse_kl(
     max_tokens: int = _MAX_TOKENS,
     max_logits: int = _MAX_LOGITS,
 ) -> list[float]:
-    """KL(model || teacher) of the next-token distributions, summed over each completion: the objective of OPD.
+    """Sum KL(model || teacher) of the next-token distributions over each completion, which is the objective of OPD.
 
     Both distributions are those at temperature 1. Micro-batches bound the memory: where the logits of one do not fit,
     its positions are taken part by part, each with a forward pass of its own. Vocabularies may be padded to different
@@ -55,7 +55,7 @@ def reverse_kl(
 def _micro_batches(
     prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], max_tokens: int
 ) -> Iterator[list[int]]:
-    """Indices of the non-empty completions, in micro-batches of similar length, the longest sequences first."""
+    """Yield the indices of the non-empty completions in micro-batches of similar length, longest sequences first."""
     lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
     order = sorted((row for row in range(len(lengths)) if completions[row]), key=lambda row: -lengths[row])
     start = 0
@@ -68,7 +68,7 @@ def _micro_batches(
 def _batch_kl(
     model: PreTrainedModel, teacher: PreTrainedModel, batch: list[tuple[list[int], list[int]]], max_logits: int
 ) -> list[float]:
-    """KL sums of one micro-batch. It is padded on the right, where causal attention from real tokens does not look."""
+    """Sum the KL of a micro-batch, padded on the right, where causal attention from real tokens does not look."""
     lengths = [(len(prompt), len(prompt) + len(completion)) for prompt, completion in batch]
     longest = max(end for _, end in lengths)
     rows = [prompt + completion for prompt, completion in batch]
@@ -98,7 +98,7 @@ def _log_probabilities(
     positions_P: torch.Tensor,
     width: int | None = None,
 ) -> torch.Tensor:
-    """Log-probabilities [B, P, V] at some positions, over the first `width` tokens, or over all of them."""
+    """Compute log-probabilities [B, P, V] at some positions, over the first `width` tokens, or over all of them."""
     ids_BT, mask_BT, positions_P = (each.to(model.device) for each in (ids_BT, mask_BT, positions_P))
     output = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, logits_to_keep=positions_P)
     logits_BPV = output.logits.float()

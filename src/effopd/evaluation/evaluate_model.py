@@ -1,17 +1,17 @@
 """`effopd evaluate`: from the names of a model and of a task to a directory of records, a summary and a table."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from effopd.checks import check_choice
+from effopd.console import progress_bar
 from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.evaluation.backends import Backend, TransformersBackend, VLLMBackend
 from effopd.evaluation.plan import Plan
@@ -79,28 +79,24 @@ def evaluate_model(
         DataError: A model or data cannot be read.
         UnsupportedError: A package that is needed is not installed, or the backend does not support what is asked for.
     """
-    for name, value, choices in (("backend", backend, BACKENDS), ("dtype", dtype, DTYPES)):
-        if value not in choices:
-            raise ConfigurationError(f"{name}: got {value!r}, expected one of {', '.join(choices)}.")
+    check_choice("backend", backend, BACKENDS)
+    check_choice("dtype", dtype, DTYPES)
     place = _device(device)
     if teacher is not None and backend == "vllm":
         raise UnsupportedError(
             "--teacher needs the model's whole distributions, which vLLM does not give: --backend hf."
         )
-    source = find_model(model)
-    teacher_source = None if teacher is None else find_model(teacher)
+    models = _Models(find_model(model), None if teacher is None else find_model(teacher), backend, dtype, place)
     loaded = load_task(task, limit=limit, data=data)
     loaded = loaded.as_chat() if chat else loaded
     if max_new_tokens is not None:
         loaded = replace(loaded, max_new_tokens=max_new_tokens)
-    tokenizer = load_tokenizer(source, pad_token=pad_token)
+    tokenizer = load_tokenizer(models.source, pad_token=pad_token)
     plan = Plan(loaded, tokenizer, num_samples=num_samples, seed=seed, batch_size=batch_size, temperature=temperature)
-    if teacher_source is not None:
-        configs = [AutoConfig.from_pretrained(each) for each in (source, teacher_source)]
-        check_vocabularies(tokenizer, load_tokenizer(teacher_source, pad_token=pad_token), *configs)
+    models.check_teacher(tokenizer, pad_token)
     settings = {
-        "model": str(source),
-        "model_files": _files(source),
+        "model": str(models.source),
+        "model_files": _files(models.source),
         "task": task,
         "task_digest": task_digest(loaded),
         "num_samples": num_samples,
@@ -109,24 +105,21 @@ def evaluate_model(
         "batch_size": batch_size,
         "temperature": temperature,
         "max_new_tokens": loaded.max_new_tokens,
-        "teacher": None if teacher_source is None else str(teacher_source),
-        "teacher_files": None if teacher_source is None else _files(teacher_source),
+        "teacher": None if models.teacher is None else str(models.teacher),
+        "teacher_files": None if models.teacher is None else _files(models.teacher),
         "chat": chat,
         "dtype": dtype,
     }
 
     def load() -> tuple[Backend, PreTrainedModel | None]:
         loaded.check_grader()
-        if backend == "vllm":
-            return VLLMBackend(str(source), tokenizer, dtype=dtype), None
-        models = [
-            None if each is None else load_model(each, dtype=dtype).to(place) for each in (source, teacher_source)
-        ]
-        assert models[0] is not None
-        return TransformersBackend(models[0], tokenizer), models[1]
+        return models.load(tokenizer)
 
-    with _progress(f"evaluating {task}") as on_batch:
-        evaluation, course = evaluate_in(out, plan, settings, load, on_batch=on_batch)
+    with progress_bar() as progress:
+        bar = progress.add_task(f"evaluating {task}")
+        evaluation, course = evaluate_in(
+            out, plan, settings, load, on_batch=lambda done, of: progress.update(bar, completed=done, total=of)
+        )
     summary = {
         **settings,
         **summarize(evaluation),
@@ -139,8 +132,41 @@ def evaluate_model(
     return evaluation
 
 
+@dataclass(frozen=True)
+class _Models:
+    """The model to evaluate and its teacher, before they are loaded.
+
+    Attributes:
+        source: Directory or hub name of the model.
+        teacher: Directory or hub name of the teacher; None if there is none.
+        backend: Backend that generates.
+        dtype: Type of the weights.
+        device: Device for the backend `hf`.
+    """
+
+    source: Path | str
+    teacher: Path | str | None
+    backend: str
+    dtype: str
+    device: torch.device
+
+    def check_teacher(self, tokenizer: PreTrainedTokenizerBase, pad_token: str | None) -> None:
+        """Check that the teacher, if there is one, means the same tokens as the model."""
+        if self.teacher is not None:
+            configs = [AutoConfig.from_pretrained(each) for each in (self.source, self.teacher)]
+            check_vocabularies(tokenizer, load_tokenizer(self.teacher, pad_token=pad_token), *configs)
+
+    def load(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Backend, PreTrainedModel | None]:
+        """Load the backend with the model, and the teacher."""
+        if self.backend == "vllm":
+            return VLLMBackend(str(self.source), tokenizer, dtype=self.dtype), None
+        model = load_model(self.source, dtype=self.dtype).to(self.device)
+        teacher = None if self.teacher is None else load_model(self.teacher, dtype=self.dtype).to(self.device)
+        return TransformersBackend(model, tokenizer), teacher
+
+
 def _device(name: str | None) -> torch.device:
-    """A device that this machine has: the given one, or by default `cuda` before `cpu`."""
+    """Check a device, or choose `cuda` before `cpu` if none is given."""
     available = torch.cuda.is_available()
     try:
         device = torch.device(name or ("cuda" if available else "cpu"))
@@ -152,18 +178,8 @@ def _device(name: str | None) -> torch.device:
 
 
 def _files(source: Path | str) -> str | None:
-    """A digest of a model's files, by which another model in the same directory is noticed; None for one of the hub."""
+    """Compute a digest by which another model in the same directory is noticed; None for a model of the hub."""
     return None if isinstance(source, str) else files_digest(source.glob("*.safetensors"))
-
-
-@contextmanager
-def _progress(description: str) -> Iterator[Any]:
-    console = Console(stderr=True)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    times = [TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, *times, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(description)
-        yield lambda done, of: progress.update(bar, completed=done, total=of)
 
 
 def _table(task: Task, evaluation: Evaluation, summary: dict[str, Any]) -> Table:

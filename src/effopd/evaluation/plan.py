@@ -1,10 +1,10 @@
 """The plan of an evaluation: which completions are sampled together, and how one such batch is done."""
 
-import math
 from dataclasses import replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from effopd.checks import check_number, check_whole
 from effopd.errors import ConfigurationError
 from effopd.evaluation.backends import Backend, TransformersBackend, derived_seed
 from effopd.evaluation.divergence import reverse_kl
@@ -37,11 +37,10 @@ class Plan:
         batch_size: int,
         temperature: float,
     ) -> None:
-        for name, value, least in (("num_samples", num_samples, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-            if value < least:
-                raise ConfigurationError(f"{name}: got {value}, expected at least {least}.")
-        if not 0 <= temperature < math.inf:
-            raise ConfigurationError(f"temperature: got {temperature}, expected a number of at least 0.")
+        check_whole("num_samples", num_samples, 1)
+        check_whole("batch_size", batch_size, 1)
+        check_whole("seed", seed, 0)
+        check_number("temperature", temperature, low=0)
         if temperature == 0 and num_samples > 1:
             raise ConfigurationError(f"temperature 0 samples nothing: {num_samples} samples would be equal; ask for 1.")
         self.task = task

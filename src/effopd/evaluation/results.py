@@ -98,11 +98,11 @@ class Evaluation:
         return None if self._kl_per_sequence is None else self._kl_per_sequence.standard_error
 
     def pass_at(self, k: int) -> float:
-        """pass@k, estimated without bias from the n samples of each problem, averaged over problems; k in 1..n."""
+        """Estimate pass@k without bias from each problem's n samples, and average it over problems; k is in 1..n."""
         return self.pass_at_estimate(k).value
 
     def pass_at_estimate(self, k: int) -> Estimate:
-        """pass@k with its standard error and interval over problems."""
+        """Estimate pass@k like `pass_at`, with its standard error and interval over problems."""
         passed = [sum(record.passed for record in records) for records in self._problems]
         return estimate_mean([pass_at_k(self.num_samples, count, k) for count in passed])
 
@@ -140,7 +140,7 @@ class Evaluation:
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
-    """The averages of an evaluation, as JSON can hold them.
+    """Summarize an evaluation by its averages, as JSON can hold them.
 
     Returns:
         A mapping with `num_problems` and `num_samples`; `mean` (avg@n), `standard_error` and `interval`; `pass_at`,
@@ -174,5 +174,5 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _powers_of_two(largest: int) -> Sequence[int]:
-    """1, 2, 4, ... up to the largest that is not above a number."""
+    """List 1, 2, 4, ... up to the largest power of two that is not above a number."""
     return [1 << power for power in range(largest.bit_length())]

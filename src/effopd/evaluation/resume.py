@@ -15,12 +15,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from effopd.errors import CheckpointError, DataError
+from effopd.errors import DataError
 from effopd.evaluation.backends import Backend
 from effopd.evaluation.plan import Item, Plan
 from effopd.evaluation.results import Evaluation, ExampleRecord
 from effopd.evaluation.task import Task
-from effopd.files import append_json_line, locked, read_json, read_json_lines, write_json, write_json_lines
+from effopd.run_directory import FinishedPieces, claimed
 
 SETTINGS, EXAMPLES, SUMMARY = "settings.json", "examples.jsonl", "summary.json"
 
@@ -57,16 +57,20 @@ def evaluate_in(
         DataError: The records in `out` cannot be read, or another evaluation is writing there.
     """
     started = time.monotonic()
-    if out.exists() and not out.is_dir():
-        raise CheckpointError(f"{out} is a file. Choose another --out.")
-    with locked(out):
-        _claim(out, json.loads(json.dumps(settings)))
+    with claimed(out, SETTINGS, settings, holds="an evaluation"):
         evaluation, num_resumed = _evaluate(out, plan, load, on_batch or (lambda done, of: None))
     return evaluation, {"num_resumed": num_resumed, "seconds": round(time.monotonic() - started, 3)}
 
 
+def task_digest(task: Task) -> str:
+    """Compute a digest of all prompts and answers, by which two tasks of one name with other problems differ."""
+    contents = json.dumps([task.prompts, task.answers], sort_keys=True, default=str)
+    return hashlib.sha256(contents.encode()).hexdigest()[:16]
+
+
 def _evaluate(out: Path, plan: Plan, load: Load, report: Callable[[int, int], None]) -> tuple[Evaluation, int]:
-    records = _finished(out / EXAMPLES, plan)
+    pieces = FinishedPieces(out / EXAMPLES)
+    records = _of_whole_batches(pieces, plan)
     num_resumed, total = len(records), sum(map(len, plan.batches))
     report(num_resumed, total)
     left = [index for index, batch in enumerate(plan.batches) if batch[0] not in records]
@@ -75,45 +79,19 @@ def _evaluate(out: Path, plan: Plan, load: Load, report: Callable[[int, int], No
         for index in left:
             for record in plan.run(index, backend, teacher):
                 records[record.prompt, record.sample] = record
-                append_json_line(out / EXAMPLES, asdict(record))
+                pieces.add(asdict(record))
             report(len(records), total)
     return Evaluation([records[item] for item in sorted(records)]), num_resumed
 
 
-def task_digest(task: Task) -> str:
-    """A digest of all prompts and answers, which differs between two tasks of one name if their problems do."""
-    contents = json.dumps([task.prompts, task.answers], sort_keys=True, default=str)
-    return hashlib.sha256(contents.encode()).hexdigest()[:16]
-
-
-def _claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings into a directory without records; if it has records, check that its settings are the same."""
-    path = out / SETTINGS
-    if (out / EXAMPLES).exists() and path.exists():
-        before = read_json(path)
-        differing = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
-        if differing:
-            changes = ", ".join(f"{name} {before.get(name)!r} (now {settings.get(name)!r})" for name in differing)
-            raise CheckpointError(
-                f"{out} holds an evaluation with other settings: {changes}. Choose another --out, or remove that one."
-            )
-        return
-    if any(file != path for file in out.iterdir()):
-        raise CheckpointError(f"{out} is not empty and holds no evaluation. Choose another --out, or an empty one.")
-    write_json(path, settings)
-
-
-def _finished(path: Path, plan: Plan) -> dict[Item, ExampleRecord]:
-    """The records of all batches that were finished. The file is cut to these."""
-    if not path.exists():
-        return {}
-    rows = read_json_lines(path)
+def _of_whole_batches(pieces: FinishedPieces, plan: Plan) -> dict[Item, ExampleRecord]:
+    """Read the records of the batches that were finished, and remove all other records from the file."""
     try:
-        records = {(record.prompt, record.sample): record for record in (ExampleRecord(**row) for row in rows)}
+        records = {(record.prompt, record.sample): record for record in (ExampleRecord(**row) for row in pieces.rows)}
     except TypeError as error:
-        raise DataError(f"{path}: not the records of an evaluation ({error}). Remove its directory.") from error
+        raise DataError(f"{pieces.path}: not the records of an evaluation ({error}). Remove its directory.") from error
     whole = [item for batch in plan.batches if all(item in records for item in batch) for item in batch]
     kept = {item: records[item] for item in whole}
-    if len(kept) < len(rows) or not path.read_bytes().endswith(b"\n"):
-        write_json_lines(path, [asdict(record) for record in kept.values()])
+    if len(kept) < len(pieces.rows):
+        pieces.keep([asdict(record) for record in kept.values()])
     return kept

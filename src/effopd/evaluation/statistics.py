@@ -34,7 +34,7 @@ class Estimate:
 def estimate_mean(
     values: Sequence[float], *, confidence: float = CONFIDENCE, num_resamples: int = _RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """Mean of one value per problem.
+    """Average one value per problem.
 
     Args:
         values: One finite value per problem.
@@ -60,7 +60,7 @@ def estimate_mean(
 
 
 def estimate_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:
-    """Ratio of two sums over problems, with its standard error by the delta method.
+    """Divide two sums over problems, and estimate the standard error of the ratio by the delta method.
 
     Args:
         numerators: One value per problem.
@@ -83,7 +83,7 @@ def estimate_ratio(numerators: Sequence[float], denominators: Sequence[float]) -
 
 
 def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
-    """Probability that at least one of k samples passes, estimated without bias from n samples of which c pass.
+    """Estimate without bias, from n samples of which c pass, the probability that at least one of k samples passes.
 
     The estimate is `1 - C(n - c, k) / C(n, k)` (arXiv 2107.03374). It is computed from the product of `1 - k / i` over
     `i = n - c + 1, ..., n`, in which nothing overflows.

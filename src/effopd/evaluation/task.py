@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from effopd.errors import ConfigurationError, DataError
+from effopd.checks import check_whole
+from effopd.errors import DataError
 from effopd.evaluation.prompts import Prompt
 from effopd.grading import Verdict, grade_code
 from effopd.grading.functions import grade_functions
@@ -42,8 +43,7 @@ class Task:
                 f"{self.name}: got {len(self.prompts)} prompts and {len(self.answers)} answers; expected as many of"
                 " each, and at least one."
             )
-        if self.max_new_tokens < 1:
-            raise ConfigurationError(f"max_new_tokens: got {self.max_new_tokens}, expected at least 1.")
+        check_whole("max_new_tokens", self.max_new_tokens, 1)
 
     def check_grader(self) -> None:
         """Check that completions can be graded, before any are sampled.
@@ -55,7 +55,7 @@ class Task:
             check_sandbox()
 
     def as_chat(self) -> "Task":
-        """The same task, with every text prompt as the message of a user."""
+        """Return the same task with every text prompt turned into the message of a user."""
         messages: list[Prompt] = [
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt for prompt in self.prompts
         ]

@@ -8,6 +8,7 @@ load_task("lm-eval:gsm8k")              # a task of lm-evaluation-harness, with 
 
 from pathlib import Path
 
+from effopd.checks import check_whole
 from effopd.errors import ConfigurationError
 from effopd.evaluation.benchmark_tasks import load_benchmark
 from effopd.evaluation.benchmarks import BENCHMARKS
@@ -38,8 +39,8 @@ def load_task(name: str, *, limit: int | None = None, seed: int = 0, data: str |
         DataError: The data cannot be read, or do not have the columns of the task.
         UnsupportedError: lm-eval is not installed, or its task does not generate or runs code without a sandbox.
     """
-    if limit is not None and limit < 1:
-        raise ConfigurationError(f"limit: got {limit}, expected at least 1.")
+    if limit is not None:
+        check_whole("limit", limit, 1)
     if data is not None and name not in BENCHMARKS:
         raise ConfigurationError(
             f"--data takes the rows of a benchmark ({', '.join(BENCHMARKS)}), got task {name!r}. A file of your own is"

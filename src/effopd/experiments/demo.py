@@ -38,7 +38,7 @@ LABELS = {"none": "vanilla", "paper": "EffOPD"}
 LEARNING_RATE = 3e-4
 NOTE = (
     "Rollouts include those with which EffOPD validates; seconds do not include measuring the accuracy. "
-    f"A learning rate of {LEARNING_RATE:g} is a careful one here. The lower the rate, the more EffOPD saves; at the best "
+    f"A learning rate of {LEARNING_RATE:g} is a careful one. The lower the rate, the more EffOPD saves; at the best "
     "rate it saves nothing: benchmarks/results/speedup.md has the ratios for all rates, with intervals. To see them "
     "yourself, run"
 )

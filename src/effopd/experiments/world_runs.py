@@ -19,7 +19,6 @@ from effopd.training.run import FINISHED, train
 from effopd.world import TaskConfig, TeacherConfig, base_dir, make_dataset
 from effopd.world.teacher import train_teacher
 
-
 LEARNING_RATE = 1e-4  # low enough for the geometry of training to show over many checkpoints
 
 

@@ -10,8 +10,7 @@ r"""Grading what a model writes: mathematics by the final answer, programs by th
 
 Every grader takes a batch of completions and what each is compared with, and returns a `Verdict` for each. These two
 work on several completions at a time, and training uses them as rewards. A completion that hangs, crashes or attacks
-its grader costs only its own verdict. The function
-`saved_completions.grade_file` grades a file of completions.
+its grader costs only its own verdict. The function `saved_completions.grade_file` grades a file of completions.
 """
 
 from effopd.grading.completion import Completion

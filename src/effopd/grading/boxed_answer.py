@@ -8,7 +8,7 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last `\boxed{...}` (or `\fbox`) of a text holds: empty if it is never closed, None if there is none."""
+    r"""Return what the last `\boxed{...}` or `\fbox{...}` holds: '' if it is never closed, None if there is none."""
     start = -1
     for box in _BOX.finditer(text):
         start = box.end()
@@ -23,11 +23,11 @@ def last_boxed(text: str) -> str | None:
 
 
 def strip_box(answer: str) -> str:
-    r"""An expected answer, taken out of its `\boxed{}` if it has one."""
+    r"""Take an expected answer out of its `\boxed{}` if it has one."""
     boxed = last_boxed(answer)
     return answer if boxed is None else boxed
 
 
 def strip_text_commands(answer: str) -> str:
-    r"""An answer with the contents of its `\text{}` and similar commands in their place."""
+    r"""Replace `\text{}` and similar commands in an answer by their contents."""
     return _TEXT_COMMAND.sub(r"\1", answer)

@@ -18,7 +18,7 @@ _RELATIVE = 1e-6
 
 
 def equal_values(text: str, expected: str, timeout_s: int) -> bool:
-    r"""Whether a completion's final answer equals the expected one mathematically.
+    r"""Tell whether a completion's final answer equals the expected one mathematically.
 
     This has to be called in the main thread, because math-verify breaks a step off by a signal.
 
@@ -55,7 +55,7 @@ def _parse(text: str, timeout_s: int) -> list[Any]:
 
 
 def _of_one_size(gold: Any, given: Any) -> bool:
-    """Whether two numbers that math-verify takes for equal are so near zero, too.
+    """Tell whether two numbers that math-verify takes for equal are equal near zero, too.
 
     math-verify compares numbers to a fixed number of decimal places, so that near zero different ones are equal to it.
     """

@@ -11,10 +11,10 @@ _THINKING_END = re.compile(r"""(?<!['"])</think>|</think>(?!['"])""")  # in quot
 
 
 def completion_text(completion: Completion) -> str:
-    """The text of a completion."""
+    """Return the text of a completion."""
     return completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
 
 
 def without_thinking(text: str) -> str:
-    """What comes after the last `</think>` that is not in quotation marks; the whole text if there is none."""
+    """Return what comes after the last `</think>` that is not in quotation marks; the whole text if there is none."""
     return _THINKING_END.split(text)[-1]

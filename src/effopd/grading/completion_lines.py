@@ -85,7 +85,7 @@ def _are_messages(value: Any) -> bool:
 
 
 def _with_limits(row: Row) -> Any:
-    """The tests of a line, together with the limits that the line has beside them."""
+    """Return the tests of a line together with the limits that the line has beside them."""
     beside = {key: row[key] for key in _LIMIT_KEYS if row.get(key) is not None}
     tests = row["tests"]
     if isinstance(tests, str) and beside:

@@ -33,7 +33,7 @@ def extract_code(text: str) -> str:
 
 
 def _blocks(text: str) -> list[tuple[str, str]]:
-    """Language and content of each fenced block."""
+    """List the language and the content of each fenced block."""
     blocks = []
     position = 0
     # Fences that no longer occur on a line of their own: from there on, one at the end of a line closes a block.

@@ -110,7 +110,7 @@ def _verdict(text: str, expected: str, reply: Reply, timeout_s: int) -> Verdict:
 
 
 def _answering_part(text: str) -> str:
-    r"""The part of a completion that is compared: its last `\boxed{}`, or its end."""
+    r"""Return the part of a completion that is compared, which is its last `\boxed{}` or its end."""
     given = last_boxed(text)
     return text[-_TAIL_LENGTH:] if given is None else rf"\boxed{{{given}}}"
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from effopd.checks import is_finite_number
 from effopd.errors import ConfigurationError, DataError
-from effopd.files import is_finite_number
 from effopd.grading.unit_tests import check_unit_tests
 from effopd.sandbox import Limits
 
@@ -35,7 +35,7 @@ class Tests:
     memory_mb: int | None = None
 
     def limits(self, default: Limits) -> Limits:
-        """Some limits, with those that the problem sets in their place."""
+        """Return the given limits, replaced by those that the problem sets itself."""
         limits = default if self.time_s is None else replace(default, time_s=self.time_s)
         return limits if self.memory_mb is None else replace(limits, memory_mb=self.memory_mb)
 

@@ -187,7 +187,7 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
 
 
 def _problem(outcome: Outcome) -> tuple[str, str] | None:
-    """Kind and detail of what went wrong in a run; None if it ended well."""
+    """Describe what went wrong in a run, by kind and detail; None if the run ended well."""
     if outcome.ended != "exited":
         return _LIMIT_KINDS[outcome.ended], ""
     if outcome.exit_code == 0:

@@ -1,21 +1,20 @@
 """Grading a file of saved completions, line by line, so that an interrupted grading can be continued."""
 
-import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
+from effopd.checks import check_choice
+from effopd.console import progress_bar
 from effopd.errors import ConfigurationError, DataError
-from effopd.files import append_json_line, read_json_lines, write_json_lines
+from effopd.files import read_json_lines
 from effopd.grading.completion_lines import Grader, Row, read_completions
 from effopd.grading.mathematics import iterate_math_verdicts
 from effopd.grading.programs import iterate_code_verdicts
 from effopd.grading.verdict import TIME_LIMIT, Verdict
+from effopd.run_directory import FinishedPieces, locked
 from effopd.sandbox import Limits, check_sandbox
 
 _ADDED = ("passed", "reason", "seconds")
@@ -62,7 +61,7 @@ def grade_file(
 
     Verdicts are written as they come to a file beside `out`, which gets the name `out` in the end. If an interrupted
     grading with the same settings has left such a file, its lines are kept as far as they are those of `path`. The
-    settings are in `OUT.settings`, which stays; while one grading has it locked, no second one can write.
+    settings are in `OUT.settings`, which stays. Only one grading at a time can have that file locked and write.
 
     Args:
         path: File with the completions.
@@ -81,8 +80,7 @@ def grade_file(
         OSError: `out` cannot be written.
         UnsupportedError: There is no working sandbox.
     """
-    if grader not in get_args(Grader):
-        raise ConfigurationError(f"grader: got {grader!r}, expected one of {list(get_args(Grader))}.")
+    check_choice("grader", grader, get_args(Grader))
     if grader == "math" and (time_s is not None or memory_mb is not None or unsafe):
         raise ConfigurationError("Limits and --unsafe are for --grader code; leave them out for math.")
     given = {name: value for name, value in (("time_s", time_s), ("memory_mb", memory_mb)) if value is not None}
@@ -93,47 +91,47 @@ def grade_file(
         return _summarize(_read_finished(out, path, rows, settings))
     if grader == "code" and not unsafe:
         check_sandbox()
-    with _claim(out, settings):
-        partial = out.with_name(f"{out.name}.{settings}.partial")
-        graded = _matching_start(partial, rows)
-        left = range(len(graded), len(rows))
-        completions = [rows[index]["completion"] for index in left]
+    with _claimed(out, settings):
+        pieces = FinishedPieces(out.with_name(f"{out.name}.{settings}.partial"))
+        pieces.keep(_matching_start(pieces.rows, rows))
+        num_done = len(pieces.rows)
+        completions = [row["completion"] for row in rows[num_done:]]
         if grader == "math":
-            answers = [rows[index]["answer"] for index in left]
+            answers = [row["answer"] for row in rows[num_done:]]
             verdicts = iterate_math_verdicts(completions, answers, workers=workers)
         else:
-            remaining = [tests[index] for index in left]
-            verdicts = iterate_code_verdicts(completions, remaining, workers=workers, limits=limits, unsafe=unsafe)
-        with _progress() as progress:
-            task = progress.add_task(f"grading {path.name}", total=len(rows), completed=len(graded))
-            for index, verdict in zip(left, verdicts, strict=True):
-                graded.append(_with_verdict(rows[index], verdict))
-                append_json_line(partial, graded[-1])
+            left = tests[num_done:]
+            verdicts = iterate_code_verdicts(completions, left, workers=workers, limits=limits, unsafe=unsafe)
+        with progress_bar("lines") as progress:
+            task = progress.add_task(f"grading {path.name}", total=len(rows), completed=num_done)
+            for row, verdict in zip(rows[num_done:], verdicts, strict=True):
+                pieces.add(_with_verdict(row, verdict))
                 progress.advance(task)
-        if (num_lines := partial.read_bytes().count(b"\n")) != len(rows):
-            raise DataError(
-                f"{partial}: something else has written there: {num_lines} lines, expected {len(rows)}. Run this again."
-            )
-        partial.replace(out)
-    return _summarize(graded)
+        _finish(pieces, out)
+    return _summarize(pieces.rows)
 
 
 @contextmanager
-def _claim(out: Path, settings: str) -> Iterator[None]:
-    """Write the settings beside an output that does not exist yet, and keep other gradings from writing it."""
+def _claimed(out: Path, settings: str) -> Iterator[None]:
+    """Write the settings beside an output that is not there yet, and keep other gradings from writing it."""
     path = _settings_path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{out}: another grading is writing it. Wait for that one, or choose another.") from None
+    path.touch()
+    with locked(path, name=out):
         if out.exists():
             raise DataError(f"{out}: another grading has just finished it. Run this again.")
-        file.truncate(0)
-        file.write(f"{settings}\n")
-        file.flush()
+        path.write_text(f"{settings}\n", encoding="utf-8")  # in place: the lock is on this very file
         yield
+
+
+def _finish(pieces: FinishedPieces, out: Path) -> None:
+    """Give the file with all lines its final name."""
+    if (num_lines := pieces.path.read_bytes().count(b"\n")) != len(pieces.rows):
+        raise DataError(
+            f"{pieces.path}: something else has written there: {num_lines} lines, expected {len(pieces.rows)}. Run this"
+            " again."
+        )
+    pieces.path.replace(out)
 
 
 def _settings_path(out: Path) -> Path:
@@ -141,7 +139,7 @@ def _settings_path(out: Path) -> Path:
 
 
 def _read_finished(out: Path, path: Path, rows: Sequence[Row], settings: str) -> list[Row]:
-    """The lines of an output that exists already, if they are what would be written now."""
+    """Read an output that exists already, if its lines are what would be written now."""
     if out.is_dir():
         raise DataError(f"{out}: got a directory, expected the name of a file to write.")
     graded = read_json_lines(out, may_be_cut=False)
@@ -158,17 +156,14 @@ def _read_finished(out: Path, path: Path, rows: Sequence[Row], settings: str) ->
     return graded
 
 
-def _matching_start(partial: Path, rows: Sequence[Row]) -> list[Row]:
-    """The lines that an interrupted grading has left, as far as they are the first lines of the input."""
-    if not partial.exists():
-        return []
-    graded: list[Row] = []
-    for before, row in zip(read_json_lines(partial), rows, strict=False):
+def _matching_start(graded: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """Take the lines that an interrupted grading has left, as far as they are the first lines of the input."""
+    kept: list[Row] = []
+    for before, row in zip(graded, rows, strict=False):
         if not _has_verdict(before) or _without_verdict(before) != _without_verdict(row):
             break
-        graded.append(before)
-    write_json_lines(partial, graded)
-    return graded
+        kept.append(before)
+    return kept
 
 
 def _with_verdict(row: Row, verdict: Verdict) -> Row:
@@ -186,10 +181,3 @@ def _without_verdict(row: Any) -> Any:
 def _summarize(graded: Sequence[Row]) -> Summary:
     timeouts = sum(not row["passed"] and row["reason"].partition(":")[0] == TIME_LIMIT for row in graded)
     return Summary(len(graded), sum(row["passed"] for row in graded), timeouts)
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    times = [TimeElapsedColumn(), TimeRemainingColumn()]
-    return Progress(*columns, *times, console=console, disable=not console.is_terminal)

@@ -79,7 +79,7 @@ def _is_exception(name: str) -> bool:
 
 
 def _is_assertion(node: ast.AST) -> bool:
-    """Whether a node is a method such as `self.assertEqual` or `np.testing.assert_allclose`."""
+    """Tell whether a node is a method such as `self.assertEqual` or `np.testing.assert_allclose`."""
     return isinstance(node, ast.Attribute) and node.attr.startswith("assert")
 
 

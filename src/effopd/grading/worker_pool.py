@@ -38,7 +38,7 @@ class Reply:
 
 
 def num_processors() -> int:
-    """Number of processors that this process may use."""
+    """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -156,7 +156,7 @@ class _Worker:
         self._buffer = b""
 
     def is_alive(self) -> bool:
-        """Whether the process still runs."""
+        """Tell whether the process still runs."""
         return self._process.poll() is None
 
     def begin(self, number: int, task: Any, deadline_s: float) -> None:
@@ -179,7 +179,7 @@ class _Worker:
         yield number, Reply(value, "", time.monotonic() - self.started)
 
     def read_line(self) -> bytes | None:
-        """The next line; None if it is not complete yet, empty if the process has ended."""
+        """Read the next line; None if it is not complete yet, empty if the process has ended."""
         part = os.read(self.output, 65536)
         self._buffer += part
         line, newline, rest = self._buffer.partition(b"\n")

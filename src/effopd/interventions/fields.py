@@ -1,11 +1,10 @@
-"""The fields of interventions: what the command line says about them, and checks that several of them share."""
+"""The fields of interventions: what the command line says about them, and what several of them share."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from effopd.errors import ConfigurationError
-from effopd.files import is_finite_number
 from effopd.interventions.update import Update
 
 Other = Literal["base", "trained"]
@@ -27,21 +26,9 @@ def update_of_other(update: Update, other: Other) -> Update:
     return update if other == "trained" else update.times(0.0)
 
 
-def check_number(field: str, value: Any) -> None:
-    """Raise ConfigurationError unless a field holds a finite number."""
-    if not is_finite_number(value):
-        raise ConfigurationError(f"{field}: got {value!r}; expected a finite number.")
-
-
-def check_choice(field: str, value: Any, choices: Any) -> None:
-    """Raise ConfigurationError unless a field holds one of the values of a `Literal`."""
-    if value not in get_args(choices):
-        raise ConfigurationError(f"{field}: got {value!r}; expected one of {', '.join(get_args(choices))}.")
-
-
 def check_reference(field: str, value: Any) -> None:
     """Raise ConfigurationError unless a field can name a model, or holds the norms of a model's update."""
     if not value or not isinstance(value, (str, Path, Mapping)):
         raise ConfigurationError(
-            f"{field}: got {value!r}; expected a model directory or hub name, or norms from update_norms()."
+            f"{field}: got {value!r}, expected a model directory or hub name, or norms from update_norms()."
         )

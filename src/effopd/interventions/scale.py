@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
-from effopd.interventions.fields import check_number, option
+from effopd.checks import check_number
+from effopd.interventions.fields import option
 from effopd.interventions.registry import register
 from effopd.interventions.update import Intervention, Update
 

@@ -14,14 +14,15 @@ Shape suffixes: m rows, n columns.
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import get_args
 
 from torch import Tensor
 from typing_extensions import override
 
+from effopd.checks import check_choice, check_number
 from effopd.errors import ConfigurationError
 from effopd.interventions.decomposition import Decomposition
-from effopd.interventions.fields import Other, check_choice, check_number, check_reference, option, update_of_other
+from effopd.interventions.fields import Other, check_reference, option, update_of_other
 from effopd.interventions.registry import register
 from effopd.interventions.update import Intervention, NormReference, Shapes, Update, is_matrix, weights_in
 
@@ -103,8 +104,8 @@ class TopComponents(Intervention):
     other: Other = field(default="trained", metadata=_OTHER)
 
     def __post_init__(self) -> None:
-        _check_percent(self.percent)
-        check_choice("other", self.other, Other)
+        check_number("percent", self.percent, above=0, high=100)
+        check_choice("other", self.other, get_args(Other))
         if self.norm_like is not None:
             check_reference("norm_like", self.norm_like)
 
@@ -142,8 +143,8 @@ class BottomComponents(Intervention):
     other: Other = field(default="trained", metadata=_OTHER)
 
     def __post_init__(self) -> None:
-        _check_percent(self.percent)
-        check_choice("other", self.other, Other)
+        check_number("percent", self.percent, above=0, high=100)
+        check_choice("other", self.other, get_args(Other))
 
     @override
     def check(self, shapes: Shapes) -> None:
@@ -190,12 +191,6 @@ def _project(update: Tensor, basis: Tensor) -> Tensor:
 
 def _fraction(percent: float) -> Fraction:
     return Fraction(repr(float(percent)))
-
-
-def _check_percent(value: Any) -> None:
-    check_number("percent", value)
-    if not 0 < value <= 100:
-        raise ConfigurationError(f"percent: got {value!r}; expected a number above 0 and at most 100.")
 
 
 def _check_matrices(kind: str, shapes: Shapes) -> None:

@@ -1,12 +1,13 @@
 """Windows of layers that keep their update (arXiv 2605.11739, sliding windows)."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, get_args
 
 from typing_extensions import override
 
+from effopd.checks import check_choice, check_whole
 from effopd.errors import ConfigurationError
-from effopd.interventions.fields import Other, check_choice, option, update_of_other
+from effopd.interventions.fields import Other, option, update_of_other
 from effopd.interventions.registry import register
 from effopd.interventions.update import Intervention, Shapes, Update
 from effopd.parameters import locate
@@ -60,10 +61,10 @@ class Window(Intervention):
     )
 
     def __post_init__(self) -> None:
-        check_choice("module", self.module, WindowModule)
-        check_choice("other", self.other, Other)
-        _check_index("centre", self.centre)
-        _check_index("half_width", self.half_width)
+        check_choice("module", self.module, get_args(WindowModule))
+        check_choice("other", self.other, get_args(Other))
+        check_whole("centre", self.centre, 0)
+        check_whole("half_width", self.half_width, 0)
 
     @override
     def check(self, shapes: Shapes) -> None:
@@ -83,8 +84,3 @@ class Window(Intervention):
         if not has_module(name, self.module):
             return update_of_other(update, self.other)
         return update if in_window(name, self.module, self.centre, self.half_width) else update.times(0.0)
-
-
-def _check_index(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigurationError(f"{name}: got {value!r}; expected a whole number of layers, at least 0.")

@@ -24,7 +24,7 @@ _users = itertools.count(os.getpid() * 4099)
 
 
 def find_bubblewrap() -> str:
-    """Path of bubblewrap.
+    """Find bubblewrap.
 
     Raises:
         UnsupportedError: It is not installed.
@@ -39,7 +39,7 @@ def find_bubblewrap() -> str:
 
 
 def sandbox_command(*, runner: str | None, program: int, status: int, system_calls: int, file_bytes: int) -> Command:
-    """A command that runs a program in a sandbox.
+    """Make a command that runs a program in a sandbox.
 
     Args:
         runner: Function that runs the program, as for `SandboxedProcess`.
@@ -84,7 +84,7 @@ def _isolation(own_user: bool) -> list[str]:
 
 @functools.cache
 def _check_bubblewrap(bubblewrap: str, own_user: bool) -> None:
-    """Try bubblewrap once."""
+    """Try bubblewrap, once in the life of this process."""
     command = [bubblewrap, *_isolation(own_user), *_LIFETIME, "--ro-bind", "/", "/", "--proc", "/proc", "true"]
     result = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False)
     if result.returncode != 0:
@@ -98,7 +98,7 @@ def _check_bubblewrap(bubblewrap: str, own_user: bool) -> None:
 
 
 def _unused_user() -> int:
-    """A user id in the upper half of those that exist here, different for every sandbox of this process."""
+    """Choose a user id in the upper half of those that exist here, another one for every sandbox of this process."""
     spans = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     size = max(int(first) + int(count) for first, _, count in spans)
     return size // 2 + next(_users) % (size // 4)

@@ -46,12 +46,12 @@ class Command:
     sandboxed: bool
 
     def with_settings(self, settings: dict[str, Any]) -> list[str]:
-        """The command line, followed by the settings that `inside/launch.py` reads."""
+        """Return the command line, followed by the settings that `inside/launch.py` reads."""
         return [*self.arguments, json.dumps(settings | {"user": self.user, "program": self.program})]
 
 
 def unsafe_command(directory: Path, runner: str | None) -> Command:
-    """A command that runs a program without a sandbox, with limits on single processes only.
+    """Make a command that runs a program without a sandbox, with limits on single processes only.
 
     Args:
         directory: An empty directory. It has to hold the program as `main.py` when the command starts.
@@ -71,7 +71,7 @@ def unsafe_command(directory: Path, runner: str | None) -> Command:
 
 
 def library_packages(runner: str | None) -> dict[str, Path]:
-    """The packages of effopd that a process needs: their places below its library directory, and where they are here.
+    """List the packages of effopd that a process needs, by place below its library directory, with where they are.
 
     Args:
         runner: Function that runs the program, as for `SandboxedProcess`. Its package is needed, too.
@@ -83,7 +83,7 @@ def library_packages(runner: str | None) -> dict[str, Path]:
 
 
 def numpy_directory() -> Path | None:
-    """Where NumPy is installed; None if it is not."""
+    """Find the directory of NumPy; None if it is not installed."""
     return None if importlib.util.find_spec("numpy") is None else _package_directory("numpy")
 
 

@@ -4,7 +4,7 @@ import math
 import platform
 from dataclasses import dataclass
 
-from effopd.errors import ConfigurationError
+from effopd.checks import check_number, check_whole
 
 _MIB = 2**20
 _ADDRESS_SPACE_MARGIN_MB = 256  # libraries are mapped whole into the address space, but only used in part
@@ -38,15 +38,11 @@ class Limits:
     files: int = 10_000
 
     def __post_init__(self) -> None:
-        """Check that every limit is in its range."""
-        if not 0 < self.time_s <= 3600:
-            raise ConfigurationError(f"time limit: got {self.time_s}, expected seconds above 0, at most 3600.")
-        lowest = {"memory_mb": 32, "processes": 1, "output_mb": 1, "file_mb": 1, "files": 100}
-        for name, least in lowest.items():
-            if not least <= getattr(self, name) <= _MOST:
-                raise ConfigurationError(
-                    f"{name}: got {getattr(self, name)}, expected at least {least}, at most {_MOST}."
-                )
+        check_number("time_s", self.time_s, above=0, high=3600)
+        check_whole("memory_mb", self.memory_mb, 32, _MOST)
+        check_whole("files", self.files, 100, _MOST)
+        for name in ("processes", "output_mb", "file_mb"):
+            check_whole(name, getattr(self, name), 1, _MOST)
 
     @property
     def wall_s(self) -> float:
@@ -55,7 +51,7 @@ class Limits:
 
 
 def resource_limits(limits: Limits, *, own_user: bool, sandboxed: bool) -> dict[str, int]:
-    """The limits that the kernel keeps for every single process, by their names in Python's module `resource`.
+    """List the limits that the kernel keeps for every process, by their names in Python's module `resource`.
 
     Args:
         limits: Limits on all processes together.

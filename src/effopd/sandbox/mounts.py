@@ -18,7 +18,7 @@ _PYTHON = "/sandbox/python"
 
 
 def system_mounts() -> list[str]:
-    """Programs and shared libraries of the host, read-only."""
+    """List the mounts of the host's programs and shared libraries, read-only."""
     mounts = ["--perms", "0755", "--dir", "/usr"]
     for name in ("bin", "lib", "lib32", "lib64"):
         usual, top = Path("/usr") / name, Path("/") / name
@@ -35,7 +35,7 @@ def system_mounts() -> list[str]:
 
 
 def python_mounts() -> tuple[str, list[str], dict[str, str]]:
-    """The Python that runs effopd: its path in the sandbox, mounts for it, and environment variables that it needs."""
+    """Return the path in the sandbox of the Python that runs effopd, its mounts, and the variables that it needs."""
     prefix = Path(sys.base_prefix).resolve()
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     executable = Path(sys.executable).resolve()
@@ -52,7 +52,7 @@ def python_mounts() -> tuple[str, list[str], dict[str, str]]:
 
 
 def package_mounts(runner: str | None) -> list[str]:
-    """The modules that run the program, and NumPy, read-only.
+    """List the mounts of the modules that run the program, and of NumPy, read-only.
 
     Args:
         runner: Function that runs the program, as for `SandboxedProcess`.
@@ -72,7 +72,7 @@ def package_mounts(runner: str | None) -> list[str]:
 
 
 def writable_mounts(file_bytes: int) -> list[str]:
-    """The file systems that the sandbox has for itself; everything but `TEMPORARY` is read-only in the end.
+    """List the mounts of the sandbox's own file systems. In the end, everything but `TEMPORARY` is read-only.
 
     Args:
         file_bytes: Size in bytes of each of the file systems in `TEMPORARY`.

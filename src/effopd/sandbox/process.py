@@ -76,19 +76,19 @@ class SandboxedProcess:
         self.stdout, self.stderr = self._process.stdout.fileno(), self._process.stderr.fileno()
 
     def exit_code(self) -> int | None:
-        """Exit status of the process, above 128 after a signal; None while it runs."""
+        """Return the exit status of the process, above 128 after a signal; None while it runs."""
         code = self._process.poll()
         return code if code is None or code >= 0 else 128 - code
 
     def usage(self) -> Usage:
-        """What everything in the sandbox uses together: valid once `ready` has its byte, and zero after the end."""
+        """Measure what everything in the sandbox uses. This is valid once `ready` has its byte, and 0 after the end."""
         try:
             return measure(self._proc, self._file_systems, self._session)
         except OSError:
             return Usage()
 
     def memory_bytes(self) -> int:
-        """Bytes of memory that everything in the sandbox uses.
+        """Measure the bytes of memory that everything in the sandbox uses.
 
         This is exact but slower than `usage`, which counts a shared page once for each process.
         """
@@ -183,7 +183,7 @@ class SandboxedProcess:
 
 @contextlib.contextmanager
 def _sealed(content: str | bytes) -> Iterator[int]:
-    """A file in memory that nobody can change, open for reading from its start."""
+    """Make a file in memory that nobody can change, and open it for reading."""
     descriptor = os.memfd_create("input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         view = memoryview(content.encode("utf-8", "replace") if isinstance(content, str) else content)
@@ -198,7 +198,7 @@ def _sealed(content: str | bytes) -> Iterator[int]:
 
 
 def _first_process(status: int) -> int | None:
-    """Process id that bubblewrap reports for the sandbox's first process; None if it fails before."""
+    """Read the process id that bubblewrap reports for the sandbox's first process; None if it has failed before."""
     text = b""
     while part := os.read(status, 4096):
         text += part

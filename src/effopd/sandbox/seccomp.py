@@ -71,7 +71,7 @@ _ALLOW, _KILL, _ERROR, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050000, 1, 
 
 
 def system_call_filter() -> bytes:
-    """The filter for this machine, in the form that `bwrap --seccomp` reads.
+    """Make the filter for this machine, in the form that `bwrap --seccomp` reads.
 
     Raises:
         UnsupportedError: The machine is neither x86_64 nor aarch64.
@@ -86,7 +86,7 @@ def system_call_filter() -> bytes:
 
 
 def _instructions(column: int, audit: int, socket: int, clone: int) -> Iterator[tuple[int, int, int, int]]:
-    """Instructions of the filter, each as (code, jump if true, jump if false, operand)."""
+    """Yield the instructions of the filter, each as (code, jump if true, jump if false, operand)."""
     refuse = (_RETURN, 0, 0, _ERROR | _EPERM)
     allow = (_RETURN, 0, 0, _ALLOW)
     yield (_LOAD, 0, 0, _ARCHITECTURE)

@@ -58,7 +58,7 @@ def measure(proc: Path, file_systems: tuple[Path, ...] = (), session: int | None
 
 
 def proportional_memory(proc: Path) -> int:
-    """Resident bytes of all processes of a proc file system, with shared pages divided among those that share them.
+    """Measure the resident bytes of a proc file system's processes; those that share a page share its bytes, too.
 
     This is slower than `measure`. A process that may not be looked into counts with all its pages.
     """

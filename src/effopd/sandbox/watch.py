@@ -117,7 +117,7 @@ class _Watched:
         return part
 
     def may_have_output(self, selector: selectors.BaseSelector, exited: float) -> bool:
-        """Whether the process, which has exited, may have left output to read.
+        """Tell whether the process, which has exited, may have left output to read.
 
         Without a sandbox, children that outlive the process can keep its output open; they are given a second.
         """
@@ -125,7 +125,7 @@ class _Watched:
         return is_open and time.monotonic() - exited < _DRAINING_SECONDS
 
     def reached_limit(self) -> Ending | None:
-        """The limit that the sandbox has reached, if there is one."""
+        """Return the limit that the sandbox has reached; None if it has reached none."""
         limits = self.process.limits
         if time.monotonic() > self._deadline:
             return "time" if self.has_started else "not started"

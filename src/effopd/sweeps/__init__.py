@@ -8,7 +8,7 @@ All figures about interventions, of three methods with three seeds each on the e
     result.failed                       # [] or a line for each evaluation that failed
     result.written                      # figures/update_norm.svg, ..., sweep.md
 
-One question of one's own:
+A question of your own:
 
     from effopd.sweeps import make_spec
 
@@ -20,9 +20,10 @@ One question of one's own:
     })
     sweep(spec, "runs/top", gpus_per_worker=1)
 
-First comes the plan: every cell, one evaluation each, checked against the models. Workers take cells, preferably of the
-checkpoint that they hold; each result is on disk at once, so that an interruption or a dead node costs the cells that
-were under way. The figures are made from the records alone, by `effopd.report.sweep`.
+First comes the plan: it lists every cell, which is one evaluation, and checks the cells against the models. Workers
+then take cells, preferably those of the checkpoint that they hold. Every result is written to disk at once, so that an
+interruption or a dead node costs only the cells that were under way. The figures are made from these results alone, by
+`effopd.report.sweep`.
 """
 
 from effopd.sweeps.cells import Cell, plan_cells

@@ -1,12 +1,10 @@
-"""The cells of a sweep: one model, made of one checkpoint, evaluated on one task with one seed.
+"""The cells of a sweep. Each is one model, made from one checkpoint and evaluated on one task with one seed.
 
-A model that several sweeps of the specification want is one cell, and its result a row in each.
+A model that several sweeps of the specification ask for is evaluated as one cell, whose result is a row in each.
 """
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,20 +12,27 @@ from typing import Any, NamedTuple
 
 from effopd.checkpoints import Checkpoint, find_checkpoints, open_pair
 from effopd.checkpoints.model import weight_files
+from effopd.checks import check_list
 from effopd.files import files_digest
 from effopd.interventions import make_intervention
 from effopd.models.find import absolute_name, find_model, model_directory
 from effopd.parameters import locate
-from effopd.sweeps.checks import listed
 from effopd.sweeps.points import Entry, TrainingRun, X
 from effopd.sweeps.spec import Seed, SweepSpec
 
 Resident = tuple[str, int, int]
-"""What a worker holds: a run's name, its seed and a checkpoint's index."""
+"""The checkpoint that a worker holds: a run's name, the index of its seed, and the index of the checkpoint."""
 
 
 class Use(NamedTuple):
-    """A place of a cell's result: which point of which curve of which sweep it is."""
+    """A use of a cell's result: the point of a curve of a sweep.
+
+    Attributes:
+        sweep: Name of the sweep.
+        kind: Name of the curve.
+        value: Value on the sweep's grid.
+        x: Quantity that the curve is drawn over.
+    """
 
     sweep: str
     kind: str
@@ -41,15 +46,15 @@ class Cell:
 
     Attributes:
         run: Name of the method.
-        training_seed: Which of its runs, from 0.
-        checkpoint: Index of the checkpoint, from 0.
-        step: Optimizer steps taken, if known.
-        directory: The checkpoint.
-        interventions: Applied to it.
+        training_seed: Index of the run among those of the method, from 0.
+        checkpoint: Index of the checkpoint in the run, from 0.
+        step: Number of optimizer steps taken, if it is known.
+        directory: Directory of the checkpoint.
+        interventions: Interventions that are applied to the checkpoint, in this order.
         task: Name of the task.
-        seed: Of the sampling.
+        seed: Random seed for sampling.
         kl: Whether the KL divergence to the teacher is measured.
-        uses: Where the result goes.
+        uses: Points of curves that the result gives.
     """
 
     run: str
@@ -65,17 +70,16 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """What tells it from all others of the specification, 16 hexadecimal digits."""
+        """A digest that no two cells of a specification share, 16 hexadecimal digits."""
         identity = [*self.resident, self.interventions, self.task, self.seed, self.kl]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def resident(self) -> Resident:
-        """The checkpoint that a worker has to hold for it."""
+        """The checkpoint that a worker has to hold to evaluate the cell."""
         return self.run, self.training_seed, self.checkpoint
 
     def __str__(self) -> str:
-        """For messages."""
         what = ", ".join(
             f"{kind} {fields}" if fields else kind for entry in self.interventions for kind, fields in entry.items()
         )
@@ -86,8 +90,8 @@ class Plan(NamedTuple):
     """All that a sweep will do.
 
     Attributes:
-        cells: In the order of runs and checkpoints.
-        identity: What the cells are made of, as JSON.
+        cells: Cells in the order of runs and checkpoints.
+        identity: Specification, base, and checkpoints of every run, as JSON can hold them.
     """
 
     cells: list[Cell]
@@ -103,14 +107,14 @@ def plan_cells(spec: SweepSpec) -> Plan:
     """
     base = absolute_name(spec.base)
     if spec.teacher is not None:
-        find_model(model_directory(spec.teacher))  # one that is not there is an error now, not one of each cell
+        find_model(model_directory(spec.teacher))  # a missing teacher is an error now, and not one of each cell
     found = {
         name: [tuple(map(_resolved, find_checkpoints(_located(seed, spec.root)))) for seed in run.seeds]
         for name, run in spec.runs.items()
     }
     for name, seeds in found.items():
         ends = [str(seed[-1].directory) for seed in seeds]
-        listed(f"runs: {name}: seeds: last checkpoints", ends)  # however their paths are written
+        check_list(f"runs: {name}: seeds: last checkpoints", ends)  # the same run may be written as two paths
     finals = {name: seeds[0][-1].directory for name, seeds in found.items()}
     cells: list[Cell] = []
     for name, seeds in found.items():
@@ -128,7 +132,7 @@ def plan_cells(spec: SweepSpec) -> Plan:
 
 @dataclass
 class _Draft:
-    """A cell that is being put together."""
+    """What is known so far of a cell while cells are put together."""
 
     uses: dict[Use, None] = field(default_factory=dict)
     kl: bool = False
@@ -165,81 +169,17 @@ def _located(seed: Seed, root: str | None) -> str | list[str]:
 
 
 def _resolved(checkpoint: Checkpoint) -> Checkpoint:
-    """By its absolute path: workers may run elsewhere, and however the path was written, its cells are the same."""
+    """Make the path absolute, for workers in other directories, and so that one cell never has two keys."""
     return checkpoint._replace(directory=checkpoint.directory.resolve())
 
 
 def _layers(base: str, directory: Path) -> tuple[int, ...]:
-    """Numbers of the layers of a model, which has to match the base."""
+    """List the indices of a model's layers, after checking that the model matches the base."""
     names = open_pair(base, directory).names
     return tuple(sorted({layer for name in names if (layer := locate(name).layer) is not None}))
 
 
 def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A checkpoint with a digest of its files, so that another in its place is noticed."""
+    """Describe a checkpoint with a digest of its files, so that another one in its place is noticed."""
     files = files_digest(weight_files(checkpoint.directory))
     return {"step": checkpoint.step, "directory": str(checkpoint.directory), "files": files}
-
-
-MAX_ATTEMPTS = 2
-MAX_LOSSES = 3
-
-
-class CellQueue:
-    """Cells to be done, each handed out until it is done, has failed twice or has cost three workers.
-
-    Args:
-        cells: The cells.
-    """
-
-    def __init__(self, cells: Iterable[Cell]) -> None:
-        self._waiting: dict[Resident, list[Cell]] = {}
-        for cell in cells:
-            self._waiting.setdefault(cell.resident, []).append(cell)
-        self._failures: Counter[str] = Counter()
-        self._losses: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        return sum(len(cells) for cells in self._waiting.values())
-
-    def take(self, resident: Resident | None, others: Iterable[Resident | None] = ()) -> Cell | None:
-        """The next cell for a worker.
-
-        Args:
-            resident: The checkpoint that it holds: one of its cells, if there is any. Otherwise one of a checkpoint
-                that no worker holds; otherwise of the one that most is left of.
-            others: What the other workers hold.
-
-        Returns:
-            The cell; None if none is waiting.
-        """
-        held = set(others)
-        if resident not in self._waiting:
-            free = [each for each in self._waiting if each not in held]
-            resident = free[0] if free else max(self._waiting, key=lambda each: len(self._waiting[each]), default=None)
-        if resident is None:
-            return None
-        cells = self._waiting[resident]
-        cell = cells.pop(0)
-        if not cells:
-            del self._waiting[resident]
-        return cell
-
-    def failed(self, cell: Cell) -> bool:
-        """Note that a cell raised an error; whether it is put back."""
-        self._failures[cell.key] += 1
-        return self._put_back(cell, self._failures[cell.key] < MAX_ATTEMPTS)
-
-    def lost(self, cell: Cell) -> bool:
-        """Note that a worker died over a cell; whether it is put back."""
-        self._losses[cell.key] += 1
-        return self._put_back(cell, self._losses[cell.key] < MAX_LOSSES)
-
-    def attempt(self, cell: Cell) -> int:
-        """Which attempt at a cell is under way, from 1."""
-        return self._failures[cell.key] + self._losses[cell.key] + 1
-
-    def _put_back(self, cell: Cell, again: bool) -> bool:
-        if again:
-            self._waiting.setdefault(cell.resident, []).append(cell)
-        return again

@@ -1,7 +1,7 @@
-"""Cells done by workers: one in this process, or several on Ray.
+"""Evaluating cells with workers: one in this process, or several on Ray.
 
-Both are a generator of finished cells. On Ray each worker is an actor of its own; one that dies, with its process or
-with its node, costs the cell that it was at, which is done again by another.
+`execute` yields the finished cells in both cases. On Ray, every worker is an actor of its own. When one dies, with its
+process or with its node, another worker does the cell again that it was evaluating.
 """
 
 import contextlib
@@ -19,16 +19,17 @@ from typing import Any, NamedTuple
 import torch
 
 from effopd.errors import CheckpointError, ConfigurationError, UnsupportedError
-from effopd.sweeps.cells import MAX_LOSSES, Cell, CellQueue, Resident
+from effopd.sweeps.cells import Cell, Resident
+from effopd.sweeps.queue import MAX_LOSSES, CellQueue
 from effopd.sweeps.worker import Outcome, Settings, Worker
 
 START_SECONDS = 300.0
 MAX_FAILED_STARTS = 5
-_OBJECT_STORE_BYTES = 100 * 2**20  # results are rows of numbers; Ray's default is 30 % of the memory
+_OBJECT_STORE_BYTES = 100 * 2**20  # enough for rows of numbers; by default, Ray takes 30 % of the memory
 
 
 class Finished(NamedTuple):
-    """A cell that is done, or has failed for good, at the given attempt."""
+    """A cell that is done or has failed for good, with its outcome and the number of the attempt."""
 
     cell: Cell
     outcome: Outcome
@@ -43,23 +44,23 @@ def execute(
     address: str | None = None,
     gpus_per_worker: float = 0.0,
 ) -> Generator[Finished, None, None]:
-    """Evaluate cells, in an order that spares loading.
+    """Evaluate cells, in an order in which few checkpoints have to be loaded twice.
 
     Args:
-        cells: What to do.
-        settings: What the cells share.
-        workers: How many at a time; by default as many as there is room for, on this machine or in the cluster. One
-            without an address works in this process, without Ray.
-        address: Of a running Ray cluster: `auto`, `HOST:PORT`, or `ray://HOST:PORT`. By default Ray is started on this
-            machine, and stopped at the end.
-        gpus_per_worker: GPUs that each worker gets; a fraction shares one among several.
+        cells: Cells to evaluate.
+        settings: Settings that the cells share.
+        workers: Number of cells that are evaluated at a time; by default as many as there is room for, on this machine
+            or in the cluster. A single worker works in this process, without Ray, unless there is an address.
+        address: Address of a running Ray cluster: `auto`, `HOST:PORT`, or `ray://HOST:PORT`. By default Ray is started
+            on this machine, and stopped at the end.
+        gpus_per_worker: Number of GPUs that each worker gets, or a fraction so that several share one.
 
     Yields:
         Cells as they are finished.
 
     Raises:
-        CheckpointError: No worker could be started, or none for five minutes.
-        ConfigurationError: As of `check_workers`.
+        CheckpointError: No worker could be started, or none found a place for five minutes.
+        ConfigurationError: An argument is wrong (see `check_workers`), or there is no cluster at the address.
         UnsupportedError: Ray is needed and not installed.
     """
     check_workers(workers, address, gpus_per_worker)
@@ -76,7 +77,9 @@ def execute(
 
 
 def check_workers(workers: int | None, address: str | None, gpus_per_worker: float) -> None:
-    """Check what can be checked before Ray is there.
+    """Check what can be checked before Ray is started.
+
+    The arguments are those of `execute`.
 
     Raises:
         ConfigurationError: Fewer than one worker, a negative number of GPUs, or GPUs where this process has none.
@@ -105,8 +108,8 @@ def _room_in(resources: dict[str, float], gpus_per_worker: float) -> int:
     return max(1, int(min(rooms)))
 
 
-def settled(queue: CellQueue, cell: Cell, outcome: Outcome, attempt: int) -> Iterator[Finished]:
-    """The finished cell, unless it failed and is to be tried again."""
+def _settled(queue: CellQueue, cell: Cell, outcome: Outcome, attempt: int) -> Iterator[Finished]:
+    """Yield the finished cell, unless it failed and will be tried again."""
     if outcome.error is None or not queue.failed(cell):
         yield Finished(cell, outcome, attempt)
 
@@ -115,11 +118,12 @@ def _in_process(queue: CellQueue, worker: Worker) -> Iterator[Finished]:
     resident: Resident | None = None
     while (cell := queue.take(resident)) is not None:
         resident, attempt = cell.resident, queue.attempt(cell)
-        yield from settled(queue, cell, worker.attempt(cell), attempt)
+        yield from _settled(queue, cell, worker.attempt(cell), attempt)
 
 
 def _import_ray() -> Any:
-    # Before the import: no reports to Ray's makers, and actors without GPUs keep the machine's own settings.
+    # Ray reads these when it is imported: it sends no reports to its makers, and it leaves the variables that choose
+    # GPUs alone in actors that have none.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -134,7 +138,7 @@ def _import_ray() -> Any:
 
 @contextlib.contextmanager
 def _connected(ray: Any, workers: int | None, address: str | None) -> Iterator[None]:
-    """A Ray session: the caller's own if there is one, a cluster's, or one on this machine for so many workers."""
+    """Connect to Ray until the block ends: to the caller's own session, a cluster, or a session started here."""
     if ray.is_initialized():
         yield
         return
@@ -153,7 +157,7 @@ def _connected(ray: Any, workers: int | None, address: str | None) -> Iterator[N
                 "--address out."
             ) from error
     if callable(terminate) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)  # Ray's own, which it has set, loses what is to be done at the end
+        signal.signal(signal.SIGTERM, terminate)  # Ray has set a handler, after which nothing could be cleared away
     try:
         yield
     finally:
@@ -161,7 +165,7 @@ def _connected(ray: Any, workers: int | None, address: str | None) -> Iterator[N
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError if nobody listens at `HOST:PORT`: Ray itself would try for minutes."""
+    """Raise OSError if nobody listens at `HOST:PORT`, because Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -171,10 +175,10 @@ class _Actor:
     """A worker process.
 
     Attributes:
-        handle: Ray's.
-        cell: What it is at.
-        attempt: Which attempt that is.
-        resident: The checkpoint that it holds, as far as is known.
+        handle: Ray's handle of the actor.
+        cell: Cell that the worker is evaluating; None while it evaluates none.
+        attempt: Number of the attempt at that cell.
+        resident: Checkpoint that the worker holds, as far as is known.
     """
 
     def __init__(self, handle: Any) -> None:
@@ -185,9 +189,9 @@ class _Actor:
 
 
 class _Pool:
-    """The workers of a sweep, each at a call (a reference in `_calls`) or idle.
+    """The workers of a sweep. Each has a call under way, whose reference is in `_calls`, or is idle.
 
-    Cells go to workers that have said that they run: one that waits for a place in the cluster holds none.
+    Only workers that have answered get cells, so that a worker that waits for a place in the cluster keeps none.
     """
 
     def __init__(self, ray: Any, queue: CellQueue, settings: Settings, size: int, gpus_per_worker: float) -> None:
@@ -202,7 +206,7 @@ class _Pool:
         self._last_sign = time.monotonic()
 
     def run(self) -> Iterator[Finished]:
-        """Until all cells are finished."""
+        """Yield cells until all are finished."""
         try:
             while self._num_left:
                 self._hand_out()
@@ -232,23 +236,23 @@ class _Pool:
             self._calls[actor.handle.ready.remote()] = actor
 
     def _settle(self, reference: Any) -> Iterator[Finished]:
-        """Take what a call gave."""
+        """Take the result of a call, which has ended."""
         actor = self._calls.pop(reference)
         try:
             outcome = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            self._ray.kill(actor.handle)  # it may be out of reach rather than dead
+            self._ray.kill(actor.handle)  # it may only be out of reach
             yield from self._lose(actor, error)
             return
         cell, actor.cell = actor.cell, None
         self._failed_starts = 0
         self._idle.append(actor)
         if cell is not None:
-            yield from settled(self._queue, cell, outcome, actor.attempt)
+            yield from _settled(self._queue, cell, outcome, actor.attempt)
 
     def _lose(self, actor: _Actor, error: Exception) -> Iterator[Finished]:
         """Put the cell of a dead worker back."""
-        error = getattr(error, "cause", None) or error  # what the worker itself raised, if it did
+        error = getattr(error, "cause", None) or error  # the cause is what the worker itself has raised
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         if actor.cell is None:
             self._failed_starts += 1
@@ -258,11 +262,11 @@ class _Pool:
                     "installed on every node? What was finished is kept; the same command continues."
                 ) from error
         elif not self._queue.lost(actor.cell):
-            text = f"its worker died {MAX_LOSSES} times, most likely for want of memory; the last time: {reason}"
+            text = f"its worker died {MAX_LOSSES} times, most likely because memory ran out; the last time: {reason}"
             yield Finished(actor.cell, Outcome(None, text), actor.attempt)
 
     def _check_progress(self) -> None:
-        """Raise if there are cells, but no worker has found a place for long."""
+        """Raise an error if cells are left, and no worker has found a place for a long time."""
         if self._idle or any(actor.cell for actor in self._calls.values()):
             self._last_sign = time.monotonic()
         elif self._num_left and time.monotonic() - self._last_sign > START_SECONDS:

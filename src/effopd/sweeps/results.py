@@ -1,22 +1,23 @@
-"""The rows of a sweep on disk, and what makes a second start, or one with more to do, do only what is left.
+"""The results of a sweep on disk, by which a second start does only what is left, and one with more to do what is new.
 
-DIR/sweep.json          the specification, its checkpoints, versions
+DIR/sweep.json          the specification, its checkpoints, and versions
 DIR/results.parquet     a row for each use of each finished cell
-DIR/unused.parquet      rows of cells that an earlier specification had, and this one has not
-DIR/cells/*.parquet     rows of cells finished since `results.parquet` was last written
+DIR/unused.parquet      rows of cells that an earlier specification asked for and this one does not
+DIR/cells/*.parquet     rows of cells that were finished since `results.parquet` was last written
 DIR/failed.jsonl        cells that failed, with their errors
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from effopd import __version__
-from effopd.errors import CheckpointError, DataError
-from effopd.files import read_json, write_json, write_json_lines
-from effopd.sweeps.cells import Cell, Plan
+from effopd.errors import DataError
+from effopd.files import replaced, write_json_lines
+from effopd.run_directory import differing_settings
+from effopd.sweeps.cells import Cell, Plan, Use
 from effopd.sweeps.execute import Finished
 
 PLAN, RESULTS, UNUSED, CELLS, FAILED = "sweep.json", "results.parquet", "unused.parquet", "cells", "failed.jsonl"
@@ -53,65 +54,60 @@ SCHEMA = pa.schema(
     }
 )
 _CHOICE = ("sweeps", "runs", "tasks", "seeds", "max_checkpoints", "max_values")
-"""What of a specification says which cells there are, and not what comes out of them."""
+"""Fields of a specification that say which cells there are, but do not change what comes out of a cell."""
 _ORDER = [(name, "ascending") for name in ("sweep", "run", "training_seed", "kind", "task", "value", "seed")]
 
 
 class Results:
-    """Rows in a directory.
+    """The rows of a sweep's directory.
+
+    Cells that an earlier plan had done there are taken over: other sweeps, tasks and seeds, and more runs, may be
+    wanted of the same models.
 
     Args:
-        directory: Of the sweep; made if it is not there.
-        plan: What is to be done. Cells that an earlier plan had done there are taken over, if nothing that makes the
-            numbers has changed: other sweeps, tasks and seeds, and more runs, may be wanted of the same models.
+        directory: Directory of the sweep, which is claimed for this plan already.
+        plan: Cells that are to be done.
 
     Raises:
-        CheckpointError: The directory holds a sweep of other models or settings, or something else.
-        DataError: A file in it cannot be read.
+        DataError: A file in the directory cannot be read.
     """
 
     def __init__(self, directory: Path, plan: Plan) -> None:
         self.directory = directory
         self._plan = plan
-        path = directory / PLAN
-        if path.exists():
-            _check_same(path, read_json(path), plan.identity)
-        elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise CheckpointError(f"{directory} is not empty and holds no sweep. Choose another --out.")
-        write_json(path, {**plan.identity, "versions": {"effopd": __version__}})
         (directory / CELLS).mkdir(exist_ok=True)
         self._failed: list[dict[str, Any]] = []
         (directory / FAILED).unlink(missing_ok=True)
         self._done = set(self.compact()["cell"].to_pylist())
 
     def is_done(self, cell: Cell) -> bool:
-        """Whether the rows of a cell were there at the start."""
+        """Tell whether the rows of a cell were there at the start."""
         return cell.key in self._done
 
     def add(self, finished: Finished) -> None:
-        """Keep a finished cell, or note a failed one, at once."""
+        """Write the rows of a finished cell, or the error of a failed one, to disk."""
         cell, (measured, error), attempt = finished
         if measured is None:
             failed = {"cell": cell.key, "what": str(cell), "error": error, "attempt": attempt}
             self._failed.append(failed)
             write_json_lines(self.directory / FAILED, self._failed)
             return
-        rows = [row(cell, use, measured, attempt) for use in cell.uses]
+        rows = [_row(cell, use, measured, attempt) for use in cell.uses]
         _write(pa.Table.from_pylist(rows, schema=SCHEMA), self.directory / CELLS / f"{cell.key}.parquet")
 
     @property
     def failed(self) -> list[dict[str, Any]]:
-        """Cells that have failed since the start: `cell`, `what`, `error`, `attempt`."""
+        """Cells that have failed since the start, each as `cell`, `what`, `error` and `attempt`."""
         return list(self._failed)
 
     def compact(self) -> pa.Table:
-        """Gather the rows of the plan in `results.parquet`, and return them."""
+        """Gather the rows of the plan's finished cells in `results.parquet`, and return them."""
         parts = sorted((self.directory / CELLS).glob("*.parquet"))
         whole, unused = self.directory / RESULTS, self.directory / UNUSED
         before = [_read(path) for path in (unused, whole) if path.exists()]
         found = {row["cell"]: row for table in [*before, *map(_read, parts)] for row in table.to_pylist()}
         done = [(cell, found.pop(cell.key)) for cell in self._plan.cells if cell.key in found]
-        rows = [row(cell, use, measured, measured["attempt"]) for cell, measured in done for use in cell.uses]
+        rows = [_row(cell, use, measured, measured["attempt"]) for cell, measured in done for use in cell.uses]
         if found:
             _write(pa.Table.from_pylist(list(found.values()), schema=SCHEMA), unused)
         table = pa.Table.from_pylist(rows, schema=SCHEMA).sort_by(_ORDER)
@@ -121,8 +117,27 @@ class Results:
         return table
 
 
-def row(cell: Cell, use: Any, measured: dict[str, Any], attempt: int) -> dict[str, Any]:
-    """One row of the results."""
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Describe in what a sweep differs from an earlier one, so that it cannot take over that one's results.
+
+    Args:
+        before: Contents of the earlier sweep's `sweep.json`.
+        now: What would be written there now.
+    """
+    spec, earlier = now["spec"], before.get("spec", {})
+    changed = differing_settings(
+        {"base": before.get("base")} | {name: earlier.get(name) for name in spec if name not in (*_CHOICE, "base")},
+        {"base": now["base"]} | {name: spec[name] for name in spec if name not in (*_CHOICE, "base")},
+    )
+    for name, checkpoints in before.get("runs", {}).items():
+        if name not in now["runs"]:
+            changed.append(f"runs, of which {name} is gone")
+        elif now["runs"][name] != checkpoints:
+            changed.append(f"runs, as checkpoints of {name} or their files have changed since")
+    return changed
+
+
+def _row(cell: Cell, use: Use, measured: dict[str, Any], attempt: int) -> dict[str, Any]:
     return {
         **measured,
         "cell": cell.key,
@@ -140,25 +155,6 @@ def row(cell: Cell, use: Any, measured: dict[str, Any], attempt: int) -> dict[st
     }
 
 
-def _check_same(path: Path, earlier: dict[str, Any], identity: dict[str, Any]) -> None:
-    runs = earlier.get("runs", {})
-    differing = [
-        *(["base"] if earlier.get("base") != identity["base"] else []),
-        *(["runs"] if runs != {name: identity["runs"].get(name) for name in runs} else []),
-        *(
-            key
-            for key, value in identity["spec"].items()
-            if key not in _CHOICE and earlier.get("spec", {}).get(key) != value
-        ),
-    ]
-    if differing:
-        raise CheckpointError(
-            f"{path.parent} holds another sweep: it differs in {', '.join(sorted(set(differing)))} (see {path}; "
-            "files of a run that have changed since count, and so does a run that is gone). Choose another --out, or "
-            "remove that one."
-        )
-
-
 def _read(path: Path) -> pa.Table:
     try:
         return pq.read_table(path, schema=SCHEMA)
@@ -169,6 +165,5 @@ def _read(path: Path) -> pa.Table:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
+    with replaced(path) as temporary:
+        pq.write_table(table, temporary)

@@ -1,4 +1,4 @@
-"""`effopd sweep`: plan, execute, gather, draw."""
+"""`effopd sweep`: plan the cells, evaluate them, gather their results, and draw the figures."""
 
 import contextlib
 import time
@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import effopd.evaluation as evaluation
-from effopd.files import locked
+from effopd import __version__
+from effopd.console import progress_bar
 from effopd.models.find import absolute_name
 from effopd.report.sweep import write_sweep_report
-from effopd.sweeps.cells import Plan, plan_cells
+from effopd.run_directory import claimed
+from effopd.sweeps.cells import plan_cells
 from effopd.sweeps.execute import Finished, check_workers, execute
-from effopd.sweeps.results import Results
+from effopd.sweeps.results import PLAN, Results, differences
 from effopd.sweeps.spec import SweepSpec
+from effopd.sweeps.teacher import check_teacher
 from effopd.sweeps.worker import Settings
 
 _SECONDS_PER_LINE = 60.0
@@ -26,10 +28,10 @@ class SweepResult(NamedTuple):
     """How a sweep ended.
 
     Attributes:
-        directory: Where the results lie.
-        num_cells: Cells of the whole sweep.
-        failed: A line for each cell that failed: what it was, and its error.
-        written: Figures and tables.
+        directory: Directory of the results.
+        num_cells: Number of cells of the whole sweep.
+        failed: For each cell that failed, a line that names it and its error.
+        written: Paths of the figures and tables.
     """
 
     directory: Path
@@ -49,83 +51,69 @@ def sweep(
 ) -> SweepResult:
     """Evaluate every cell of a specification, and draw its figures.
 
-    Interrupted, or with cells that failed, the same call does what is left; with other sweeps of the same models, one
-    does what is new.
+    After an interruption, or if cells failed, the same call does what is left. A call that asks for other sweeps of the
+    same models does what is new.
 
     Args:
-        spec: From `read_spec` or `make_spec`.
-        out: Where the results and figures go: see `effopd.sweeps.results`.
-        workers: How many at a time, of one thread each on a CPU; by default as many as there are processors, or GPUs to
-            share out. One works in this process, without Ray.
-        address: Of a Ray cluster that runs; by default one is started on this machine for the time.
-        gpus_per_worker: GPUs for each worker, a fraction to share one; 0 works on the CPU.
-        console: Where progress is shown; stdout by default.
+        spec: Specification, from `read_spec` or `make_spec`.
+        out: Directory of the results and figures (see `effopd.sweeps.results`).
+        workers: Number of cells that are evaluated at a time, each with one thread on a CPU; by default as many as
+            there are processors, or shares of GPUs. A single worker works in this process, without Ray.
+        address: Address of a running Ray cluster; by default Ray is started on this machine and stopped at the end.
+        gpus_per_worker: Number of GPUs that each worker gets, or a fraction so that several share one. With 0, workers
+            use the CPU.
+        console: Console that progress is shown on; standard output by default.
 
     Raises:
         CheckpointError: `out` holds a sweep of other models or settings, or no worker could be started.
-        ConfigurationError: The specification does not fit the models, or there are no such GPUs.
+        ConfigurationError: The specification does not fit the models, the teacher has another tokenizer, or there are
+            no such GPUs.
         DataError: A model or task cannot be read, or another sweep is writing to `out`.
         UnsupportedError: Ray is needed and not installed.
     """
     check_workers(workers, address, gpus_per_worker)
+    out = Path(out)
     plan = plan_cells(spec)
+    check_teacher(spec, plan.cells)
     for task in spec.tasks:
-        evaluation.load_task(task, limit=spec.limit)  # a wrong name is an error now, not one of each cell
-    with locked(Path(out)):
-        return _sweep(spec, plan, Results(Path(out), plan), workers, address, gpus_per_worker, console)
-
-
-def _sweep(
-    spec: SweepSpec,
-    plan: Plan,
-    results: Results,
-    workers: int | None,
-    address: str | None,
-    gpus_per_worker: float,
-    console: Console | None,
-) -> SweepResult:
-    left = [cell for cell in plan.cells if not results.is_done(cell)]
+        evaluation.load_task(task, limit=spec.limit)  # a wrong name is an error now, and not one of each cell
     settings = Settings(
-        absolute_name(spec.base),
-        absolute_name(spec.teacher) if spec.teacher else None,
-        spec.limit,
-        spec.num_samples,
-        spec.temperature,
-        spec.batch_size,
-        "cuda" if gpus_per_worker else "cpu",
+        base=absolute_name(spec.base),
+        teacher=absolute_name(spec.teacher) if spec.teacher else None,
+        limit=spec.limit,
+        num_samples=spec.num_samples,
+        temperature=spec.temperature,
+        batch_size=spec.batch_size,
+        device="cuda" if gpus_per_worker else "cpu",
     )
-    console = console or Console(highlight=False)
-    done = execute(left, settings, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
-    try:
-        with _shown(console, len(plan.cells), len(plan.cells) - len(left)) as advance, contextlib.closing(done):
-            for finished in done:
-                results.add(finished)
-                advance(finished)
-    finally:
-        table = results.compact()
-    written = write_sweep_report(results.directory) if table.num_rows else []
+    identity = {**plan.identity, "versions": {"effopd": __version__}}
+    with claimed(out, PLAN, identity, holds="a sweep", differing=differences):
+        results = Results(out, plan)
+        left = [cell for cell in plan.cells if not results.is_done(cell)]
+        cells = execute(left, settings, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
+        try:
+            with _shown(console, len(plan.cells), len(plan.cells) - len(left)) as advance, contextlib.closing(cells):
+                for finished in cells:
+                    results.add(finished)
+                    advance(finished)
+        finally:
+            table = results.compact()
+        written = write_sweep_report(out) if table.num_rows else []
     failed = [f"{each['what']}: {each['error']}" for each in results.failed]
-    return SweepResult(results.directory, len(plan.cells), failed, written)
+    return SweepResult(out, len(plan.cells), failed, written)
 
 
 @contextlib.contextmanager
-def _shown(console: Console, total: int, already: int) -> Iterator[Callable[[Finished], None]]:
-    """Progress in cells with the time left; gives a function to call with each finished cell.
+def _shown(console: Console | None, total: int, already: int) -> Iterator[Callable[[Finished], None]]:
+    """Show how many cells are done: with a bar on a terminal, and elsewhere with a line a minute.
 
-    A bar on a terminal; elsewhere, a line a minute.
+    Yields:
+        Function that is called with each finished cell.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("cells"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+    console = console or Console(highlight=False)
     start = said = time.monotonic()
     done = failures = 0
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with progress_bar("cells", console=console) as progress:
         task = progress.add_task("sweeping", total=total, completed=already)
 
         def advance(finished: Finished) -> None:

@@ -1,4 +1,4 @@
-"""The specification of a sweep: a YAML file, or a shipped one by its name, checked before anything is loaded."""
+"""The specification of a sweep. It is read from YAML, and checked before any model is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -8,13 +8,21 @@ from typing import Any
 
 import yaml
 
+from effopd.checks import (
+    check_choice,
+    check_fields,
+    check_file_name,
+    check_list,
+    check_number,
+    check_text,
+    check_whole,
+)
 from effopd.errors import ConfigurationError
 from effopd.files import load_yaml
-from effopd.sweeps.checks import check_choice, check_fields, check_name, check_number, check_text, check_whole, listed
-from effopd.sweeps.presets import PRESETS, Preset
+from effopd.sweeps.presets import LONGEST_NAME, PRESETS, Preset
 
 Seed = str | tuple[str, ...]
-"""A directory of checkpoints or a model; or the models of one run, in the order of training."""
+"""A directory of checkpoints, a model, or the models of one run in the order of training."""
 
 QUICK_LIMIT, QUICK_CHECKPOINTS, QUICK_VALUES = 200, 4, 5
 
@@ -24,7 +32,7 @@ class RunSpec:
     """The runs of one method.
 
     Attributes:
-        seeds: One run for each seed of training: what `effopd.checkpoints.find_checkpoints` takes.
+        seeds: For each seed of training, what `effopd.checkpoints.find_checkpoints` takes.
     """
 
     seeds: tuple[Seed, ...]
@@ -32,22 +40,26 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """Runs x interventions x values x tasks x seeds.
+    """What a sweep evaluates: runs x interventions x values x tasks x seeds.
 
     Attributes:
-        base: Directory or hub name of the model that all runs started from; `world:base` is the embedded world's.
-        runs: By name of the method.
-        sweeps: What is done with each run.
-        tasks: `world`, a `.jsonl` file, or a benchmark's name: what `effopd.evaluation.load_task` takes.
-        seeds: Of the sampling; each cell is evaluated with each, on the same problems.
-        teacher: For the KL divergence in `norm_matching`; `world:teacher` is the embedded world's. None: no KL.
-        root: Directory that the runs' relative paths start from; by default the current one.
-        limit: Problems per task, the same for every cell; None for all that there are.
-        num_samples: Completions per problem.
-        temperature: Of the sampling, >= 0.
-        batch_size: Completions sampled at a time.
-        max_checkpoints: Checkpoints that sweeps over training take of a run, evenly spaced; None for all.
-        max_values: Values that a grid keeps, evenly spaced; None for all.
+        base: Directory or hub name of the model that all runs started from; `world:base` is that of the embedded world.
+        runs: Runs by name of the method.
+        sweeps: Sweeps, each of which says what models are made of a run.
+        tasks: Names of tasks, as `effopd.evaluation.load_task` takes them.
+        seeds: Random seeds for sampling, at least 0. Every model is evaluated with each of them, on the same problems.
+        teacher: Directory or hub name of a model with the runs' tokenizer, to which `norm_matching` measures the KL
+            divergence; `world:teacher` is that of the embedded world. None measures none.
+        root: Directory that relative paths of runs start from; by default the current one.
+        limit: Number of problems per task, at least 1, the same problems for every cell; None for all.
+        num_samples: Number of completions per problem, at least 1.
+        temperature: Sampling temperature, at least 0.
+        batch_size: Number of completions that are sampled at a time, at least 1.
+        max_checkpoints: Largest number of checkpoints, evenly spaced, that a sweep over training takes; None for all.
+        max_values: Largest number of values, evenly spaced, that a grid keeps; None for all.
+
+    Raises:
+        ConfigurationError: A value is wrong, a name is there twice, or a sweep names a run that is not there.
     """
 
     base: str
@@ -65,11 +77,6 @@ class SweepSpec:
     max_values: int | None = None
 
     def __post_init__(self) -> None:
-        """Check what can be checked without opening a model.
-
-        Raises:
-            ConfigurationError: A value is wrong, a name is there twice or names no run.
-        """
         for field in ("base", "teacher", "root"):
             if (value := getattr(self, field)) is not None or field == "base":
                 check_text(field, value)
@@ -77,19 +84,19 @@ class SweepSpec:
             if (value := getattr(self, field)) is not None:
                 check_whole(field, value, 1)
         check_number("temperature", self.temperature, low=0.0)
-        for task in listed("tasks", self.tasks):
+        for task in check_list("tasks", self.tasks):
             check_text("tasks", task)
-        for seed in listed("seeds", self.seeds):
+        for seed in check_list("seeds", self.seeds):
             check_whole("seeds", seed, 0)
         if not self.runs:
-            raise ConfigurationError("runs: got none; expected at least one, {name: directory}.")
-        names = listed("sweeps: names", [sweep.name for sweep in self.sweeps])
+            raise ConfigurationError("runs: got none, expected at least one, {name: directory}.")
+        names = check_list("sweeps: names", [sweep.name for sweep in self.sweeps])
         for name, sweep in zip(names, self.sweeps, strict=True):
             for run in sweep.runs:
                 check_choice(f"{name}: runs", run, self.runs)
 
     def quick(self) -> "SweepSpec":
-        """The same with fewer problems, sampling seeds, checkpoints and values; every run and every sweep is kept."""
+        """Return this specification with fewer problems, seeds, checkpoints and values, but all its runs and sweeps."""
         return replace(
             self,
             limit=min(self.limit or QUICK_LIMIT, QUICK_LIMIT),
@@ -100,7 +107,7 @@ class SweepSpec:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, presets by name and fields; without `root`, which says only where things lay."""
+        """Return the specification as JSON can hold it, without `root`, which does not change what is evaluated."""
         plain = asdict(self) | {"sweeps": [{"preset": sweep.preset, **asdict(sweep)} for sweep in self.sweeps]}
         plain["runs"] = {name: run.seeds for name, run in self.runs.items()}
         plain.pop("root")
@@ -108,7 +115,7 @@ class SweepSpec:
 
 
 def shipped_specs() -> list[str]:
-    """Names of the specifications that ship with the package."""
+    """List the names of the specifications that come with the package."""
     return sorted(path.name.removesuffix(".yaml") for path in (files("effopd") / "sweeps" / "specs").iterdir())
 
 
@@ -116,7 +123,7 @@ def read_spec(spec: str | Path) -> SweepSpec:
     """Read a specification.
 
     Args:
-        spec: Path of a YAML file, or the name of a shipped specification.
+        spec: Path of a YAML file, or the name of a specification that comes with the package.
 
     Raises:
         ConfigurationError: There is no such file, it is not YAML, or a field is unknown, missing or wrong.
@@ -140,18 +147,21 @@ def read_spec(spec: str | Path) -> SweepSpec:
 
 
 def make_spec(content: Any) -> SweepSpec:
-    """A specification from what its YAML holds.
+    """Make a specification from the contents of its YAML.
+
+    Args:
+        content: Mapping of the fields.
 
     Raises:
         ConfigurationError: A field is unknown, missing or wrong.
     """
     if not isinstance(content, dict):
-        raise ConfigurationError(f"got {type(content).__name__}; expected fields, `base: ...`, `runs: ...` and so on.")
+        raise ConfigurationError(f"got {type(content).__name__}, expected fields, `base: ...`, `runs: ...` and so on.")
     check_fields("specification", content, SweepSpec)
     runs = content["runs"]
     if not isinstance(runs, dict):
-        raise ConfigurationError(f"runs: got {runs!r}; expected {{name: directory}}.")
-    lists = {field: listed(field, content[field]) for field in ("tasks", "seeds", "sweeps") if field in content}
+        raise ConfigurationError(f"runs: got {runs!r}, expected {{name: directory}}.")
+    lists = {field: check_list(field, content[field]) for field in ("tasks", "seeds", "sweeps") if field in content}
     made = {
         "runs": {str(name): _run(str(name), value) for name, value in runs.items()},
         "sweeps": tuple(_sweep(number, entry) for number, entry in enumerate(lists["sweeps"], start=1)),
@@ -161,18 +171,18 @@ def make_spec(content: Any) -> SweepSpec:
 
 def _run(name: str, value: Any) -> RunSpec:
     where = f"runs: {name}"
-    check_name("runs", name)
+    check_file_name("runs", name, LONGEST_NAME)
     if isinstance(value, str) and value:
         return RunSpec((value,))
     if not isinstance(value, dict):
         raise ConfigurationError(
-            f"{where}: got {value!r}; expected a directory, or {{seeds: [DIR, DIR]}} for runs of the same method with "
+            f"{where}: got {value!r}, expected a directory, or {{seeds: [DIR, DIR]}} for runs of the same method with "
             "several seeds. The models of one run that lie apart: {seeds: [[DIR, DIR]]}."
         )
     check_fields(where, value, RunSpec)
     seeds: list[Seed] = []
-    for seed in listed(f"{where}: seeds", value["seeds"]):
-        models = listed(f"{where}: seeds", seed) if isinstance(seed, list) else (seed,)
+    for seed in check_list(f"{where}: seeds", value["seeds"]):
+        models = check_list(f"{where}: seeds", seed) if isinstance(seed, list) else (seed,)
         for model in models:
             check_text(f"{where}: seeds", model)
         seeds.append(models if isinstance(seed, list) else seed)
@@ -184,7 +194,7 @@ def _sweep(number: int, entry: Any) -> Preset:
     if isinstance(entry, str):
         entry = {"preset": entry}
     if not isinstance(entry, dict) or "preset" not in entry:
-        raise ConfigurationError(f"{where}: got {entry!r}; expected {{preset: NAME}}, one of {', '.join(PRESETS)}.")
+        raise ConfigurationError(f"{where}: got {entry!r}, expected {{preset: NAME}}, one of {', '.join(PRESETS)}.")
     fields = {name: value for name, value in entry.items() if name != "preset"}
     check_choice(where, entry["preset"], PRESETS)
     preset = PRESETS[entry["preset"]]

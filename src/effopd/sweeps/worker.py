@@ -1,4 +1,4 @@
-"""What evaluates cells: one checkpoint in memory, interventions applied to it there."""
+"""A worker, which evaluates cells: it holds a checkpoint in memory and applies the interventions there."""
 
 import math
 import os
@@ -24,24 +24,25 @@ from effopd.interventions.window import in_window
 from effopd.models.directory import weights_kind
 from effopd.models.load import load_model, load_tokenizer
 from effopd.sweeps.cells import Cell, Resident
+from effopd.sweeps.teacher import tokenizer_directory
 
-_NORMAL = 1.959964  # 97.5 % quantile
+_NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
 _REFERENCES = ("final", "norm_like")  # fields of interventions that name a model to take norms from
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cells of a sweep share.
+    """Settings that all cells of a sweep share.
 
     Attributes:
         base: Directory or hub name of the base.
-        teacher: Directory or hub name of the teacher, if any.
-        limit: Problems per task; None for all.
-        num_samples: Completions per problem.
-        temperature: Of the sampling.
-        batch_size: Completions sampled at a time.
-        device: `cpu` or `cuda`.
-        one_thread: Whether torch is kept to one thread.
+        teacher: Directory or hub name of the teacher; None if there is none.
+        limit: Number of problems per task; None for all.
+        num_samples: Number of completions per problem.
+        temperature: Sampling temperature.
+        batch_size: Number of completions that are sampled at a time.
+        device: Device that models are on, `cpu` or `cuda`.
+        one_thread: Whether torch uses one thread only.
     """
 
     base: str
@@ -55,19 +56,19 @@ class Settings:
 
 
 class Outcome(NamedTuple):
-    """What became of a cell: the columns that were measured, or an error."""
+    """What became of a cell: the measured columns of a row, or an error."""
 
     measured: dict[str, Any] | None
     error: str | None
 
 
 class Worker:
-    """Evaluates cells one after the other; what the next cell needs too stays in memory.
+    """Evaluates cells one after the other. What the next cell needs again stays in memory.
 
     Nothing is loaded before the first cell.
 
     Args:
-        settings: What the cells share.
+        settings: Settings that the cells share.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -82,17 +83,17 @@ class Worker:
             torch.set_num_threads(1)
 
     def ready(self) -> str:
-        """Where it runs, once it does: `node/process`.
+        """Tell where the worker runs, as `node/process`. An answer means that it does run.
 
         Raises:
-            UnsupportedError: It is to work on a GPU, and there is none.
+            UnsupportedError: The worker is to use a GPU, and there is none.
         """
         if self._settings.device == "cuda" and not torch.cuda.is_available():
             raise UnsupportedError(f"torch {torch.__version__} finds no CUDA device on {platform.node()}.")
         return f"{platform.node()}/{os.getpid()}"
 
     def attempt(self, cell: Cell) -> Outcome:
-        """Evaluate a cell; an exception becomes the outcome's error, and what is in memory is dropped."""
+        """Evaluate a cell. After an exception, which becomes the outcome's error, nothing is kept in memory."""
         try:
             return Outcome(self.run(cell), None)
         except Exception as error:
@@ -102,6 +103,9 @@ class Worker:
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Evaluate a cell.
+
+        Args:
+            cell: The cell.
 
         Returns:
             The measured columns of a row (see `effopd.sweeps.results.SCHEMA`).
@@ -146,12 +150,12 @@ class Worker:
         }
 
     def _referred(self, field: str, value: Any) -> Any:
-        """Norms in the place of the model that they are taken from; each model is read once."""
+        """Put norms in the place of a field's model whose norms are wanted, so that each model is read only once."""
         return self._norms(str(value)) if field in _REFERENCES and value else value
 
     def _load(self, cell: Cell) -> "_Loaded":
         if self._loaded is None or self._resident != cell.resident:
-            self._loaded, self._resident = None, None  # the old one goes before the new one comes
+            self._loaded, self._resident = None, None  # so that two models are never in memory at a time
             self._loaded = self._load_checkpoint(cell)
             self._resident = cell.resident
         return self._loaded
@@ -164,8 +168,7 @@ class Worker:
         parameters = stored_parameters(model)
         if adapter:
             _merge(pair, parameters)
-        own = any(cell.directory.glob("tokenizer*"))
-        tokenizer = load_tokenizer(cell.directory if own else settings.base, require_pad_token=False)
+        tokenizer = load_tokenizer(tokenizer_directory(cell.directory, settings.base), require_pad_token=False)
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
         if self._base.keys() != shapes.keys():
             reader = untie(open_model(settings.base), shapes)
@@ -179,7 +182,7 @@ class Worker:
         return self._teacher
 
     def _update_norm(self, parameters: Mapping[str, torch.Tensor]) -> float:
-        """Frobenius norm of the parameters as they now are minus the base."""
+        """Compute the Frobenius norm of the parameters, as they are at this moment, minus the base."""
         norms = []
         for name, parameter in parameters.items():
             base = self._base[name].to(parameter.device, torch.float64)
@@ -189,13 +192,13 @@ class Worker:
 
 class _Loaded(NamedTuple):
     model: Any
-    parameters: dict[str, torch.Tensor]  # views: they follow the model's weights
+    parameters: dict[str, torch.Tensor]  # views of the model's weights, which follow every intervention
     tokenizer: Any
     live: LiveModel
 
 
 def _load_model(directory: str | Path) -> Any:
-    """In the dtype that it is stored in, and without a progress bar: there are too many to be of use."""
+    """Load a model in the dtype of its files, and without a progress bar, of which a sweep would show too many."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -207,7 +210,7 @@ def _load_model(directory: str | Path) -> Any:
 
 @torch.no_grad()
 def _merge(pair: Pair, parameters: Mapping[str, torch.Tensor]) -> None:
-    """Give a base in memory the weights of the base with an adapter."""
+    """Give a base in memory the weights that it has together with an adapter."""
     for name in pair.names:
         if name in parameters:
             parameters[name].copy_(pair.read(name)[1])
@@ -219,7 +222,7 @@ def _merge(pair: Pair, parameters: Mapping[str, torch.Tensor]) -> None:
 
 
 def _window_norm(cell: Cell, norms: UpdateNorms) -> float | None:
-    """Of a window, the norm of the trained update of its module in its central layer alone."""
+    """Compute the norm of the trained update of a window's module in its central layer alone; None without a window."""
     windows = [entry["window"] for entry in cell.interventions if "window" in entry]
     if not windows:
         return None

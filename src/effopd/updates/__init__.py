@@ -1,29 +1,29 @@
 """What training did to the weights: spectra, directions, norms and embeddings (arXiv 2605.11739).
 
-One weight, before and after training:
+For one weight before and after training:
 
     update = trained.double() - base.double()            # the exact difference of the stored values
-    spectrum(update).effective_rank                       # how many directions it uses
-    singular_vectors(update, k=20).left                   # which ones
+    spectrum(update).effective_rank                       # how many directions the update uses
+    singular_vectors(update, k=20).left                   # which directions these are
 
-Both of these from one decomposition:
+One decomposition is enough for both:
 
     eigen = gram_eigen(update, vectors=True)
     metrics, final = spectrum(update, eigen=eigen), singular_vectors(update, eigen=eigen)
 
-How early the direction was settled, from an earlier checkpoint's update of the same weight:
+An earlier checkpoint's update of the same weight shows how early the directions were settled:
 
     early = singular_vectors(early_update)
-    vector_alignment(early.left, final.left).mean()       # the paper's number, 1 when nothing turned
+    vector_alignment(early.left, final.left).mean()       # the paper's number, 1 if no vector has turned
     subspace_alignment(early.left, final.left)            # the same for the subspace as a whole
 
-All of that for two models, as directories or state dicts, in one call:
+One call measures all weights of two models, given as directories or state dicts:
 
     for record in compare(base, trained):
         print(record.parameter, record.effective_rank)
 
-What is exported here computes from tensors and numbers; only `compare` reads models. `UpdateBlocks` stands for a matrix
-too large to hold.
+Everything that is exported here works on tensors and numbers, except for `compare`, which reads models. `UpdateBlocks`
+stands for a matrix that is too large to be held in memory.
 """
 
 from effopd.updates.blocks import UpdateBlocks

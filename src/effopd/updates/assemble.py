@@ -1,4 +1,4 @@
-"""From records and vectors to the tables of an analysis (columns: docs/analysis.md)."""
+"""From records and vectors to the tables of an analysis, whose columns docs/analysis.md describes."""
 
 import re
 import types
@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from effopd.files import replaced
 from effopd.updates.jobs import save_tensors, vectors_file
 from effopd.updates.measure import alignments, first_vector_trajectory
 from effopd.updates.projection import tsne
@@ -23,7 +24,7 @@ from effopd.updates.records import UpdateRecord
 Row = dict[str, Any]
 
 _MIN_CHECKPOINTS_FOR_TSNE = 5
-_EXPERT = re.compile(r"\[\d+\]$|\.\d+(?=\.)")  # its number in the name of a module
+_EXPERT = re.compile(r"\[\d+\]$|\.\d+(?=\.)")  # the number of an expert in the name of its module
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 _PATH_SCHEMA = pa.schema(
     [("run", pa.string()), ("parameter", pa.string()), ("checkpoint", pa.int64()), ("step", pa.int64())]
@@ -35,8 +36,8 @@ def write_tables(records: Sequence[Row], out: Path) -> None:
     """Write `updates.parquet`, `trajectories.parquet` and `spectra/`.
 
     Args:
-        records: In the order of runs, checkpoints and layers; their alignments are filled in.
-        out: Directory of the analysis, with the vectors in it.
+        records: Records in the order of runs, checkpoints and layers. Their alignments are filled in.
+        out: Directory of the analysis, which has the singular vectors.
     """
     paths: list[Row] = []
     pictured = _pictured(records)
@@ -53,7 +54,7 @@ def write_tables(records: Sequence[Row], out: Path) -> None:
 
 
 def record_schema() -> pa.Schema:
-    """The schema of `updates.parquet`, from the fields of `UpdateRecord`."""
+    """Make the schema of `updates.parquet` from the fields of `UpdateRecord`."""
     hints = typing.get_type_hints(UpdateRecord)
     columns = []
     for field in fields(UpdateRecord):
@@ -64,14 +65,13 @@ def record_schema() -> pa.Schema:
 
 
 def write_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: Path) -> None:
-    """Write a Parquet file atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
-    temporary.replace(path)
+    """Write a Parquet file, which is never there in part."""
+    with replaced(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
 
 
 def _matrices(records: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Rows of those that have a spectrum, by run and parameter, in the order of checkpoints."""
+    """Group the rows that have a spectrum by run and parameter, in the order of the checkpoints."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in records:
         if row["route"]:
@@ -80,7 +80,7 @@ def _matrices(records: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def _pictured(records: Iterable[Row]) -> set[str]:
-    """Of the first, middle and last layer the first matrix of each module: for t-SNE, which takes time."""
+    """Choose the matrices that t-SNE, which takes time, is done for: one of each module in three of the layers."""
     rows = [row for row in records if row["route"] and row["layer"] is not None]
     layers = sorted({row["layer"] for row in rows})
     wanted = {layers[0], layers[len(layers) // 2], layers[-1]} if layers else set()
@@ -92,14 +92,14 @@ def _pictured(records: Iterable[Row]) -> set[str]:
 
 
 def _trajectory(run: str, parameter: str, rows: list[Row], lefts: list[Tensor], pictured: bool) -> list[Row]:
-    """Rows of `trajectories.parquet`; fills in `trajectory_evr`."""
+    """Make the rows of `trajectories.parquet` for one matrix, and fill in `trajectory_evr` of its records."""
     found = first_vector_trajectory(lefts)
     if found is None or len(rows) < 2:
         return []
     path, evr = found
     for row in rows:
         row["trajectory_evr"] = evr
-    moves = path.explained_variance_ratio is not None  # if not, a point: t-SNE would spread rounding noise
+    moves = path.explained_variance_ratio is not None  # of a point, t-SNE would only spread the noise of rounding
     drawn = tsne(path.aligned) if pictured and moves and len(rows) >= _MIN_CHECKPOINTS_FOR_TSNE else None
     return [
         {

@@ -1,4 +1,4 @@
-"""An update matrix in blocks of its long side, so that a large one is never held whole.
+"""An update matrix in blocks of its long side, so that a large matrix is never held whole.
 
 Shape suffixes: L the long side of dW, S the short one, C rows of a block, K columns.
 """
@@ -13,29 +13,30 @@ from effopd.errors import DataError
 
 BLOCK_BYTES = 128 * 2**20
 _CHUNK = 2**16  # elements
-_MAX_EXPONENT = 60  # of two: squares and their sums are far from the ends of float32 then
+_MAX_EXPONENT = 60  # of two, so that squares and their sums stay far from the limits of float32
 
 
 class UpdateBlocks:
-    """dW [m, n] in blocks, turned so that its long side is the first, and scaled where that is needed.
+    """dW [m, n] in blocks, turned so that its long side is the first, and scaled if that is needed.
 
-    What fits in one block is read once and kept; otherwise every pass over the blocks reads them anew.
+    A matrix that fits in one block is read once and kept. A larger one is read anew in every pass over its blocks.
 
     Attributes:
-        shape: (m, n).
-        scale: A power of two by which the blocks are divided, so that squares neither overflow nor underflow: 1, unless
-            the largest absolute value lies outside 2^-60 ... 2^60.
-        num_nonzero: How many entries are not zero.
+        shape: Shape (m, n) of dW.
+        scale: Power of two by which the blocks are divided, so that squares neither overflow nor underflow. It is 1
+            unless the largest absolute value lies outside 2^-60 ... 2^60.
+        num_nonzero: Number of entries that are not zero.
     """
 
     def __init__(self, shape: tuple[int, int], read: Callable[[int, int], Tensor], block_bytes: int = BLOCK_BYTES):
-        """Read the update once, for its scale.
+        """Read the update once, to find its scale.
 
         Args:
-            shape: (m, n) of dW.
-            read: Called with (start, stop), gives those rows of dW if m >= n, and those columns otherwise; float32 or
-                float64, a copy that is written to. It may be called again.
-            block_bytes: Size of a block in float64.
+            shape: Shape (m, n) of dW.
+            read: Function that is called with (start, stop) and returns those rows of dW if m >= n, and those columns
+                otherwise, in float32 or float64. The result is written to, so it has to be a copy. The function may be
+                called several times for the same part.
+            block_bytes: Size of a block in float64, in bytes.
 
         Raises:
             DataError: An entry is NaN or infinite.
@@ -45,7 +46,7 @@ class UpdateBlocks:
         self._kept: Tensor | None = None
         largest, num_nonzero, num_bad = 0.0, 0, 0
         for block in self._fresh_blocks():
-            for part in block.flatten().split(_CHUNK):  # parts that stay in the cache
+            for part in block.flatten().split(_CHUNK):  # such small parts stay in the cache
                 low, high = (float(value) for value in torch.aminmax(part))
                 if not math.isfinite(low) or not math.isfinite(high):
                     num_bad += int((~torch.isfinite(part)).sum())
@@ -66,7 +67,7 @@ class UpdateBlocks:
 
     @classmethod
     def of(cls, update: "Tensor | UpdateBlocks") -> "UpdateBlocks":
-        """One block, a copy, of a tensor that is there already.
+        """Make one block of a tensor, which is copied. Blocks are returned as they are.
 
         Raises:
             DataError: `update` is not a matrix of finite float32 or float64 numbers.
@@ -84,11 +85,11 @@ class UpdateBlocks:
 
     @property
     def is_tall(self) -> bool:
-        """Whether m >= n: the blocks are rows of dW then, and columns otherwise."""
+        """Whether m >= n. If so, the blocks are rows of dW, and otherwise columns."""
         return self.shape[0] >= self.shape[1]
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Blocks of dW / scale in order, float64 [C, S]. Not to be written to."""
+        """Yield the blocks of dW / scale in order, float64 [C, S]. They must not be written to."""
         blocks = self._fresh_blocks() if self._kept is None else [self._kept]
         for block in blocks:
             if self._kept is None and self.scale != 1:
@@ -96,10 +97,10 @@ class UpdateBlocks:
             yield block if self.is_tall else block.mT
 
     def __matmul__(self, columns_SK: Tensor) -> Tensor:
-        """The product of dW / scale, turned as the blocks are, with columns: [L, K]."""
+        """Multiply dW / scale, turned as the blocks are, with columns [S, K]; the product is [L, K]."""
         return torch.cat([block_CS @ columns_SK for block_CS in self])
 
     def _fresh_blocks(self) -> Iterator[Tensor]:
-        """Rows or columns of dW as they lie in it, float64."""
+        """Read the blocks of dW, without scaling or turning them, in float64."""
         for start in range(0, max(self.shape), self._rows):
             yield self._read(start, min(start + self._rows, max(self.shape))).to(torch.float64)

@@ -1,4 +1,4 @@
-"""How far training moved the token embeddings (arXiv 2605.11739, the section on embedding shift).
+"""How far training has moved the token embeddings (arXiv 2605.11739, the section on embedding shift).
 
 Shape suffixes: N tokens, V vocabulary entries, D embedding dimensions.
 """
@@ -17,13 +17,14 @@ _CHUNK_ROWS = 8192
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingShift:
-    """Cosine of each token's embedding before and after training.
+    """Cosines between the embeddings of tokens before and after training.
 
     Attributes:
-        token_ids: int64 [N].
-        cosine: float64 [N], in [-1, 1]; NaN where one of the two rows is all zeros, which has no direction.
-        num_undefined: How many are NaN.
-        mean: Mean of the others, each entry of `token_ids` counted once; None if there are none.
+        token_ids: Ids of the tokens, int64 [N].
+        cosine: Cosine of each token, float64 [N], in [-1, 1]. It is NaN if one of the two rows is all zeros, which has
+            no direction.
+        num_undefined: Number of cosines that are NaN.
+        mean: Mean of all other cosines, in which each entry of `token_ids` counts once; None if there are none.
     """
 
     token_ids: Tensor
@@ -33,13 +34,14 @@ class EmbeddingShift:
 
 
 def embedding_shift(base: Tensor, trained: Tensor, token_ids: Tensor | None = None) -> EmbeddingShift:
-    """Cosine between base and trained embedding rows, in float64, a few thousand rows at a time.
+    """Compute the cosines between base and trained embedding rows, in float64, a few thousand rows at a time.
 
     Args:
         base: Embedding matrix of the base [V, D], of any floating dtype.
-        trained: That of the trained model [V', D]. V and V' may differ, as padded vocabularies do, if `token_ids` are
-            given.
-        token_ids: int64 [N]: the tokens that count, for example `torch.unique` of those in some text. None means all.
+        trained: Embedding matrix of the trained model [V', D]. V and V' may differ, as padded vocabularies do, if
+            `token_ids` are given.
+        token_ids: Ids of the tokens that count, int64 [N], for example `torch.unique` of those in some text; None for
+            all tokens.
 
     Raises:
         DataError: The matrices do not fit each other, or an id lies outside one of them.
@@ -49,7 +51,9 @@ def embedding_shift(base: Tensor, trained: Tensor, token_ids: Tensor | None = No
     for ids in token_ids.split(_CHUNK_ROWS):
         base_ND, trained_ND = base[ids].double(), trained[ids].double()
         norms_N = torch.linalg.vector_norm(base_ND, dim=1) * torch.linalg.vector_norm(trained_ND, dim=1)
-        chunks.append((base_ND * trained_ND).sum(dim=1) / norms_N)  # 0 / 0 is NaN, as wanted
+        chunks.append(
+            (base_ND * trained_ND).sum(dim=1) / norms_N
+        )  # 0 / 0 gives the NaN that stands for an undefined cosine
     cosine = torch.cat(chunks).clamp(-1, 1)
     defined = cosine[~cosine.isnan()]
     mean = float(defined.mean()) if len(defined) else None
@@ -59,17 +63,17 @@ def embedding_shift(base: Tensor, trained: Tensor, token_ids: Tensor | None = No
 def embedding_picture(
     base: Tensor, trained: Tensor, token_ids: Tensor, *, method: Literal["pca", "tsne"] = "pca", seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Coordinates of the embeddings of some tokens before and after training, in one common plane.
+    """Place the embeddings of some tokens before and after training in one common plane.
 
     Args:
         base: Embedding matrix of the base [V, D].
-        trained: That of the trained model [V', D].
-        token_ids: int64 [N]; t-SNE takes minutes beyond some thousands.
-        method: See `effopd.updates.projection`.
-        seed: Of t-SNE.
+        trained: Embedding matrix of the trained model [V', D].
+        token_ids: Ids of the tokens, int64 [N]. t-SNE takes minutes for more than some thousands of them.
+        method: Method of projection (see `effopd.updates.projection`).
+        seed: Random seed of t-SNE.
 
     Returns:
-        Base and trained coordinates, float64 [N, 2] each.
+        Coordinates before and after training, float64 [N, 2] each.
 
     Raises:
         DataError: The matrices do not fit each other, or an id lies outside one of them.

@@ -1,9 +1,9 @@
-"""Eigendecomposition of the Gram matrix of an update: the cheap way to its spectrum, and how far it can be trusted.
+"""Eigendecomposition of an update's Gram matrix, which is the cheap way to its spectrum, with an estimate of its error.
 
-The smaller of `dW dW^T` and `dW^T dW` has the squared singular values of `dW` as its eigenvalues, at a fraction of the
-cost of an SVD. Squaring has a price: every eigenvalue carries an absolute error proportional to the largest one,
-whatever its own size, so singular values far below the first are lost. `GramEigen.error` states that error, and its
-users decide by it.
+The smaller of `dW dW^T` and `dW^T dW` has the squared singular values of `dW` as its eigenvalues, and costs a fraction
+of an SVD. But squaring has a price: the absolute error of every eigenvalue is proportional to the largest one, so that
+singular values far below the first are lost. `GramEigen.error` states that error, so that its users can decide whether
+it is small enough.
 
 Shape suffixes: m rows, n columns, r = min(m, n).
 """
@@ -21,23 +21,23 @@ from effopd.updates.blocks import UpdateBlocks
 
 Precision = Literal["float64", "float32"]
 
-_KRYLOV_SHARE = 10  # Lanczos pays for at most r / 10 vectors
+_KRYLOV_SHARE = 10  # Lanczos iteration is the cheaper way to at most r / 10 vectors
 _NUM_PROBES = 8
 
 
 @dataclass(frozen=True, eq=False)
 class GramEigen:
-    """Eigenvalues, and perhaps eigenvectors, of the short side's Gram matrix of `dW / blocks.scale`.
+    """Eigenvalues, and perhaps eigenvectors, of the Gram matrix of the short side of `dW / scale`.
 
     Attributes:
-        values: float64 [r], descending, not negative; `scale * sqrt(values)` are the singular values.
-        vectors: float64 [r, k], a unit eigenvector per column in the order of `values`; None if not asked for.
-        image: The blocks times `vectors`, float64 [max(m, n), k]; None if k was not given.
-        error: Absolute error of each entry of `values`, estimated (see `gram_eigen`).
-        frobenius: Frobenius norm of dW / scale, from its entries.
-        ritz_value: `||A x||^2` of the matrix A itself, for a unit vector x near the first eigenvector of the product: a
-            lower bound of sigma_1^2 that neither the product nor the eigensolver had a part in.
-        dtype: Arithmetic of the product.
+        values: Eigenvalues, float64 [r], descending and not negative. `scale * sqrt(values)` are the singular values.
+        vectors: Unit eigenvectors as columns in the order of `values`, float64 [r, k]; None if they were not asked for.
+        image: Product of the blocks and `vectors`, float64 [max(m, n), k]; None if k was not given.
+        error: Estimated absolute error of each of the eigenvalues (see `gram_eigen`).
+        frobenius: Frobenius norm of dW / scale, computed from its entries.
+        ritz_value: `||A x||^2`, where A is the matrix itself and x a unit vector near the first eigenvector. It is a
+            lower bound of sigma_1^2 in which neither the Gram matrix nor the eigensolver has a part.
+        dtype: Precision in which the Gram matrix was computed.
         blocks: The matrix.
     """
 
@@ -52,7 +52,7 @@ class GramEigen:
 
     @property
     def scale(self) -> float:
-        """The power of two that the matrix was divided by."""
+        """Power of two by which the matrix was divided."""
         return self.blocks.scale
 
 
@@ -61,20 +61,23 @@ def gram_eigen(
 ) -> GramEigen:
     """Decompose the Gram matrix of an update's short side.
 
-    In float64 the error of an eigenvalue is estimated as `4 sqrt(max(m, n)) * eps * lambda_1`: more than twice the
-    worst found against an SVD over many shapes and spectra, and 10 to 100 times what is typical. In float32 the error
-    of the product is measured instead: it is applied to a few random vectors, and so is the matrix itself, in float64.
+    In float64, the error of an eigenvalue is estimated as `4 sqrt(max(m, n)) * eps * lambda_1`. This is more than twice
+    the largest error that was found in comparison with an SVD over many shapes and spectra, and 10 to 100 times a
+    typical one. In float32, the error of the Gram matrix is measured instead: a few random vectors are multiplied by it
+    and, in float64, by the matrix itself.
 
-    On the CPU the product goes through BLAS's `syrk`, which exploits its symmetry and needs no second r x r matrix;
-    `OMP_NUM_THREADS` sets its threads.
+    On the CPU the Gram matrix is computed by `syrk` of BLAS, which exploits the symmetry and needs no second r x r
+    matrix. `OMP_NUM_THREADS` sets its number of threads.
 
     Args:
         update: dW, float32 or float64 [m, n], or its blocks.
-        vectors: Whether eigenvectors are wanted too: all of them (about three times the cost of the values), or k.
-        k: Only the first k eigenvectors, by Lanczos iteration, at little cost. They are kept only if their Ritz values
-            agree with the eigenvalues, which finds directions that the iteration missed; otherwise all are computed.
-        dtype: Arithmetic of the product. `float32` takes half its time and loses singular values below some 1e-4 to
-            1e-3 of the first. The eigenvalues of the product are found in float64 either way.
+        vectors: Whether eigenvectors are computed, too. All of them together take about three times as long as the
+            eigenvalues.
+        k: Number of first eigenvectors to compute by Lanczos iteration, which takes little time; None for all. If their
+            Ritz values do not agree with the eigenvalues, the iteration has missed a direction, and all eigenvectors
+            are computed instead.
+        dtype: Precision in which the Gram matrix is computed. `float32` takes half the time, but loses singular values
+            below some 1e-4 to 1e-3 of the first one. Eigenvalues are computed in float64 in both cases.
 
     Raises:
         DataError: `update` is not a matrix of finite float32 or float64 numbers.
@@ -100,7 +103,7 @@ def gram_eigen(
 
 
 def _gram(blocks: UpdateBlocks, dtype: Precision) -> tuple[Tensor, float]:
-    """The lower triangle of the Gram matrix, float64 [r, r] (above it anything), and the Frobenius norm."""
+    """Compute the Gram matrix, float64 [r, r], of which only the lower triangle counts, and the Frobenius norm."""
     on_cpu: NDArray[np.float64] | None = None
     total: Tensor | None = None
     square_sum = 0.0
@@ -119,11 +122,11 @@ def _gram(blocks: UpdateBlocks, dtype: Precision) -> tuple[Tensor, float]:
 
 
 def _add_syrk(factor: Tensor, total: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """`total + factor^T factor`, in place where it can be, as its lower triangle in Fortran order."""
+    """Compute the lower triangle of `total + factor^T factor` in Fortran order, in place if that is possible."""
     from scipy.linalg.blas import dsyrk, ssyrk
 
     array = factor.numpy()
-    # BLAS reads columns: the transpose of a row-major block is one as it lies.
+    # BLAS reads matrices column by column, so a row-major block is read as its transpose.
     operand, trans = (array.T, 0) if array.flags.c_contiguous else (array, 1)
     if total is None:
         total = np.zeros((factor.shape[1], factor.shape[1]), order="F")
@@ -135,7 +138,7 @@ def _add_syrk(factor: Tensor, total: NDArray[np.float64] | None) -> NDArray[np.f
 
 
 def _lanczos(gram: Tensor, values: Tensor, k: int) -> Tensor | None:
-    """Eigenvectors of the k largest eigenvalues in ascending order; None if they are not those of `values`."""
+    """Compute eigenvectors of the k largest eigenvalues in ascending order; None if they do not belong to `values`."""
     if gram.device.type != "cpu" or k * _KRYLOV_SHARE > len(gram):
         return None
     from scipy.linalg.blas import dsymv
@@ -146,7 +149,7 @@ def _lanczos(gram: Tensor, values: Tensor, k: int) -> Tensor | None:
     start = np.random.default_rng(0).standard_normal(len(gram))
     try:
         found, vectors = eigsh(product, k=k, v0=start)
-    except ArpackError:  # no convergence within its limit
+    except ArpackError:  # the iteration has not converged within its limit
         return None
     tolerance = len(gram) * np.finfo(np.float64).eps * float(values[-1])
     if not np.allclose(found, values[-k:].numpy(), rtol=0, atol=tolerance):
@@ -155,7 +158,7 @@ def _lanczos(gram: Tensor, values: Tensor, k: int) -> Tensor | None:
 
 
 def _power_iteration(gram: Tensor) -> Tensor:
-    """A unit vector [r, 1] near the first eigenvector."""
+    """Compute a unit vector [r, 1] near the first eigenvector."""
     vector = gram.new_zeros(len(gram), 1)
     vector[gram.diagonal().argmax()] = 1.0
     for _ in range(4):
@@ -168,16 +171,16 @@ def _power_iteration(gram: Tensor) -> Tensor:
 
 
 def _symmetric_product(lower: Tensor, columns: Tensor) -> Tensor:
-    """Product of a symmetric matrix, given by its lower triangle, with columns [r, K]."""
+    """Multiply a symmetric matrix, of which only the lower triangle counts, by columns [r, K]."""
     if lower.device.type != "cpu":
-        return lower @ columns  # there it is whole
+        return lower @ columns  # on other devices the matrix is complete
     from scipy.linalg.blas import dsymm
 
     return torch.from_numpy(dsymm(1.0, lower.numpy(), columns.numpy(), lower=1))
 
 
 def _measured_error(blocks: UpdateBlocks, gram: Tensor) -> float:
-    """Four times the largest `||(gram - A^T A) x||` over random unit vectors x, A the blocks."""
+    """Compute four times the largest `||(gram - A^T A) x||` over random unit vectors x, where A are the blocks."""
     generator = torch.Generator().manual_seed(0)
     probes = torch.randn(len(gram), _NUM_PROBES, dtype=torch.float64, generator=generator).to(gram)
     probes /= torch.linalg.vector_norm(probes, dim=0)

@@ -1,4 +1,4 @@
-"""From weights to records: one matrix of one checkpoint, and one matrix over the checkpoints of a run."""
+"""From weights to records: what is measured of one parameter of one checkpoint, and of one over several checkpoints."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,30 +28,36 @@ from effopd.updates.subspace import (
 )
 
 NUM_VECTORS = 20
-_MIN_CHECKPOINTS_FOR_EVR = 4  # fewer always lie in a plane
+_MIN_CHECKPOINTS_FOR_EVR = 4  # fewer points always lie in a plane
 
 
 class Source(Protocol):
-    """Where updates are read from: `effopd.checkpoints.Pair`, or state dicts."""
+    """A base and a trained model, of which updates are read: `effopd.checkpoints.Pair`, or `StateDicts`."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Of every tensor."""
+        """Shapes of all tensors, by name."""
 
     @property
     def matrices(self) -> Mapping[str, tuple[int, int]]:
-        """Rows and columns of every matrix, stacked experts one by one."""
+        """Rows and columns of all matrices, by name. Every expert of a stack is a matrix of its own."""
 
     def delta(self, name: str, *window: slice) -> Tensor:
-        """The update, in float64."""
+        """Read the update of a tensor, or a window of it, in float64."""
 
     def delta_and_base(self, name: str, *window: slice) -> tuple[Tensor, float]:
-        """The same, and the sum of squares of the base's entries there."""
+        """Read the same as `delta`, together with the sum of squares of the base's entries there."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """A record, and what it was taken from; None for anything but matrices."""
+    """What was measured of one parameter.
+
+    Attributes:
+        record: The record.
+        spectrum: Spectrum of the update; None for a parameter that is no matrix.
+        vectors: Leading singular vectors of the update; None for a parameter that is no matrix.
+    """
 
     record: UpdateRecord
     spectrum: Spectrum | None
@@ -59,7 +65,10 @@ class Measurement:
 
 
 def parameters(source: Source) -> dict[str, tuple[int, int]]:
-    """Rows and columns of everything that gets a record: matrices, and other tensors flattened to (first, rest)."""
+    """List everything that gets a record, with its rows and columns.
+
+    Matrices are listed as they are, and other tensors as if they were flattened to [first dimension, all others].
+    """
     matrices = source.matrices
     stacks = {name.rpartition("[")[0] for name in matrices if name.endswith("]")}
     found: dict[str, tuple[int, int]] = {}
@@ -72,7 +81,11 @@ def parameters(source: Source) -> dict[str, tuple[int, int]]:
 
 
 def update_blocks(source: Source, name: str, size: tuple[int, int], device: str = "cpu") -> tuple[UpdateBlocks, float]:
-    """The update of one parameter, to be read in blocks, and the Frobenius norm of its base."""
+    """Make the update of one parameter readable in blocks.
+
+    Returns:
+        The blocks, and the Frobenius norm of the base's parameter.
+    """
     base_squares: dict[int, float] = {}
 
     def read(start: int, stop: int) -> Tensor:
@@ -99,14 +112,14 @@ def measure(
     """Measure one parameter of one checkpoint.
 
     Args:
-        source: Where it is read from.
-        name: One of `parameters(source)`.
-        size: Its rows and columns there.
-        run: For the record; so are `checkpoint` and `step`.
-        checkpoint: Index in the run.
-        step: Optimizer steps taken.
-        precision: Of the spectrum; see `effopd.updates.spectrum`.
-        device: Where matrices are decomposed.
+        source: Base and trained model.
+        name: Name of the parameter, one of `parameters(source)`.
+        size: Rows and columns of the parameter, as `parameters` gives them.
+        run: Name of the run, for the record.
+        checkpoint: Index of the checkpoint in the run, for the record.
+        step: Number of optimizer steps taken, for the record.
+        precision: Precision of the spectrum (see `effopd.updates.spectrum`).
+        device: Device on which matrices are decomposed.
     """
     blocks, base_norm = update_blocks(source, name, size, device)
     place = locate(name)
@@ -142,12 +155,16 @@ def measure(
 
 
 def displacement(sources: Sequence[Source | None], name: str, size: tuple[int, int]) -> tuple[float, float | None]:
-    """Norm of the latest displacement of a parameter, and its cosine with the one before.
+    """Measure the latest displacement of a parameter.
 
     Args:
-        sources: Two or three in the order of training, against the same base; None stands for the base itself.
-        name: The parameter.
-        size: Its rows and columns.
+        sources: Two or three checkpoints in the order of training, each with the same base; None stands for the base.
+        name: Name of the parameter.
+        size: Rows and columns of the parameter.
+
+    Returns:
+        The norm of the displacement between the last two checkpoints, and its cosine with the displacement before it.
+        The cosine is None for two checkpoints, and if one of the displacements is zero.
     """
     dot = latest_square = earlier_square = 0.0
     for window in _windows(sources[-1], name, size):
@@ -177,7 +194,7 @@ def _minus(one: Tensor | None, other: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """How one checkpoint of a matrix aligns with the last; see `UpdateRecord`."""
+    """How one checkpoint of a matrix aligns with the last one, in the terms of `UpdateRecord`."""
 
     vector_alignment: float | None
     first_vector_cosine: float | None
@@ -187,11 +204,11 @@ class Alignment:
 
 
 def alignments(lefts: Sequence[Tensor]) -> list[Alignment]:
-    """Alignment of each checkpoint with the last one.
+    """Compare each checkpoint of a matrix with the last one.
 
     Args:
-        lefts: Leading left singular vectors of a matrix, [rows, up to 20], one tensor per checkpoint in order; without
-            columns where the update is zero.
+        lefts: Leading left singular vectors of the matrix at each checkpoint, [rows, up to 20], in the order of
+            training. A tensor has no columns if the update is zero.
     """
     return [_align(left, lefts[-1]) for left in lefts]
 
@@ -206,7 +223,15 @@ def _align(left: Tensor, last: Tensor) -> Alignment:
 
 
 def first_vector_trajectory(lefts: Sequence[Tensor]) -> tuple[Trajectory, float | None] | None:
-    """The trajectory of u_1, and EVR_{0:2} where it moves over enough checkpoints; None if an update is zero."""
+    """Follow the first left singular vector u_1 over the checkpoints.
+
+    Args:
+        lefts: As for `alignments`.
+
+    Returns:
+        The trajectory and its EVR_{0:2}, which is None for fewer than four checkpoints, and if u_1 does not move. None
+        altogether if one of the updates is zero.
+    """
     if any(left.shape[1] == 0 for left in lefts):
         return None
     path = trajectory(torch.stack([left[:, 0] for left in lefts]))
@@ -221,20 +246,21 @@ def compare(
     precision: Precision = "float64",
     device: str = "cpu",
 ) -> list[UpdateRecord]:
-    """What training did to every parameter, from two models, as the rows that `effopd analyze` writes.
+    """Measure what training did to every parameter, in the records that `effopd analyze` writes.
 
     Args:
-        base: Model directory or hub name, or a state dict.
-        trained: The same; a directory may be a LoRA adapter of the base.
-        ignore: Regular expressions of names to leave out (directories only).
-        precision: See `effopd.updates.spectrum`.
-        device: Where matrices are decomposed.
+        base: Directory or hub name of the base, or a state dict.
+        trained: Directory or hub name of the trained model, or a LoRA adapter of the base; or a state dict if the base
+            is one.
+        ignore: Regular expressions of names to leave out, for models that are read from directories.
+        precision: Precision of the spectra (see `effopd.updates.spectrum`).
+        device: Device on which matrices are decomposed.
 
     Returns:
-        A record per parameter, in the order of the layers; stacked experts one by one.
+        A record for each parameter, in the order of the layers. Every expert of a stack has a record of its own.
 
     Raises:
-        DataError: A model cannot be read, or the two do not match.
+        DataError: A model cannot be read, or the two models do not match.
     """
     source: Source
     if isinstance(base, Mapping) and isinstance(trained, Mapping):
@@ -268,12 +294,12 @@ class StateDicts:
         self.matrices = matrix_shapes(self.shapes)
 
     def delta(self, name: str, *window: slice) -> Tensor:
-        """The update, in float64 on the CPU."""
+        """Read the update of a tensor, or a window of it, in float64 on the CPU."""
         base, trained = (self._tensor(tensors, name)[window].cpu().double() for tensors in (self.base, self.trained))
         return trained - base
 
     def delta_and_base(self, name: str, *window: slice) -> tuple[Tensor, float]:
-        """The same, and the sum of squares of the base's entries there."""
+        """Read the same as `delta`, together with the sum of squares of the base's entries there."""
         base = self._tensor(self.base, name)[window]
         return self.delta(name, *window), float(torch.linalg.vector_norm(base, dtype=torch.float64)) ** 2
 

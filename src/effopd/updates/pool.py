@@ -1,4 +1,4 @@
-"""Worker processes of one thread each, which end with their parent and leave Ctrl-C to it."""
+"""Worker processes of one thread each. They end when their parent ends, and leave Ctrl-C to it."""
 
 import contextlib
 import os
@@ -13,22 +13,28 @@ import torch
 
 @contextlib.contextmanager
 def one_thread_each(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes of one thread each: several multi-threaded ones would stall one another.
+    """Start worker processes of one thread each, because several processes with many threads stall one another.
 
-    An exception, Ctrl-C for instance, ends them at once, whatever they are doing.
+    An exception, for instance by Ctrl-C, ends the processes at once, whatever they are doing.
+
+    Args:
+        workers: Number of processes.
+
+    Yields:
+        Executor that runs functions in them.
     """
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))  # read by the libraries when a worker loads them
+    os.environ.update(dict.fromkeys(names, "1"))  # libraries read these when a worker loads them
     others = active_children()
     executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
     try:
-        with _interrupts_ignored():  # which the processes inherit: Ctrl-C is the parent's
-            for _ in range(workers):  # each starts one more process, as none is idle yet
+        with _interrupts_ignored():  # the processes inherit this, so that only the parent gets Ctrl-C
+            for _ in range(workers):  # every call starts one more process, because none is idle yet
                 executor.submit(os.getpid)
         yield executor
     except BaseException:
-        with _interrupts_ignored():  # a second Ctrl-C would be a traceback
+        with _interrupts_ignored():  # a second Ctrl-C would end this with a traceback
             for process in set(active_children()).difference(others):
                 process.terminate()
             executor.shutdown(cancel_futures=True)
@@ -43,7 +49,7 @@ def one_thread_each(workers: int) -> Iterator[ProcessPoolExecutor]:
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers, and only it is interrupted
+        yield  # only the main thread is interrupted, and only it may set handlers
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -1,4 +1,4 @@
-"""Two-dimensional pictures of a few points in many dimensions: principal components and t-SNE.
+"""Pictures in two dimensions of a few points in many dimensions, by principal components or t-SNE.
 
 Shape suffixes: N points, D dimensions.
 """
@@ -11,28 +11,28 @@ from torch import Tensor
 from effopd.errors import DataError
 
 _MAX_PERPLEXITY = 30.0
-_MAX_EXACT = 200  # points up to which the exact gradient is the faster one
+_MAX_EXACT = 200  # number of points up to which the exact gradient is the faster one
 
 
 def largest_entry_signs(columns_DK: Tensor) -> Tensor:
-    """Signs [K] that make the entry of largest absolute value of every column positive."""
+    """Compute the signs [K] that make the entry of largest absolute value in every column [D, K] positive."""
     largest = columns_DK.gather(0, columns_DK.abs().argmax(dim=0, keepdim=True)).squeeze(0)
     return torch.where(largest < 0, -1.0, 1.0).to(columns_DK)
 
 
 def pca(points_ND: Tensor) -> tuple[Tensor, float | None]:
-    """Coordinates on the first two principal components.
+    """Compute coordinates on the first two principal components.
 
     Args:
         points_ND: Points [N, D], of any floating dtype, finite.
 
     Returns:
-        float64 [N, 2], each component's sign such that its largest loading is positive; and `EVR_{0:2}`, the share of
-        the variance in these two components, in (0, 1], or None if the points coincide. Three points or fewer lie in a
-        plane: their share is 1 and says nothing.
+        Coordinates, float64 [N, 2], and `EVR_{0:2}`, the share of the variance in these two components. The largest
+        loading of each component is positive. The share is in (0, 1]; it is None if the points coincide, and 1 for
+        three points or fewer, which always lie in a plane.
 
     Raises:
-        DataError: Not a matrix, without points, or not finite.
+        DataError: The points are no matrix, there are none, or they are not finite.
     """
     centred_ND = _centred(points_ND)
     basis_NK, lengths_K, directions_KD = torch.linalg.svd(centred_ND, full_matrices=False)
@@ -44,20 +44,20 @@ def pca(points_ND: Tensor) -> tuple[Tensor, float | None]:
 
 
 def tsne(points_ND: Tensor, *, seed: int = 0) -> Tensor:
-    """t-SNE coordinates, by scikit-learn from a PCA start.
+    """Compute t-SNE coordinates by scikit-learn, starting from the principal components.
 
-    Distances between clusters, and axes, mean nothing in such a picture. The perplexity is 30, or (N - 1) / 3 where
-    there are fewer points than that allows, but at least 1.
+    In such a picture neither the axes nor the distances between clusters mean anything. The perplexity is 30, or
+    (N - 1) / 3 if there are too few points for that, but at least 1.
 
     Args:
         points_ND: Points [N, D], N >= 2, D >= 2, finite.
-        seed: Of the optimisation.
+        seed: Random seed of the optimisation.
 
     Returns:
-        float64 [N, 2]; zeros if the points coincide.
+        Coordinates, float64 [N, 2]; zeros if the points coincide.
 
     Raises:
-        DataError: Not a matrix, fewer than two points or dimensions, or not finite.
+        DataError: The points are no matrix, there are fewer than two points or dimensions, or they are not finite.
     """
     from sklearn.manifold import TSNE  # takes a second to import
     from threadpoolctl import threadpool_limits
@@ -71,12 +71,12 @@ def tsne(points_ND: Tensor, *, seed: int = 0) -> Tensor:
     perplexity = max(1.0, min(_MAX_PERPLEXITY, (num_points - 1) / 3))
     method = "exact" if num_points <= _MAX_EXACT else "barnes_hut"
     model = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed, method=method)
-    with threadpool_limits(1):  # threads that wait for one another take longer, where cores are shared
+    with threadpool_limits(1):  # on shared cores, several threads wait for one another and take longer
         return torch.from_numpy(model.fit_transform(centred_ND.cpu().numpy())).double()
 
 
 def project(points_ND: Tensor, method: Literal["pca", "tsne"] = "pca", *, seed: int = 0) -> Tensor:
-    """Coordinates [N, 2] by `pca` or `tsne`."""
+    """Compute coordinates, float64 [N, 2], by `pca` or `tsne`."""
     return pca(points_ND)[0] if method == "pca" else tsne(points_ND, seed=seed)
 
 
@@ -86,6 +86,6 @@ def _centred(points_ND: Tensor) -> Tensor:
         raise DataError(
             f"Got points of shape {tuple(points.shape)}; expected a matrix of finite numbers, a point a row."
         )
-    # Against the first point before the mean: points that coincide become exact zeros.
+    # Subtracting the first point before the mean makes points that coincide exactly zero.
     points = points - points[0]
     return points - points.mean(dim=0)

@@ -1,20 +1,22 @@
-"""Spectral metrics of one update matrix: how concentrated training made it (arXiv 2605.11739, Table 1).
+"""Spectral metrics of one update matrix, which tell how concentrated it is (arXiv 2605.11739, Table 1).
 
-How the singular values are found, and why the result can be trusted:
+The singular values are found in the following way, which is why the result can be trusted:
 
-1. Eigenvalues of the float64 Gram matrix (`gram_eigen`) are the squared singular values, each with an absolute error
-   estimated at most `e`. A singular value is then known to within `e / sigma_i`: exactly at the top, not at all below
-   `sqrt(e)`, which is some 1e-7 to 1e-6 of sigma_1. Norms do not mind. The effective rank does, since it weighs
-   thousands of small values by `log p_i`; and the rank, and with it the `k` of the top-1 % ratio, counts them.
-2. So the errors are carried through each formula (`_from_gram`), and the Gram route is kept only if the metrics
-   come out within 5e-7 *and* the rank is certain: the smallest eigenvalue exceeds `2 e`, which proves it full, or else
-   an estimate of the condition of a triangular factor does, at a tenth of the cost of an SVD.
-3. Two checks that do not depend on the eigensolver must hold too: the eigenvalues sum to the squared Frobenius norm of
-   the matrix, and a Ritz value of the matrix itself does not exceed the largest.
-4. Otherwise: the float64 SVD, of the triangular factor of a QR decomposition, at two to four times the cost of the Gram
-   route. It is what low-rank updates get, and very steep spectra.
+1. The eigenvalues of the float64 Gram matrix (`gram_eigen`) are the squared singular values, with an absolute error of
+   at most `e` by an estimate. A singular value is then known to within `e / sigma_i`: the largest ones are exact,
+   and those below `sqrt(e)`, which is some 1e-7 to 1e-6 of sigma_1, are not known at all. Norms do not depend on those.
+   The effective rank does, because it weighs thousands of small values by `log p_i`. The rank does, too, because it
+   counts them, and so does the `k` of the top-1 % ratio.
+2. The errors are therefore carried through each formula (`_from_gram`). The Gram route is kept only if the metrics are
+   right to 5e-7 *and* the rank is certain. The rank is certain to be full if the smallest eigenvalue exceeds `2 e`, or
+   if an estimate of the condition of a triangular factor proves it, at a tenth of the cost of an SVD.
+3. Two more checks, which do not depend on the eigensolver, have to hold: the eigenvalues sum to the squared Frobenius
+   norm of the matrix, and a Ritz value of the matrix itself does not exceed the largest eigenvalue.
+4. Otherwise the singular values are those of the float64 SVD of the triangular factor of a QR decomposition, at two to
+   four times the cost of the Gram route. This is the case for updates of low rank and for very steep spectra.
 
-A rank that sits on its threshold is not determined by the matrix to working precision; no route can mend that.
+If a singular value lies at the threshold of the rank, the matrix does not determine the rank to working precision, and
+no route can.
 """
 
 import math
@@ -31,8 +33,8 @@ from effopd.updates.blocks import UpdateBlocks
 from effopd.updates.gram import GramEigen, Precision, gram_eigen
 
 _MAX_GRAM_ERROR = 5e-7
-RANK_EPS = 2.2e-16  # times max(rows, cols) and sigma_1: the least singular value that counts
-_PANEL = 64  # columns that LAPACK factors at a time
+RANK_EPS = 2.2e-16  # multiplied by max(rows, cols) and sigma_1, it is the least singular value that counts
+_PANEL = 64  # number of columns that LAPACK factors at a time
 
 Route = Literal["zero", "gram", "svd", "gram_float32"]
 
@@ -42,8 +44,8 @@ class Spectrum:
     """Singular values of one update matrix dW [m, n] and what follows from them.
 
     Attributes:
-        singular_values: float64 [min(m, n)], descending, on the device of the update. Through a Gram matrix, those far
-            below the first are less exact than the metrics (see this module).
+        singular_values: Singular values, float64 [min(m, n)], descending, on the device of the update. If they come
+            from a Gram matrix, those far below the first are less exact than the metrics (see this module).
         frobenius_norm: `sqrt(sum_ij dW_ij^2)`.
         spectral_norm: sigma_1.
         spectral_to_frobenius: sigma_1 / Frobenius norm, in [1/sqrt(rank), 1]; None for an update of zeros.
@@ -51,10 +53,10 @@ class Spectrum:
             [1, rank], and 0 for an update of zeros.
         top1pct_norm_ratio: `sqrt(sum_{i<=k} sigma_i^2 / sum_j sigma_j^2)`, `k = ceil(rank / 100)`, in (0, 1]; None for
             an update of zeros.
-        rank: Number of singular values above `max(m, n) * 2.2e-16 * sigma_1`. On the float32 route, of those above
-            that route's resolution.
+        rank: Number of singular values above `max(m, n) * 2.2e-16 * sigma_1`, or on the float32 route, of those above
+            the resolution of that route.
         changed_fraction: Share of the entries of dW that are not zero.
-        route: How the values were found: `gram` or `svd` (both float64), `gram_float32`, or `zero`.
+        route: Way in which the values were found: `gram` or `svd`, both in float64, `gram_float32`, or `zero`.
         relative_error: Estimated upper bound of the relative error of each of the metrics above.
     """
 
@@ -73,20 +75,20 @@ class Spectrum:
 def spectrum(
     update: Tensor | UpdateBlocks, *, eigen: GramEigen | None = None, dtype: Precision = "float64"
 ) -> Spectrum:
-    """Spectral metrics of an update matrix.
+    """Compute the spectral metrics of an update matrix.
 
     Args:
-        update: dW, float32 or float64 [m, n]: the exact difference of the stored weights; or its blocks, so that a
-            large one need not be held whole.
-        eigen: `gram_eigen(update)`, if it is there already; it then decides the arithmetic.
-        dtype: `float64`: the metrics agree with a float64 SVD to 1e-6 or better, for any matrix. `float32`: the product
-            takes half the time, and no SVD follows unless the checks fail. Norms are then right to 1e-6, the effective
-            rank to 1e-5 where the matrix is not square, to some 1e-3 where it is or where the spectrum is steep. For
-            low rank plus little noise the rank is that of the resolved part, and so is the k of the top-1 % ratio.
-            `relative_error` covers all of this.
+        update: dW, float32 or float64 [m, n], which is the exact difference of the stored weights; or its blocks, so
+            that a large matrix need not be held whole.
+        eigen: Result of `gram_eigen(update)`, if there is one already. It then decides the precision.
+        dtype: Precision of the Gram matrix. With `float64`, the metrics of any matrix agree with a float64 SVD to 1e-6
+            or better. `float32` takes half the time, and no SVD follows unless the checks fail. Norms are then right to
+            1e-6. The effective rank is right to 1e-5, or to some 1e-3 if the matrix is square or its spectrum is steep.
+            For a matrix of low rank plus a little noise, the rank counts only what is resolved, and so does the k of
+            the top-1 % ratio. `relative_error` covers all of this.
 
     Raises:
-        DataError: `update` is not a matrix of finite float32 or float64 numbers, or `eigen` is of another one.
+        DataError: `update` is not a matrix of finite float32 or float64 numbers, or `eigen` is of another matrix.
     """
     blocks = eigen.blocks if eigen else UpdateBlocks.of(update)
     if tuple(update.shape) != blocks.shape:
@@ -130,7 +132,7 @@ class _Values(NamedTuple):
 
 
 def _from_gram(eigen: GramEigen) -> _Values | None:
-    """The Gram route; None if the checks fail or, in float64, if the metrics or the rank are in doubt."""
+    """Take the Gram route; None if the checks fail or, in float64, if the metrics or the rank are in doubt."""
     values, error, short = eigen.values, eigen.error, len(eigen.values)
     if abs(float(values.sum()) - eigen.frobenius**2) > short * error or eigen.ritz_value > float(values[0]) + error:
         return None
@@ -149,10 +151,10 @@ def _from_gram(eigen: GramEigen) -> _Values | None:
 
 
 def _has_full_rank(blocks: UpdateBlocks, spectral: Tensor) -> bool:
-    """Whether the smallest singular value certainly exceeds the threshold of the rank.
+    """Tell whether the smallest singular value certainly exceeds the threshold of the rank.
 
-    It is at least `1 / (sqrt(r) ||A^-1||_1)` for a square A, here dW itself or its triangular factor. LAPACK's estimate
-    of that norm is rarely a third too small; a tenth is allowed for.
+    It is at least `1 / (sqrt(r) ||A^-1||_1)` for a square A, which is dW itself or its triangular factor. LAPACK's
+    estimate of that norm may be too small, though rarely by more than a third; here it may be ten times too small.
     """
     if spectral.device.type != "cpu":
         return False
@@ -176,9 +178,9 @@ def _from_svd(blocks: UpdateBlocks) -> _Values:
 
 
 def _triangular_factor(blocks: UpdateBlocks) -> Tensor:
-    """R of the QR decomposition of the tall matrix, block after block; its singular values are those of the matrix.
+    """Compute R of the QR decomposition of the tall matrix, whose singular values are those of the matrix.
 
-    The work space is no larger than R and a block, which LAPACK's `tpqrt` overwrites.
+    This goes block by block. It needs no more space than R and one block, which LAPACK's `tpqrt` overwrites.
     """
     factor: Any = None
     for block in blocks:
@@ -194,16 +196,17 @@ def _triangular_factor(blocks: UpdateBlocks) -> Tensor:
 
 
 def _entropy(sigma: Tensor) -> float:
-    """`-sum_i p_i log p_i` of `p = sigma / sum(sigma)`."""
+    """Compute `-sum_i p_i log p_i` for `p = sigma / sum(sigma)`."""
     p = sigma / sigma.sum()
     return -float(torch.xlogy(p, p).sum())
 
 
 def _effective_rank_error(sigma: Tensor, deviations: Tensor) -> float:
-    """What deviations of sigma_i can do to the entropy, to first order: `sum_i |log p_i + H| * deviation_i / S`.
+    """Estimate the relative error of the effective rank from the deviations of the singular values.
 
-    Where a value is smaller than its deviation, the logarithm is taken at the deviation. The entropy's error is the
-    relative error of the effective rank, which is its exponential.
+    It is the error of the entropy H, whose exponential the effective rank is. To first order that error is
+    `sum_i |log p_i + H| * deviation_i / sum_i sigma_i`. If a value is smaller than its deviation, the logarithm is
+    taken at the deviation.
     """
     total = sigma.sum()
     logs = (torch.maximum(sigma, deviations) / total).log()

@@ -1,4 +1,4 @@
-"""In which directions an update points: leading singular vectors, and how they turn from checkpoint to checkpoint.
+"""The directions of an update: leading singular vectors, and how they turn from one checkpoint to the next.
 
 Source: arXiv 2605.11739, the sections on subspace alignment and on the trajectory of the first singular vector.
 
@@ -17,8 +17,8 @@ from effopd.updates.blocks import UpdateBlocks
 from effopd.updates.gram import GramEigen, gram_eigen
 from effopd.updates.projection import largest_entry_signs, pca
 
-# A direction that wanders by less than this share of its length (root mean square) stands still: vectors are kept in
-# float32, and rounding them moves them by up to 1e-7.
+# A direction that moves by less than this share of its length (root mean square) counts as standing still, because
+# vectors are kept in float32, and rounding moves them by up to 1e-7.
 _STILL = 5e-7
 
 
@@ -27,13 +27,14 @@ class SingularVectors:
     """The leading singular vectors of one update matrix, `dW v_i = sigma_i u_i`.
 
     Attributes:
-        left: u_1 ... u_K as columns, float64 [M, K], orthonormal. The entry of largest absolute value of each is
-            positive.
-        right: v_1 ... v_K as columns, float64 [N, K], orthonormal, with the signs that go with `left`.
-        singular_values: sigma_1 ... sigma_K, float64 [K], descending.
+        left: Left singular vectors u_1 ... u_K as columns, float64 [M, K], orthonormal. The entry of largest absolute
+            value in each of them is positive.
+        right: Right singular vectors v_1 ... v_K as columns, float64 [N, K], orthonormal, with signs that fit `left`.
+        singular_values: Singular values sigma_1 ... sigma_K, float64 [K], descending.
         relative_gap: Distance of sigma_i to its nearest neighbour, divided by sigma_i, float64 [K], in [0, 1]. A
-            perturbation E of dW turns u_i and v_i by an angle of about `||E|| / (relative_gap_i * sigma_i)` (Wedin), so
-            a vector with a small gap, as inside a bulk of noise, says nothing by itself; the subspace may still.
+            perturbation E of dW turns u_i and v_i by an angle of about `||E|| / (relative_gap_i * sigma_i)` (Wedin). A
+            vector with a small gap, as inside a bulk of noise, therefore means nothing by itself, although the subspace
+            of several such vectors may.
     """
 
     left: Tensor
@@ -43,16 +44,17 @@ class SingularVectors:
 
 
 def singular_vectors(update: Tensor | UpdateBlocks, k: int = 20, *, eigen: GramEigen | None = None) -> SingularVectors:
-    """Leading singular vectors, from the Gram matrix of the short side.
+    """Compute leading singular vectors from the Gram matrix of the short side.
 
-    Its eigenvectors span the leading subspace; the SVD of dW restricted to that subspace, whose other side is only k
-    wide, then gives both sides, orthonormal to working precision.
+    The eigenvectors of the Gram matrix span the leading subspace. An SVD of dW restricted to that subspace, which is
+    only k wide, then gives both sides, orthonormal to working precision.
 
     Args:
         update: dW, float32 or float64 [M, N], or its blocks.
-        k: How many. There are fewer columns in the result if the matrix is smaller, or if its singular values fall
-            below what the Gram matrix resolves (some 1e-6 of sigma_1): none for an update of zeros.
-        eigen: `gram_eigen(update, vectors=True)`, perhaps with the same `k`, if it is there already.
+        k: Number of vectors. The result has fewer columns if the matrix is smaller, or if fewer singular values lie
+            above some 1e-6 of sigma_1, below which the Gram matrix does not resolve them. It has none for an update of
+            zeros.
+        eigen: Result of `gram_eigen(update, vectors=True)`, perhaps with the same `k`, if there is one already.
 
     Raises:
         DataError: `update` is not a matrix of finite float32 or float64 numbers; k < 1; `eigen` is of another matrix
@@ -75,7 +77,7 @@ def singular_vectors(update: Tensor | UpdateBlocks, k: int = 20, *, eigen: GramE
     short_vectors = basis @ rotation.mT
     left, right = (long_vectors, short_vectors) if eigen.blocks.is_tall else (short_vectors, long_vectors)
     signs = largest_entry_signs(left) if k else sigma
-    # The neighbour below the last of all singular values is zero.
+    # Zero counts as the neighbour below the last singular value of all.
     neighbours = torch.cat([sigma, eigen.values.new_zeros(1) if k == short else eigen.values[k : k + 1].sqrt()])
     below = (neighbours[:-1] - neighbours[1:]).clamp(min=0)
     above = torch.cat([below.new_full((min(k, 1),), torch.inf), below[:-1]])
@@ -83,17 +85,17 @@ def singular_vectors(update: Tensor | UpdateBlocks, k: int = 20, *, eigen: GramE
 
 
 def vector_alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Alignment of matching vectors, `|cos(u_k(t), u_k(T))|` for each k.
+    """Compute the alignment of matching vectors, `|cos(u_k(t), u_k(T))|` for each k.
 
-    Order counts: where two singular values cross between the checkpoints, both vectors score near 0, though the
-    subspace has not moved. See `subspace_alignment`, and `SingularVectors.relative_gap`.
+    The order of the vectors counts. If two singular values cross between the checkpoints, both alignments are near 0,
+    although the subspace has not moved. See `subspace_alignment` and `SingularVectors.relative_gap`.
 
     Args:
         first: Unit vectors as columns [M, K], such as `SingularVectors.left` of one checkpoint.
-        second: The same of another, [M, K']. Only the first min(K, K') columns of the two are compared.
+        second: Unit vectors of another checkpoint, [M, K']. Only the first min(K, K') columns of the two are compared.
 
     Returns:
-        float64 [min(K, K')], in [0, 1]. The paper's number is the mean over k = 1..20, then over matrices.
+        Alignments, float64 [min(K, K')], in [0, 1]. The paper averages them over k = 1..20, and then over matrices.
 
     Raises:
         DataError: The columns differ in length.
@@ -105,16 +107,17 @@ def vector_alignment(first: Tensor, second: Tensor) -> Tensor:
 
 
 def subspace_alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Cosines of the principal angles between two subspaces, whatever basis and order describe them.
+    """Compute the cosines of the principal angles between two subspaces, which depend on no basis.
 
-    Two random K-dimensional subspaces of M dimensions have a mean squared cosine of K / M: hold the result against it.
+    The result has to be compared with chance: for two random subspaces of K in M dimensions, the mean squared cosine is
+    K / M.
 
     Args:
         first: Orthonormal columns [M, K], such as `SingularVectors.left` of one checkpoint.
         second: Orthonormal columns [M, K'].
 
     Returns:
-        float64 [min(K, K')], descending, in [0, 1]; all 1 if one subspace contains the other.
+        Cosines, float64 [min(K, K')], descending, in [0, 1]. All are 1 if one subspace contains the other.
 
     Raises:
         DataError: The columns differ in length.
@@ -125,13 +128,13 @@ def subspace_alignment(first: Tensor, second: Tensor) -> Tensor:
 
 
 def displacement_cosine(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
-    """Cosine of the angle between two displacements, each spread over several tensors.
+    """Compute the cosine of the angle between two displacements, each of which consists of several tensors.
 
     Args:
-        pairs: Matching tensors of the two, one pair after the other, of any shape; computed in float64.
+        pairs: Pairs of matching tensors of the two displacements, of any shapes and dtypes.
 
     Returns:
-        In [-1, 1], over all entries of all tensors; None if one of the displacements is zero.
+        Cosine over all entries of all tensors, computed in float64, in [-1, 1]; None if a displacement is zero.
 
     Raises:
         DataError: The shapes within a pair differ.
@@ -152,15 +155,15 @@ def displacement_cosine(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One direction over checkpoints, for example u_1 of one weight.
+    """One direction over several checkpoints, for example u_1 of one weight.
 
     Attributes:
-        aligned: The vectors, float64 [T, M], each with the sign that brings it nearest to the one before.
-        coordinates: Their first two principal components, float64 [T, 2]; zeros if they do not move. For t-SNE:
-            `tsne(trajectory.aligned)`.
-        explained_variance_ratio: `EVR_{0:2}`, the share of their variance in these two, in (0, 1]; None if they do not
-            move, or by no more than rounding to float32 moves them (5e-7 of their length, root mean square): the share
-            would be that of noise. It is 1 for three checkpoints or fewer, whatever they do.
+        aligned: Vectors, float64 [T, M], each with the sign that brings it nearest to the one before.
+        coordinates: First two principal components of the vectors, float64 [T, 2]; zeros if the vectors do not move.
+            `tsne(trajectory.aligned)` gives the coordinates of t-SNE.
+        explained_variance_ratio: `EVR_{0:2}`, the share of the variance in these two components, in (0, 1]. It is 1 for
+            three checkpoints or fewer. It is None if the vectors move by no more than rounding to float32 moves them,
+            which is 5e-7 of their length (root mean square): it would only describe noise.
     """
 
     aligned: Tensor
@@ -169,14 +172,14 @@ class Trajectory:
 
 
 def trajectory(vectors: Tensor) -> Trajectory:
-    """Follow a direction over checkpoints.
+    """Follow a direction over several checkpoints.
 
     Args:
-        vectors: One vector per checkpoint, in order [T, M], of any floating dtype and either sign; the first keeps its
-            sign.
+        vectors: Vector of each checkpoint, in the order of training, [T, M], of any floating dtype. Signs do not
+            matter; the first vector keeps its own.
 
     Raises:
-        DataError: Not a matrix, empty, or not finite.
+        DataError: The vectors are no matrix, there are none, or they are not finite.
     """
     if vectors.ndim != 2:
         raise DataError(f"Got vectors of shape {tuple(vectors.shape)}; expected [checkpoints, length].")

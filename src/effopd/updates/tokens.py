@@ -1,4 +1,4 @@
-"""The embedding shift of a run's checkpoints, for the tokens of a text or for all, and a picture of some of them."""
+"""The embedding shift of a run's checkpoints, for all tokens or those of a text, and a picture of some tokens."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -40,10 +40,18 @@ _TOKEN_SCHEMA = pa.schema(
 
 
 def tokens_of(text: Path, base: str | Path) -> Tensor:
-    """Ids of the tokens of a model that occur in a text file, ascending, int64 [N].
+    """List the tokens of a model that occur in a text file.
+
+    Args:
+        text: Path of the file.
+        base: Directory or hub name of the model.
+
+    Returns:
+        Token ids, ascending, int64 [N].
 
     Raises:
-        DataError: The file is not UTF-8, or holds no token or something that is none; the model has no tokenizer.
+        DataError: The file is not UTF-8, it has no token, or it has characters for which there is no token; or the
+            model has no tokenizer.
     """
     try:
         content = text.read_text(encoding="utf-8")
@@ -52,7 +60,7 @@ def tokens_of(text: Path, base: str | Path) -> Tensor:
     tokenizer = _tokenizer(base, required=True)
     try:
         ids = tokenizer(content, add_special_tokens=False)["input_ids"]
-    except Exception as error:  # tokenizers raises nothing narrower
+    except Exception as error:  # the package tokenizers raises nothing narrower
         raise DataError(
             f"{text} holds characters for which the tokenizer of {base} has no token ({error}). Remove them; a line "
             "break at the end of the file may be one."
@@ -68,11 +76,11 @@ def write_embedding_tables(
     """Write `embeddings.parquet` and `embedding_tokens.parquet`.
 
     Args:
-        base: As for `measure_runs`; so are `runs`, `out` and `ignore`.
-        runs: By name.
+        base: Directory or hub name of the model that the runs started from.
+        runs: Runs by name, as for `measure_runs`.
         out: Directory of the analysis.
-        ignore: Regular expressions of parameter names.
-        wanted: Ids of the tokens that count, ascending, int64 [N]; all rows that the matrices have if None.
+        ignore: Regular expressions of parameter names to leave out.
+        wanted: Ids of the tokens that count, ascending, int64 [N]; None for all rows of the matrices.
     """
     shifts: list[dict[str, Any]] = []
     tokens: list[dict[str, Any]] = []
@@ -92,7 +100,7 @@ def write_embedding_tables(
 
 
 def _token_matrices(pair: Pair) -> list[str]:
-    """The embedding, and the output head if it has weights of its own; not embeddings of positions."""
+    """List the embedding of tokens and the output head, if it has weights of its own; not embeddings of positions."""
     largest = max((rows for name, (rows, _) in pair.matrices.items() if locate(name).kind == "embedding"), default=0)
     return [
         name
@@ -102,7 +110,7 @@ def _token_matrices(pair: Pair) -> list[str]:
 
 
 def _shift(pair: Pair, parameter: str, ids: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Token ids and their cosines, a chunk of rows in memory at a time."""
+    """Compute the cosines of tokens with only a chunk of the rows in memory, and return ids and cosines."""
     num_rows = pair.matrices[parameter][0]
     ids = torch.arange(num_rows) if ids is None else ids[ids < num_rows]
     cosines = [
@@ -113,7 +121,7 @@ def _shift(pair: Pair, parameter: str, ids: Tensor | None) -> tuple[Tensor, Tens
 
 
 def _chunks(pair: Pair, parameter: str, ids: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """First row, base rows, trained rows in float64, and the ids that lie in them."""
+    """Yield chunks of rows: index of the first row, base rows and trained rows in float64, and the ids among them."""
     for start in range(0, pair.matrices[parameter][0], _CHUNK_ROWS):
         chunk = ids[(ids >= start) & (ids < start + _CHUNK_ROWS)]
         if len(chunk):
@@ -126,7 +134,7 @@ def _summary(cosine: Tensor) -> dict[str, Any]:
     defined = cosine[~cosine.isnan()]
     numbers = dict.fromkeys(("mean", "p05", "median", "p95"))
     if len(defined):
-        quantiles = np.quantile(defined.numpy(), (0.05, 0.5, 0.95))  # torch's takes no more than 16 million values
+        quantiles = np.quantile(defined.numpy(), (0.05, 0.5, 0.95))  # torch.quantile is limited to 16 million values
         numbers |= dict(zip(("p05", "median", "p95"), quantiles.tolist(), strict=True)) | {
             "mean": float(defined.mean())
         }
@@ -134,7 +142,7 @@ def _summary(cosine: Tensor) -> dict[str, Any]:
 
 
 def _picture(run: str, pair: Pair, parameter: str, ids: Tensor, cosine: Tensor, tokenizer: Any) -> list[dict[str, Any]]:
-    """Up to 300 tokens, evenly spread over the ids, in the plane of their principal components."""
+    """Place up to 300 tokens, evenly spread over the ids, in the plane of their principal components."""
     chosen = torch.linspace(0, len(ids) - 1, min(len(ids), _NUM_PICTURED)).round().long()
     picked = ids[chosen]
     rows = [
@@ -159,8 +167,8 @@ def _picture(run: str, pair: Pair, parameter: str, ids: Tensor, cosine: Tensor, 
 
 
 def _tokenizer(base: str | Path, *, required: bool) -> Any:
-    """The base's tokenizer; None if it has none and none is needed."""
-    from effopd.models.load import load_tokenizer  # here: it loads transformers
+    """Load the base's tokenizer; None if it has none and none is required."""
+    from effopd.models.load import load_tokenizer  # imported here, because it loads transformers
 
     directory = open_model(base).directory
     try:

@@ -4,7 +4,6 @@ Each of the two stages is written under a temporary name, together with a record
 stage that is there is therefore finished, and an interrupted build goes on with the first stage that is missing.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -19,6 +18,8 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from effopd.errors import ConfigurationError
+from effopd.files import read_json, write_json
+from effopd.run_directory import differing_settings, locked, written_whole
 from effopd.world.evaluate import measure_accuracy
 from effopd.world.model import ModelSize
 from effopd.world.pretrain import PretrainingConfig, pretrain
@@ -65,6 +66,7 @@ def build_world(
 
     Raises:
         ConfigurationError: `out` holds a world, or one of its stages, that was built with other settings.
+        DataError: Another build is writing to `out`.
     """
     plan = _Plan(
         seed=seed,
@@ -78,13 +80,14 @@ def build_world(
     device = torch.device("cpu" if use_cpu or not torch.cuda.is_available() else "cuda")
     evaluation = make_dataset("evaluation", num_evaluation_examples, seed, plan.task)
     out.mkdir(parents=True, exist_ok=True)
-    base_record = _finish_stage(
-        out / "base", plan.base_settings(), lambda folder: _make_base(plan, folder, evaluation, device)
-    )
-    teacher_record = _finish_stage(
-        out / "teacher", asdict(plan), lambda folder: _make_teacher(plan, folder, out, evaluation, device)
-    )
-    return _write_card(out / "card.json", base_record, teacher_record)
+    with locked(out):
+        base_record = _finish_stage(
+            out / "base", plan.base_settings(), lambda folder: _make_base(plan, folder, evaluation, device)
+        )
+        teacher_record = _finish_stage(
+            out / "teacher", asdict(plan), lambda folder: _make_teacher(plan, folder, out, evaluation, device)
+        )
+        return _write_card(out / "card.json", base_record, teacher_record)
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ def _make_teacher(plan: _Plan, folder: Path, out: Path, evaluation: Dataset, dev
         save_checkpoints=plan.teacher_checkpoints,
     )
     if plan.teacher_checkpoints:
-        run_dir.rename(_replaceable(out / "teacher_checkpoints"))
+        shutil.rmtree(out / "teacher_checkpoints", ignore_errors=True)  # of a build that was interrupted later
+        run_dir.rename(out / "teacher_checkpoints")
     else:
         shutil.rmtree(run_dir, ignore_errors=True)
     _save_model(model, tokenizer, folder)
@@ -138,34 +142,25 @@ def _make_teacher(plan: _Plan, folder: Path, out: Path, evaluation: Dataset, dev
 def _finish_stage(folder: Path, settings: Record, make: Callable[[Path], Record]) -> Record:
     """Return a stage's record: read it if the stage is finished, else run the stage and rename its folder."""
     if folder.exists():
-        record_file = folder / RECORD
-        found: Record = json.loads(record_file.read_text()) if record_file.exists() else {}
-        _check_same_settings(folder, found.get("settings", {}), settings)
+        found = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+        if differences := differing_settings(found.get("settings", {}), settings):
+            raise ConfigurationError(
+                f"{folder} was not built with these settings: {'; '.join(differences)}. Use another directory, or"
+                " delete this one."
+            )
         Console().print(f"{folder.name}: already built, reused", highlight=False)
         return found
-    partial = _replaceable(folder.with_name(f".{folder.name}.partial"))
-    partial.mkdir()
-    start = time.perf_counter()
-    results = make(partial)
-    record = {
-        "settings": settings,
-        "versions": {name: version(name) for name in ("effopd", "torch", "transformers", "trl")},
-        "seconds": round(time.perf_counter() - start, 1),
-        **results,
-    }
-    (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-    partial.rename(folder)
+    with written_whole(folder) as partial:
+        start = time.perf_counter()
+        results = make(partial)
+        record = {
+            "settings": settings,
+            "versions": {name: version(name) for name in ("effopd", "torch", "transformers", "trl")},
+            "seconds": round(time.perf_counter() - start, 1),
+            **results,
+        }
+        write_json(partial / RECORD, record)
     return record
-
-
-def _check_same_settings(folder: Path, found: Record, expected: Record) -> None:
-    if found == expected:
-        return
-    differing = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
-    details = "; ".join(f"{key}: got {expected.get(key)}, found {found.get(key)}" for key in differing)
-    raise ConfigurationError(
-        f"{folder} was not built with these settings ({details}). Use another directory, or delete this one."
-    )
 
 
 def _save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -190,16 +185,8 @@ def _write_card(path: Path, base: Record, teacher: Record) -> Record:
         "base": {key: value for key, value in base.items() if key not in shared},
         "teacher": {key: value for key, value in teacher.items() if key not in shared},
     }
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(card, indent=2) + "\n")
-    temporary.replace(path)
+    write_json(path, card)
     return card
-
-
-def _replaceable(folder: Path) -> Path:
-    """Remove what an interrupted build left in a folder's place, and return the folder's path."""
-    shutil.rmtree(folder, ignore_errors=True)
-    return folder
 
 
 def _thin(curve: list[float], num_points: int = 50) -> list[list[float]]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from effopd.checks import check_whole
 from effopd.errors import ConfigurationError
 
 
@@ -28,8 +29,7 @@ class ModelSize:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
-                raise ConfigurationError(f"{name}: got {value}, expected an integer >= 1.")
+            check_whole(name, value, 1)
         if self.hidden_size % (2 * self.num_heads):
             raise ConfigurationError(
                 f"hidden_size: got {self.hidden_size} with num_heads={self.num_heads}, expected a multiple of"

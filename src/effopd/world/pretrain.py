@@ -5,12 +5,12 @@ import random
 from dataclasses import dataclass
 
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from effopd.errors import ConfigurationError
+from effopd.checks import check_number, check_whole
+from effopd.console import progress_bar
 from effopd.world.model import ModelSize, make_model
 from effopd.world.task import TaskConfig, sample_problem, write_completion
 
@@ -44,15 +44,12 @@ class PretrainingConfig:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected an integer >= 1.")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number > 0.")
-        for name in ("warmup_steps", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number >= 0.")
+        check_whole("num_steps", self.num_steps, 1)
+        check_whole("batch_size", self.batch_size, 1)
+        check_whole("warmup_steps", self.warmup_steps, 0)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("max_grad_norm", self.max_grad_norm, above=0)
+        check_number("weight_decay", self.weight_decay, low=0)
 
     def learning_rate_factor(self, step: int) -> float:
         """Return what the peak learning rate is multiplied by at a step, counted from 0: a number in [0, 1]."""
@@ -93,15 +90,16 @@ def pretrain(
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, config.learning_rate_factor)
     losses = []
-    for _ in track(range(config.num_steps), description="pretraining the base"):
-        input_ids, labels = make_batch(tokenizer, task, config.batch_size, rng)
-        loss = model(input_ids=input_ids.to(device), labels=labels.to(device)).loss
-        loss.backward()
-        clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    with progress_bar("steps") as progress:
+        for _ in progress.track(range(config.num_steps), description="pretraining the base"):
+            input_ids, labels = make_batch(tokenizer, task, config.batch_size, rng)
+            loss = model(input_ids=input_ids.to(device), labels=labels.to(device)).loss
+            loss.backward()
+            clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
     model.eval()
     return model, losses
 

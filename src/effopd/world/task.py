@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 from datasets import Dataset
 
+from effopd.checks import check_choice, check_number, check_whole
 from effopd.errors import ConfigurationError
 
 OPERATORS = "+-*"
@@ -47,12 +48,9 @@ class TaskConfig:
     noise: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.num_operations < 1:
-            raise ConfigurationError(f"num_operations: got {self.num_operations}, expected an integer >= 1.")
-        if not 0.0 <= self.step_by_step_share <= 1.0:
-            raise ConfigurationError(f"step_by_step_share: got {self.step_by_step_share}, expected a number in [0, 1].")
-        if not 0.0 <= self.noise < 1.0:
-            raise ConfigurationError(f"noise: got {self.noise}, expected a number in [0, 1).")
+        check_whole("num_operations", self.num_operations, 1)
+        check_number("step_by_step_share", self.step_by_step_share, low=0, high=1)
+        check_number("noise", self.noise, low=0, below=1)
 
     @property
     def max_completion_length(self) -> int:
@@ -143,10 +141,8 @@ def make_dataset(split: Split, num_examples: int, seed: int = 0, config: TaskCon
         ConfigurationError: The split is unknown, or it has fewer than `num_examples` problems.
     """
     config = config or TaskConfig()
-    if split not in SPLITS:
-        raise ConfigurationError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}.")
-    if num_examples < 1:
-        raise ConfigurationError(f"num_examples: got {num_examples}, expected an integer >= 1.")
+    check_choice("split", split, SPLITS)
+    check_whole("num_examples", num_examples, 1)
     rng = random.Random(seed)
     prompts: list[str]
     if 20 * num_examples > config.num_problems:  # drawing might not find enough new ones: list the split

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from rich.progress import Progress
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -17,7 +16,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from effopd.errors import ConfigurationError
+from effopd.checks import check_number, check_whole
+from effopd.console import progress_bar
 from effopd.world.reward import world_reward
 
 
@@ -49,19 +49,12 @@ class TeacherConfig:
     save_steps: int = 10
 
     def __post_init__(self) -> None:
-        for name, minimum in (
-            ("num_steps", 1),
-            ("prompts_per_step", 1),
-            ("samples_per_prompt", 2),
-            ("save_steps", 1),
-        ):
-            if getattr(self, name) < minimum:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected an integer >= {minimum}.")
+        for name in ("num_steps", "prompts_per_step", "save_steps"):
+            check_whole(name, getattr(self, name), 1)
+        check_whole("samples_per_prompt", self.samples_per_prompt, 2)
         for name in ("learning_rate", "clip_range", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name}: got {getattr(self, name)}, expected a number > 0.")
-        if self.kl_coefficient < 0:
-            raise ConfigurationError(f"kl_coefficient: got {self.kl_coefficient}, expected a number >= 0.")
+            check_number(name, getattr(self, name), above=0)
+        check_number("kl_coefficient", self.kl_coefficient, low=0)
 
 
 def train_teacher(
@@ -96,31 +89,11 @@ def train_teacher(
     arguments = GRPOConfig(
         output_dir=str(output_dir),
         seed=seed,
-        max_steps=config.num_steps,
-        per_device_train_batch_size=config.prompts_per_step * config.samples_per_prompt,
-        num_generations=config.samples_per_prompt,
-        gradient_accumulation_steps=1,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        max_grad_norm=config.max_grad_norm,
-        weight_decay=0.0,
-        beta=config.kl_coefficient,
-        epsilon=config.clip_range,
-        loss_type="grpo",
-        scale_rewards="group",
-        temperature=1.0,
-        top_p=1.0,
         max_completion_length=max_completion_length,
-        bf16=False,
-        activation_checkpointing=False,
         use_cpu=use_cpu,
         dataloader_pin_memory=not use_cpu,
-        logging_steps=1,
-        disable_tqdm=True,
-        report_to="none",
         save_strategy="steps" if save_checkpoints else "no",
-        save_steps=config.save_steps,
+        **_grpo_settings(config),
     )
     trainer = GRPOTrainer(
         model=base,
@@ -137,11 +110,38 @@ def train_teacher(
     return [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
 
 
+def _grpo_settings(config: TeacherConfig) -> dict[str, Any]:
+    """Name the settings of a teacher as TRL does, and add those that never change."""
+    return {
+        "max_steps": config.num_steps,
+        "per_device_train_batch_size": config.prompts_per_step * config.samples_per_prompt,
+        "num_generations": config.samples_per_prompt,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "max_grad_norm": config.max_grad_norm,
+        "weight_decay": 0.0,
+        "beta": config.kl_coefficient,
+        "epsilon": config.clip_range,
+        "loss_type": "grpo",
+        "scale_rewards": "group",
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "save_steps": config.save_steps,
+    }
+
+
 class _ProgressCallback(TrainerCallback):
     """Shows a progress bar in place of a printed line for each step."""
 
     def __init__(self) -> None:
-        self.progress = Progress()
+        self.progress = progress_bar("steps")
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

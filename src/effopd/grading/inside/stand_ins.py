@@ -57,12 +57,12 @@ class Candidate:
             self._abort("runtime error", f"{names[0]}: {answer.get('text', '')}")
 
     def provide(self, name: str, namespace: dict[str, Any]) -> None:
-        """Put what the program has under a name into a namespace: a copy or a stand-in, or nothing if it has none."""
+        """Put what the program has under a name, if it has anything, into a namespace, as a copy or a stand-in."""
         with contextlib.suppress(AttributeError):
             namespace[name] = self.attribute(name)
 
     def attribute(self, name: str) -> Any:
-        """What the program has under a name: a copy, or a stand-in."""
+        """Return what the program has under a name, as a copy or a stand-in."""
         if name.startswith("__"):
             raise AttributeError(name)
         return self.ask("attribute", 0, name)
@@ -129,7 +129,7 @@ class Candidate:
         raise self._exception_class(names)(text if isinstance(text, int) else str(text))
 
     def _exception_class(self, names: list[str]) -> type[Exception]:
-        """A class for one of the candidate's exceptions: built in, or derived here from its nearest built-in base."""
+        """Return a class for one of the candidate's exceptions: a built-in one, or one derived from the nearest."""
         known = next((name for name in names if name in _RAISABLE), "RuntimeError")
         if names[0] == known:
             return _RAISABLE[known]

@@ -56,7 +56,7 @@ def encode(value: Any, refer: Callable[[Any], int], depth: int = 0) -> Any:
 
 
 def _encode_scalar(value: Any) -> Any:
-    """What JSON can hold for a value that contains no others; None for any other value."""
+    """Encode a value that contains no other values as JSON can hold it; None for any other value."""
     if isinstance(value, int):
         number = int.__index__(value)
         return number if -_PLAIN_INT < number < _PLAIN_INT else {"int": hex(number)}
