@@ -1,4 +1,4 @@
-# Everything runs inside .venv. Two threads by default: more than the cores there are makes small models slower.
+# Everything runs inside .venv, with two threads by default. More threads than cores would make small models slower.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: setup demo system test test-slow check format clean
 
-# torch goes first and alone: installed as a dependency, pip would be free to pick another build of it.
+# torch is installed first and alone. As a dependency of the others, pip could pick another build of it.
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
@@ -19,11 +19,11 @@ setup: $(VENV)/installed
 demo: setup
 	$(BIN)/effopd demo --seeds 3
 
-# Chromium shows the report to a test; bubblewrap is the sandbox of model-written programs.
+# A test opens the report in Chromium; bubblewrap is the sandbox for programs that models write.
 system:
 	scripts/debian-packages chromium:chromium bwrap:bubblewrap
 
-# Two processes of one thread each: a test module is one process's.
+# Two processes, of one thread each, run the tests; a module's tests stay in one process.
 test: setup system
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term --cov-fail-under=90
 

@@ -1,12 +1,12 @@
-"""`effopd analyze`'s measurements against the full pipeline: time, memory, bytes and error, on one core.
+"""Time, memory, bytes and error of `effopd analyze`, beside those of the full pipeline, on one core.
 
     python benchmarks/analysis.py              # about ten minutes on an idle core, 8 GB
     python benchmarks/analysis.py --quick      # a smoke test
 
-A synthetic pair of bf16 checkpoints with the matrix shapes of Qwen2.5-1.5B (four layers) and a power-law update. The
-full pipeline loads both models, takes the float32 SVD with vectors of every matrix and saves the factors; once as the
-matrices lie, and once turned to where LAPACK is faster. Every contestant is a process of its own with one thread. With
-`--device cuda`, the shapes of Qwen3-8B on that GPU.
+Both measure a synthetic pair of bf16 checkpoints with the matrix shapes of Qwen2.5-1.5B (four layers) and a power-law
+update. The full pipeline loads both models, computes the float32 SVD with vectors of every matrix, and saves the
+factors: once with the matrices as stored, and once with each transposed to where LAPACK is faster. Every contestant
+runs in a process of its own with one thread. `--device cuda` takes the shapes of Qwen3-8B and runs on the GPU.
 """
 
 import argparse
@@ -51,7 +51,10 @@ MODELS = {
 
 
 def write_pair(directory: Path, shapes: Shapes, num_layers: int, device: str) -> None:
-    """Base and trained: normal weights, and an update whose singular values fall as i^-0.7 to a fiftieth in norm."""
+    """Write a base of normal weights, and the same with an update.
+
+    The update's singular values fall as i^-0.7, and its norm is a fiftieth of the weight's.
+    """
     base: dict[str, torch.Tensor] = {}
     trained: dict[str, torch.Tensor] = {}
     torch.manual_seed(0)
@@ -72,7 +75,7 @@ def write_pair(directory: Path, shapes: Shapes, num_layers: int, device: str) ->
 
 
 def full_pipeline(directory: Path, out: Path, device: str, *, turn: bool) -> dict[str, Any]:
-    """Both models in memory, SVD with vectors in float32, factors on disk."""
+    """Load both models, compute the SVD with vectors in float32, and write the factors to disk."""
     base, trained = (load_file(directory / name / "model.safetensors") for name in ("base", "trained"))
     out.mkdir(parents=True)
     found = {}
@@ -87,13 +90,13 @@ def full_pipeline(directory: Path, out: Path, device: str, *, turn: bool) -> dic
 
 
 def effopd_pipeline(directory: Path, out: Path, device: str, precision: str) -> dict[str, Any]:
-    """What `effopd analyze --workers 1` does before it draws."""
+    """Do what `effopd analyze --workers 1` does before it draws."""
     records = measure_runs(directory / "base", {"run": directory / "trained"}, out, device=device, precision=precision)
     return {record["parameter"]: [record[name] for name in METRICS] for record in records}
 
 
 def metrics_of(sigma: np.ndarray, long: int) -> list[float]:
-    """The definitions, applied to singular values."""
+    """Compute the metrics from singular values by their definitions."""
     sigma = sigma[sigma > long * 2.2e-16 * sigma[0]]
     p, square = sigma / sigma.sum(), (sigma**2).sum()
     top = (sigma[: math.ceil(len(sigma) / 100)] ** 2).sum()
@@ -102,7 +105,7 @@ def metrics_of(sigma: np.ndarray, long: int) -> list[float]:
 
 
 def exact(directory: Path, device: str) -> dict[str, Any]:
-    """The same by NumPy's float64 SVD (by torch's on a GPU)."""
+    """Compute the same metrics from torch's float64 singular values."""
     base, trained = (load_file(directory / name / "model.safetensors") for name in ("base", "trained"))
     found = {}
     for name, weight in trained.items():
@@ -114,7 +117,7 @@ def exact(directory: Path, device: str) -> dict[str, Any]:
 
 
 def products(directory: Path, device: str) -> dict[str, Any]:
-    """The floor: nothing but the float64 product of every update with itself."""
+    """Time the floor: only the float64 product of every update with itself."""
     base, trained = (load_file(directory / name / "model.safetensors") for name in ("base", "trained"))
     seconds = 0.0
     for name, weight in trained.items():
@@ -143,13 +146,13 @@ def now(device: str) -> float:
 
 
 def peak_rss() -> int:
-    """Of this program: getrusage would count what the process was before exec too."""
+    """Peak memory of this program in bytes. getrusage would also count what the process was before exec."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
 
 def contest(name: str, directory: Path, out: Path, device: str) -> None:
-    """In a process of its own: run one contestant and print what it took as JSON."""
+    """Run one contestant, in a process of its own, and print what it took as JSON."""
     torch.set_num_threads(1 if device == "cpu" else 8)
     started, cpu = now(device), time.process_time()
     found = CONTESTANTS[name](directory, out, device)
@@ -178,7 +181,7 @@ def run(name: str, directory: Path, device: str) -> dict[str, Any]:
 
 
 def families(rows: int, columns: int) -> dict[str, torch.Tensor]:
-    """Updates on which one route or another loses digits."""
+    """Make updates on which one of the routes loses digits."""
     torch.manual_seed(0)
     noise = torch.randn(rows, columns, dtype=torch.float64)
 
@@ -200,7 +203,7 @@ def families(rows: int, columns: int) -> dict[str, torch.Tensor]:
 
 
 def family_errors(rows: int, columns: int) -> dict[str, dict[str, Any]]:
-    """Worst relative error of the metrics on each family, and the route taken."""
+    """Find the worst relative error of the metrics on each family, and the route taken."""
     result: dict[str, dict[str, Any]] = {}
     for name, update in families(rows, columns).items():
         found = spectrum(update)
@@ -217,7 +220,7 @@ def family_errors(rows: int, columns: int) -> dict[str, dict[str, Any]]:
 
 
 def largest_matrix(directory: Path, shape: tuple[int, int]) -> dict[str, Any]:
-    """Memory for an MLP matrix of a 32B model, whose update takes more than 1 GB in float64."""
+    """Measure an MLP matrix of a 32B model, whose update takes more than 1 GB in float64."""
     name = "model.layers.0.mlp.up_proj.weight"
     torch.manual_seed(0)
     for model in ("base", "trained"):
@@ -235,10 +238,12 @@ def worst_error(found: dict[str, list[float]], expected: dict[str, list[float]])
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small matrices, nothing kept in results/")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=1, help="of each contestant; the median counts")
+    parser.add_argument("--quick", action="store_true", help="measure small matrices, and write nothing to results/")
+    parser.add_argument("--device", default="cpu", help="device that computes, cpu or cuda; default: %(default)s")
+    parser.add_argument("--layers", type=int, default=4, help="number of layers; default: %(default)s")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="runs of each contestant, whose median counts; default: %(default)s"
+    )
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -312,11 +317,11 @@ def markdown(summary: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        f"Medians of {summary['repeats']} runs, each contestant in a process of its own, in turn. Reading and writing "
-        "are included, starting Python is not. `turned`: the full pipeline with each matrix transposed to where LAPACK "
-        "is faster. Floor: the float64 products of the updates with themselves, no more, "
+        f"The numbers are medians of {summary['repeats']} runs. The contestants take turns, each in a process of its "
+        "own. Reading and writing are included, starting Python is not. `turned` is the full pipeline with each matrix "
+        "transposed to where LAPACK is faster. The floor is only the float64 product of every update with itself, "
         f"{summary['product_seconds']:.1f} s. "
-        "Error: the largest relative one of four metrics over all matrices, against the float64 SVD.",
+        "The error is the largest relative error of four metrics over all matrices, against the float64 SVD.",
         "",
     ]
     if "families" in summary:
@@ -325,8 +330,8 @@ def markdown(summary: dict[str, Any]) -> str:
         large = summary["largest_matrix"]
         lines += [
             "",
-            f"A {large['shape'][0]} x {large['shape'][1]} matrix: {large['seconds']:.0f} s, "
-            f"{large['peak_rss_bytes'] / 1e9:.2f} GB peak RSS.",
+            f"A {large['shape'][0]} x {large['shape'][1]} matrix takes {large['seconds']:.0f} s and "
+            f"{large['peak_rss_bytes'] / 1e9:.2f} GB of memory at its peak.",
             "",
         ]
     return "\n".join(lines)

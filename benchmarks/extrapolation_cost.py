@@ -1,15 +1,15 @@
-"""What one extrapolation candidate costs, beside a copy of the same bytes and the obvious way to do it.
+"""What one extrapolation candidate costs, beside a copy of the same bytes and the obvious way to make a candidate.
 
     python benchmarks/extrapolation_cost.py                                        # 0.5 billion parameters, CPU
-    python benchmarks/extrapolation_cost.py --device cuda --shapes qwen3-4b        # where there is a GPU
+    python benchmarks/extrapolation_cost.py --device cuda --shapes qwen3-4b        # on a GPU
 
-Three ways are timed in turn, over and over, in one process, so that a drifting machine drifts for all of them:
+Three ways are timed in turn, many times, in one process, so that a machine that gets slower does so for all of them:
 
-    candidate   Snapshot.write_candidate: parameters <- W_t + scale * (W_t - anchor), in one pass
-    copy        parameters <- W_t, tensor by tensor: the floor of anything that sets the parameters
-    obvious     clone the state dict to CPU, loop over its tensors, load it back
+    candidate   Snapshot.write_candidate sets the parameters to W_t + scale * (W_t - anchor), in one pass
+    copy        sets the parameters to W_t, tensor by tensor, which is the least that any way can cost
+    obvious     clones the state dict to the CPU, loops over its tensors, and loads it back
 
-A further part times the callback on the embedded world at a step that is no trigger, against the step itself.
+A second part times the callback on the embedded world at a step that is no trigger, beside the step itself.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SCALE = 4.0
 
 
 def make_model(shapes: str, dtype: torch.dtype, device: str) -> torch.nn.ParameterDict:
-    """Parameters with a real model's shapes and the spread of trained weights."""
+    """Make parameters with a real model's shapes and the spread of trained weights."""
     hidden, mlp, layers, query, key, vocabulary, tied = SHAPES[shapes]
     sizes = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
     if not tied:
@@ -62,7 +62,7 @@ def make_model(shapes: str, dtype: torch.dtype, device: str) -> torch.nn.Paramet
 
 
 def obvious_way(model: torch.nn.Module, anchor: dict[str, torch.Tensor], current: dict[str, torch.Tensor]) -> None:
-    """A first attempt at extrapolation, as one writes it in a notebook. `anchor` and `current` are CPU clones."""
+    """Extrapolate as one first writes it in a notebook. `anchor` and `current` are clones on the CPU."""
     candidate = {}
     for name in current:
         candidate[name] = current[name] + SCALE * (current[name] - anchor[name])
@@ -129,7 +129,7 @@ def synchronize(device: str) -> None:
 
 
 def step_overhead(steps: int) -> dict[str, float]:
-    """Seconds of `on_step_end` at steps without a trigger, against the training step, on the embedded world."""
+    """Time `on_step_end` at steps without a trigger, and the training steps, on the embedded world, in seconds."""
     import tempfile
 
     from effopd.experiments.arguments import world_run_arguments
@@ -160,7 +160,7 @@ def step_overhead(steps: int) -> dict[str, float]:
 
 
 def table(results: list[dict[str, Any]], overhead: dict[str, float] | None) -> str:
-    """The records as Markdown."""
+    """Write the records as Markdown."""
     lines = [
         "| shapes | dtype | device | copies on | GB | candidate s | copy s | obvious s | candidate / copy "
         "| obvious / candidate |",
@@ -176,19 +176,21 @@ def table(results: list[dict[str, Any]], overhead: dict[str, float] | None) -> s
     if overhead:
         lines += [
             "",
-            f"The callback at a step without a trigger: {1e6 * overhead['callback_seconds']:.1f} microseconds of a "
-            f"{overhead['step_seconds']:.2f} s step of the embedded world ({overhead['share']:.5%}).",
+            f"At a step without a trigger, the callback takes {1e6 * overhead['callback_seconds']:.1f} microseconds of "
+            f"a {overhead['step_seconds']:.2f} s step of the embedded world ({overhead['share']:.5%}).",
         ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", choices=SHAPES, default="qwen2.5-0.5b")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--shapes", choices=SHAPES, default="qwen2.5-0.5b", help="model whose shapes are taken")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="device; default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=7, help="timings of each way; default: %(default)s")
     parser.add_argument("--steps", type=int, default=12, help="steps of the embedded world; 0 leaves that part out")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/extrapolation_cost"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results/extrapolation_cost"), help="path without suffix"
+    )
     options = parser.parse_args()
     results = []
     for dtype in (torch.float32, torch.bfloat16):

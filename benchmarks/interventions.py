@@ -1,23 +1,23 @@
-"""What a sweep's cell costs: truncating updates, applying interventions, evaluating; each against the obvious way.
+"""What the parts of a sweep's cell cost, each beside the obvious way: truncating, intervening and evaluating.
 
     python benchmarks/interventions.py            # one layer of Qwen2.5-1.5B, and a model of four of its layers, CPU
     python benchmarks/interventions.py --quick    # a smoke test in seconds
 
-All parts time the ways in turn, over and over, in one process, so that a drifting machine drifts for all of them.
+Each part times its ways in turn, many times, in one process, so that a machine that gets slower does so for all ways.
 
-    top 10 % of every matrix of a layer
-        ours        keep_top(dW, ...): eigenvectors of the short side's Gram matrix, float64
-        obvious     torch.linalg.svd(dW, full_matrices=False) and U_k diag(S_k) V_k, float32
+    keep the top 10 % of every matrix of a layer
+        ours        keep_top(dW, ...), with eigenvectors of the short side's Gram matrix, in float64
+        obvious     torch.linalg.svd(dW, full_matrices=False) and U_k diag(S_k) V_k, in float32
 
-    from the trained model in memory to an intervened one, and back
-        live        LiveModel.intervened: enter the block and leave it
-        disk        intervene to a directory, and from_pretrained of it
-        reload      from_pretrained of a model that was written before, and a copy of every parameter, as its pages are
-                    only mapped before that; they are in the page cache
+    go from the trained model in memory to an intervened one, and back
+        live        enter and leave the block of LiveModel.intervened
+        disk        write the model with intervene, and load it with from_pretrained
+        reload      load a model that was written before, and copy every parameter, because loading only maps its pages;
+                    they are in the page cache
 
-    one sampled and graded completion to each problem of the embedded world, from its base and its teacher
-        batched     evaluate: batches of 256, graded, with intervals
-        one_by_one  model.generate on one prompt at a time, and the world's reward
+    sample and grade a completion to each problem of the embedded world, from its base and its teacher
+        batched     evaluate in batches of 256, graded, with intervals
+        one_by_one  call model.generate on one prompt at a time, and the world's reward
 """
 
 import argparse
@@ -53,7 +53,7 @@ INTERVENTIONS: dict[str, Intervention] = {
 
 
 def layer_updates(shapes: str) -> dict[str, torch.Tensor]:
-    """Updates of a layer's matrices: differences of bf16 numbers, of low rank and noise."""
+    """Make updates of a layer's matrices, which are differences of bf16 numbers: low rank plus noise."""
     hidden, mlp, heads, kv_heads, _ = SHAPES[shapes]
     kv = hidden // heads * kv_heads
     sizes = {"q": (hidden, hidden), "k": (kv, hidden), "v": (kv, hidden), "o": (hidden, hidden)}
@@ -105,7 +105,7 @@ def truncation(shapes: str, repeats: int) -> dict[str, Any]:
 
 
 def write_models(shapes: str, layers: int, directory: Path) -> tuple[Path, Path]:
-    """A random base, and the same with small noise, in bf16."""
+    """Write a random base, and the same with small noise, in bf16."""
     hidden, mlp, heads, kv_heads, vocabulary = SHAPES[shapes]
     config = Qwen2Config(
         hidden_size=hidden,
@@ -130,7 +130,7 @@ def memory_against_disk(shapes: str, layers: int, repeats: int) -> dict[str, Any
         base, trained = write_models(shapes, layers, Path(folder))
         model = AutoModelForCausalLM.from_pretrained(trained, dtype="auto")
         live = LiveModel(model, base)
-        with live.intervened(TopComponents(PERCENT)):  # a sweep's first one decomposes
+        with live.intervened(TopComponents(PERCENT)):  # decomposes each matrix, as the first truncation of a sweep does
             pass
         results = {
             name: three_ways(live, base, trained, intervention, Path(folder) / "out", repeats)
@@ -176,7 +176,7 @@ def load_and_read(directory: Path) -> None:
 
 
 def throughput(problems: int, repeats: int) -> dict[str, Any]:
-    """Completions per second, and the accuracy that either way measures."""
+    """Measure completions per second, and the accuracy that each way finds."""
     task = load_task("world", limit=problems)
     results = {}
     for name in ("world:base", "world:teacher"):
@@ -211,12 +211,14 @@ def one_by_one(model: Any, tokenizer: Any, task: Any) -> float:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The record as Markdown."""
+    """Write the record as Markdown."""
     truncated, moved, evaluated = (record[part] for part in ("truncation", "memory_against_disk", "throughput"))
     lines = [
-        f"Top {PERCENT:g} % of each matrix of one layer of {record['shapes']}, {record['machine']['threads']} "
-        f"thread(s): obvious / ours = {truncated['obvious_to_ours']:.1f} over the layer; the results differ by at most "
-        f"{truncated['largest_relative_difference']:.1g} of their norm (ours in float64, the obvious way in float32).",
+        f"Keeping the top {PERCENT:g} % of each matrix of one layer of {record['shapes']} with "
+        f"{record['machine']['threads']} thread(s): over the layer, obvious / ours = "
+        f"{truncated['obvious_to_ours']:.1f}. The results differ by at most "
+        f"{truncated['largest_relative_difference']:.1g} of their norm (ours is in float64, the obvious way in "
+        "float32).",
         "",
         "| matrix | shape | ours s | obvious s | obvious / ours |",
         "|---|---|---|---|---|",
@@ -227,8 +229,8 @@ def table(record: dict[str, Any]) -> str:
         lines.append(f"| {name} | {shape} | {row['ours']:.2f} | {row['obvious']:.2f} | {ratio:.1f} |")
     lines += [
         "",
-        f"A model of {moved['layers']} such layers, {moved['parameters'] / 1e6:.0f} million parameters in bf16, from "
-        "trained to intervened and back. The live model has its decompositions from an earlier percentage.",
+        f"A model of {moved['layers']} such layers, with {moved['parameters'] / 1e6:.0f} million parameters in bf16, "
+        "goes from trained to intervened and back. The live model has its decompositions from an earlier percentage.",
         "",
         "| intervention | live s | disk s | reload s | disk / live | reload / live |",
         "|---|---|---|---|---|---|",
@@ -241,7 +243,7 @@ def table(record: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        f"One completion, sampled and graded, to each of {evaluated['problems']} problems of the embedded world.",
+        f"Each of {evaluated['problems']} problems of the embedded world gets one completion, sampled and graded.",
         "",
         "| model | batched, per s | one by one, per s | batched / one by one | accuracy, batched | one by one |",
         "|---|---|---|---|---|---|",
@@ -257,11 +259,11 @@ def table(record: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", choices=SHAPES, default="qwen2.5-1.5b")
-    parser.add_argument("--layers", type=int, default=4, help="of the model that goes to the disk and back")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="tiny shapes; prints, and writes only if --out is given")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/interventions")
+    parser.add_argument("--shapes", choices=SHAPES, default="qwen2.5-1.5b", help="model whose shapes are taken")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the model that goes to the disk and back")
+    parser.add_argument("--repeats", type=int, default=5, help="timings of each way; default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="take tiny shapes, and write only if --out is given")
+    parser.add_argument("--out", type=Path, help="results without suffix; default: benchmarks/results/interventions")
     options = parser.parse_args()
     torch.manual_seed(0)
     shapes = "tiny" if options.quick else options.shapes

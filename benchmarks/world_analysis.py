@@ -1,9 +1,9 @@
-"""The paper's measurements on the embedded world's own runs: OPD, EffOPD and GRPO, over seeds.
+"""The paper's measurements on the embedded world's own runs of OPD, EffOPD and GRPO, over seeds.
 
     effopd world runs --out runs/world                                   # six minutes a seed on one idle core
     python benchmarks/world_analysis.py --runs runs/world --out runs/world-analysis
 
-Writes results/world_analysis.{json,md}, and the figures of seed 0 to docs/figures/world_analysis.
+This writes results/world_analysis.{json,md}, and the figures of seed 0 to docs/figures/world_analysis.
 """
 
 import argparse
@@ -43,7 +43,7 @@ COLUMNS = {
 
 
 def last_checkpoint(updates: pd.DataFrame, embeddings: pd.DataFrame, run: str) -> dict[str, float]:
-    """Numbers of a run's last checkpoint; means over attention and MLP matrices."""
+    """Take the numbers of a run's last checkpoint, as means over attention and MLP matrices."""
     rows = updates[(updates.run == run) & (updates.checkpoint == updates[updates.run == run].checkpoint.max())]
     matrices = rows[rows.kind.isin(["attention", "mlp"])]
     shift = embeddings[(embeddings.run == run) & embeddings.parameter.str.contains("embed_tokens")]
@@ -59,7 +59,7 @@ def last_checkpoint(updates: pd.DataFrame, embeddings: pd.DataFrame, run: str) -
 
 
 def lock_in(updates: pd.DataFrame, run: str) -> list[dict[str, float]]:
-    """Alignment with the last checkpoint over training; means over attention and MLP matrices."""
+    """Take the alignment with the last checkpoint over training, as means over attention and MLP matrices."""
     matrices = updates[(updates.run == run) & updates.kind.isin(["attention", "mlp"])]
     columns = ["vector_alignment", "first_vector_cosine", "subspace_alignment", "chance_alignment", "frobenius_norm"]
     means = matrices.groupby("step")[[*columns, "displacement_cosine"]].mean().reset_index()
@@ -69,7 +69,7 @@ def lock_in(updates: pd.DataFrame, run: str) -> list[dict[str, float]]:
 
 
 def accuracies(directory: Path) -> dict[str, float]:
-    """Accuracy of a model, and with the base's part of one kind put back into it."""
+    """Measure the accuracy of a model, and its accuracy with the base's parameters of one kind put back into it."""
     model = AutoModelForCausalLM.from_pretrained(directory)
     base = dict(AutoModelForCausalLM.from_pretrained(base_dir()).named_parameters())
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
@@ -87,7 +87,7 @@ def accuracies(directory: Path) -> dict[str, float]:
 
 
 def interval(values: list[float]) -> list[float]:
-    """Mean and its 95 % interval by Student's t."""
+    """Compute the mean and its 95 % interval by Student's t."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return [mean, float("nan"), float("nan")]
@@ -96,7 +96,7 @@ def interval(values: list[float]) -> list[float]:
 
 
 def difference(one: list[float], other: list[float]) -> list[float]:
-    """Difference of means and its 95 % interval by Welch's t."""
+    """Compute the difference of means and its 95 % interval by Welch's t."""
     found = stats.ttest_ind(one, other, equal_var=False).confidence_interval()
     return [float(np.mean(one) - np.mean(other)), float(found.low), float(found.high)]
 
@@ -120,9 +120,10 @@ def markdown(results: dict[str, Any], seeds: int) -> str:
         lines.append(f"| {label} | " + " | ".join([*cells, show(difference(*pair), digits)]) + " |")
     lines += [
         "",
-        "Last checkpoint: means over attention and MLP matrices (28), then over seeds, with 95 % intervals of the mean "
-        "over seeds by Student's t, and of their difference by Welch's, neither cut off where a value cannot be. "
-        f"Accuracy on {EVALUATION_PROBLEMS:,} problems, one sample each.",
+        "These numbers are of the last checkpoint: means over attention and MLP matrices (28), then over seeds. "
+        "Brackets are 95 % intervals over seeds, of the mean by Student's t and of the difference by Welch's t. They "
+        "are not cut off where a value cannot be. "
+        f"Accuracy is measured on {EVALUATION_PROBLEMS:,} problems, with one sample each.",
         "",
         "Alignment with the run's own last checkpoint (mean over matrices and seeds):",
         "",
@@ -149,9 +150,9 @@ def markdown(results: dict[str, Any], seeds: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="what `effopd world runs` wrote")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--runs", type=Path, required=True, help="directory that `effopd world runs` wrote")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the two analyses")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes; default: %(default)s")
     options = parser.parse_args()
     runs = {path.name: path for path in sorted(options.runs.iterdir()) if (path / "run.json").exists()}
     seeds = sorted({name.split("-")[1] for name in runs})

@@ -4,10 +4,10 @@
     effopd sweep world --root runs/world --out runs/world-sweep
     python benchmarks/world_sweep.py --sweep runs/world-sweep
 
-Copies the rows to results/world_sweep.parquet and the figures to docs/figures/world_sweep, and writes
-results/world_sweep.{json,md}: the comparisons, and the tables of every figure.
+This copies the rows to results/world_sweep.parquet and the figures to docs/figures/world_sweep. It writes the
+comparisons and the tables of every figure to results/world_sweep.{json,md}.
 
-Brackets are 95 % t-intervals over the seeds of training; those of differences are Welch's.
+Brackets are 95 % t-intervals over the seeds of training; those of differences are by Welch's t.
 """
 
 import argparse
@@ -36,20 +36,20 @@ def mean(what: str, run: str, values: np.ndarray) -> Comparison:
 
 
 class Rows:
-    """The sweep's rows, by place."""
+    """Finds the rows of a sweep by sweep, run and further columns."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.rows = rows
 
     def __call__(self, sweep: str, run: str, **where: Any) -> np.ndarray:
-        """Accuracy of each seed of training at one point."""
+        """Find the accuracy of each seed of training at one point."""
         chosen = self.rows[(self.rows["sweep"] == sweep) & (self.rows["run"] == run)]
         for column, value in where.items():
             chosen = chosen[chosen[column] == value]
         return chosen.sort_values("training_seed")["mean"].to_numpy()
 
     def at_norm(self, run: str, kind: str, norm: float) -> np.ndarray:
-        """Accuracy of each seed where its curve, from the base on, crosses a norm of the update; linear in between."""
+        """Find the accuracy of each seed at a norm of the update, linearly between the points of its curve."""
         rows = self.rows[(self.rows["sweep"] == "update_norm") & (self.rows["run"] == run)]
         curve = rows[(rows["kind"] == kind) | ((rows["kind"] == "scale") & (rows["value"] == 0))]
         seeds = [of.sort_values("update_norm") for _, of in curve.groupby("training_seed")]
@@ -107,7 +107,7 @@ def table(found: list[Comparison], sweep: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweep", type=Path, required=True, help="--out of `effopd sweep world`")
+    parser.add_argument("--sweep", type=Path, required=True, help="directory that `effopd sweep world` wrote")
     sweep = parser.parse_args().sweep
     rows = pd.read_parquet(sweep / "results.parquet").drop(columns="node")
     found = compare(Rows(rows))

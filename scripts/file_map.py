@@ -1,6 +1,6 @@
-"""The tree of the package with half a line for each file, from the first sentence of its docstring.
+"""Makes the map of the package: its tree of files, each with the first sentence of its docstring.
 
-    python scripts/file_map.py --write      # puts it into docs/architecture.md
+    python scripts/file_map.py --write      # puts the map into docs/architecture.md
 
 `tests/test_architecture.py` fails when the page and the files differ.
 """
@@ -19,7 +19,7 @@ LONGEST = 90
 
 
 def file_map() -> str:
-    """One line for each folder and each file with code, in the order of their names."""
+    """Make the map, one line for each folder and each file with code, in the order of their names."""
     return "\n".join(["effopd/", *_lines(PACKAGE, 1)]) + "\n"
 
 
@@ -37,7 +37,7 @@ def _line(name: str, path: Path, depth: int) -> str:
 
 
 def first_sentence(path: Path) -> str:
-    """Of the docstring; a long one only up to a colon, semicolon or comma."""
+    """Take the first sentence of a file's docstring; a long one only up to a colon, semicolon or comma."""
     text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0].split())
     sentence = text.partition(". ")[0].rstrip(".:")
     if len(sentence) <= LONGEST:
@@ -47,18 +47,18 @@ def first_sentence(path: Path) -> str:
 
 
 def page_with_map(page: str) -> str:
-    """The page with the map put in between its two marks."""
+    """Put the map between the two marks of the page, and return the page."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"{PAGE} lacks the marks between which the map stands.")
+        raise SystemExit(f"{PAGE} lacks the two marks between which the map belongs. Put them back.")
     return before + begin + file_map() + end + after
 
 
 def main() -> None:
     """Print the map, or write it into the page."""
-    parser = argparse.ArgumentParser(description="The tree of the package, half a line for each file.")
-    parser.add_argument("--write", action="store_true", help=f"put it into {PAGE.relative_to(ROOT)}")
+    parser = argparse.ArgumentParser(description="Print the map of the package.")
+    parser.add_argument("--write", action="store_true", help=f"write the map into {PAGE.relative_to(ROOT)}")
     if parser.parse_args().write:
         PAGE.write_text(page_with_map(PAGE.read_text()))
     else:
