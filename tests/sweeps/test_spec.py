@@ -7,7 +7,7 @@ from sweeps.short_runs import make
 
 from effopd.errors import ConfigurationError
 from effopd.sweeps import PRESETS, make_spec, read_spec, shipped_specs
-from effopd.sweeps.points import thin
+from effopd.sweeps.sweep_models import thin
 
 
 @pytest.mark.parametrize("name", shipped_specs())

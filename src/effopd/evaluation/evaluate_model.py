@@ -14,9 +14,9 @@ from effopd.checks import check_choice
 from effopd.console import progress_bar
 from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.evaluation.backends import Backend, TransformersBackend, VLLMBackend
-from effopd.evaluation.plan import Plan
 from effopd.evaluation.results import Evaluation, summarize
 from effopd.evaluation.resume import SUMMARY, evaluate_in, task_digest
+from effopd.evaluation.sample_batches import SampleBatches
 from effopd.evaluation.task import Task
 from effopd.evaluation.tasks import load_task
 from effopd.files import files_digest, write_json
@@ -92,7 +92,9 @@ def evaluate_model(
     if max_new_tokens is not None:
         loaded = replace(loaded, max_new_tokens=max_new_tokens)
     tokenizer = load_tokenizer(models.source, pad_token=pad_token)
-    plan = Plan(loaded, tokenizer, num_samples=num_samples, seed=seed, batch_size=batch_size, temperature=temperature)
+    batches = SampleBatches(
+        loaded, tokenizer, num_samples=num_samples, seed=seed, batch_size=batch_size, temperature=temperature
+    )
     models.check_teacher(tokenizer, pad_token)
     settings = {
         "model": str(models.source),
@@ -118,7 +120,7 @@ def evaluate_model(
     with progress_bar() as progress:
         bar = progress.add_task(f"evaluating {task}")
         evaluation, course = evaluate_in(
-            out, plan, settings, load, on_batch=lambda done, of: progress.update(bar, completed=done, total=of)
+            out, batches, settings, load, on_batch=lambda done, of: progress.update(bar, completed=done, total=of)
         )
     summary = {
         **settings,
