@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import Progress, TaskID, TextColumn
 
-from effopd.console import progress_bar
+from effopd.console import print_places, progress_bar
 from effopd.report.analysis import write_report
 from effopd.report.sweep import sweep_section
 from effopd.updates.assemble import write_tables
@@ -85,8 +85,7 @@ def analyze(
         write_report(out, None if sweep is None else Path(sweep))
         progress.update(task, description="done")
     report = out / "report.html"
-    for label, place in (("Report", report), ("Tables", out / "tables.md"), ("Records", out / "updates.parquet")):
-        console.print(f"{label + ':':9}{place}", soft_wrap=True)
+    print_places(console, {"Report": report, "Tables": out / "tables.md", "Records": out / "updates.parquet"})
     return report
 
 

@@ -141,7 +141,8 @@ def check_fields(name: str, given: Mapping[Any, Any], known: type[Any]) -> None:
         if field not in choices:
             close = difflib.get_close_matches(str(field), choices, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise ConfigurationError(f"{name}: got the field {field!r}, expected one of {', '.join(choices)}.{hint}")
+            expected = f"one of {', '.join(choices)}" if choices else "none"
+            raise ConfigurationError(f"{name}: got the field {field!r}, expected {expected}.{hint}")
     if missing := [field for field, required in choices.items() if required and field not in given]:
         raise ConfigurationError(f"{name}: {', '.join(missing)} is missing.")
 

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from effopd.checkpoints import Checkpoint, find_checkpoints, open_pair
-from effopd.checkpoints.model import weight_files
 from effopd.checks import check_list
-from effopd.files import files_digest
 from effopd.interventions import make_intervention
 from effopd.models.find import absolute_name, find_model, model_directory
 from effopd.parameters import locate
@@ -125,7 +123,7 @@ def plan_cells(spec: SweepSpec) -> SweepPlan:
     identity = {
         "spec": spec.to_json(),
         "base": base,
-        "runs": {name: [[_describe(each) for each in seed] for seed in seeds] for name, seeds in found.items()},
+        "runs": {name: [[each.identity() for each in seed] for seed in seeds] for name, seeds in found.items()},
     }
     return SweepPlan(cells, json.loads(json.dumps(identity)))
 
@@ -177,9 +175,3 @@ def _layers(base: str, directory: Path) -> tuple[int, ...]:
     """List the indices of a model's layers, after checking that the model matches the base."""
     names = open_pair(base, directory).names
     return tuple(sorted({layer for name in names if (layer := locate(name).layer) is not None}))
-
-
-def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Describe a checkpoint with a digest of its files, so that another one in its place is noticed."""
-    files = files_digest(weight_files(checkpoint.directory))
-    return {"step": checkpoint.step, "directory": str(checkpoint.directory), "files": files}

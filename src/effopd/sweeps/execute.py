@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from effopd.checks import check_number, check_whole
 from effopd.errors import CheckpointError, ConfigurationError, UnsupportedError
 from effopd.sweeps.cells import Cell, Resident
 from effopd.sweeps.queue import MAX_LOSSES, CellQueue
@@ -84,10 +85,9 @@ def check_workers(workers: int | None, address: str | None, gpus_per_worker: flo
     Raises:
         ConfigurationError: Fewer than one worker, a negative number of GPUs, or GPUs where this process has none.
     """
-    if (workers is not None and workers < 1) or gpus_per_worker < 0:
-        raise ConfigurationError(
-            f"Got {workers} workers with {gpus_per_worker:g} GPUs each; expected at least 1, and at least 0 GPUs."
-        )
+    if workers is not None:
+        check_whole("workers", workers, 1)
+    check_number("gpus_per_worker", gpus_per_worker, low=0)
     ray = sys.modules.get("ray")
     on_cluster = address is not None or ((workers or 1) > 1 and ray is not None and ray.is_initialized())
     if gpus_per_worker and not on_cluster and not torch.cuda.is_available():

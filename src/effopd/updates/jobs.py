@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from effopd.checkpoints import open_pair
 from effopd.checkpoints.writer import save_tensors as write_tensors
+from effopd.checks import check_whole
 from effopd.errors import CheckpointError, ConfigurationError
 from effopd.files import replaced
 from effopd.run_directory import FinishedPieces, claimed
@@ -68,8 +69,7 @@ def measure_runs(
             a pattern of `ignore` matches nothing, or nothing is left to analyse.
         DataError: A model cannot be read, or does not match the base; or another analysis is writing to `out`.
     """
-    if workers < 1:
-        raise ConfigurationError(f"Got {workers} workers; expected at least 1.")
+    check_whole("workers", workers, 1)
     _check_device(device)
     plan, jobs = plan_jobs(base, runs, out, ignore, precision, device)
     with claimed(out, ANALYSIS_FILE, plan, holds="an analysis", differing=differences):
