@@ -51,6 +51,8 @@ def test_right_values_pass(check: str, arguments: tuple[Any, ...], bounds: dict[
         ("whole", (0, 1), {}, "got 0, expected a whole number of at least 1."),
         ("whole", (9, 1, 8), {}, "got 9, expected a whole number of at most 8."),
         ("whole", (2**63, 1), {}, f"got {2**63}, expected a whole number of at most {2**63 - 1}."),
+        ("number", (0,), {"low": 1, "remedy": "Pay."}, "got 0, expected a finite number, at least 1. Pay."),
+        ("whole", (0, 1), {"remedy": "Pay."}, "got 0, expected a whole number of at least 1. Pay."),
         ("choice", ("c", ["a", "b"]), {}, "got 'c', expected one of a, b."),
         ("choice", (["a"], ["a", "b"]), {}, "got ['a'], expected one of a, b."),
         ("text", ("",), {}, "got '', expected text."),
@@ -68,7 +70,7 @@ def test_right_values_pass(check: str, arguments: tuple[Any, ...], bounds: dict[
     ],
 )
 def test_wrong_values_are_named_with_what_was_expected(
-    check: str, arguments: tuple[Any, ...], bounds: dict[str, float], message: str
+    check: str, arguments: tuple[Any, ...], bounds: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(f"x: {message}")):
         getattr(checks, f"check_{check}")("x", *arguments, **bounds)

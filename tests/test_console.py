@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 from rich.progress import TextColumn
 
-from effopd.console import progress_bar
+from effopd.console import print_places, progress_bar
 
 
 def drawn(terminal: bool, **options: object) -> str:
@@ -26,3 +26,10 @@ def test_a_file_sees_nothing() -> None:
 def test_other_columns_take_the_place_of_the_count() -> None:
     text = drawn(terminal=True, columns=[TextColumn("{task.fields[note]}")])
     assert "mine" in text and "3/4" not in text
+
+
+def test_places_stand_below_one_another() -> None:
+    console = Console(file=io.StringIO(), width=20)
+    print_places(console, {"Report": "out/a/long/path/report.html", "Tables": "tables.md"})
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text == "Report:  out/a/long/path/report.html\nTables:  tables.md\n"

@@ -69,7 +69,7 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
         thread = threading.Thread(target=another)
         thread.start()
         thread.join()
-    assert refused == [f"{tmp_path}: another command is writing there. Wait for that one, or choose another --out."]
+    assert refused == [f"{tmp_path}: another command is writing there. Wait for that one, or choose another output."]
     claim(tmp_path)
 
 

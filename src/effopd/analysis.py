@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID, TextColumn
 
+from effopd.console import print_places, progress_bar
 from effopd.report.analysis import write_report
 from effopd.report.sweep import sweep_section
 from effopd.updates.assemble import write_tables
@@ -60,15 +61,8 @@ def analyze(
     if sweep is not None:
         sweep_section(Path(sweep))  # an unusable sweep is an error before hours of measuring, not after them
     console = console or Console(highlight=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.fields[done]:,}/{task.fields[of]:,} matrices"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    counted = TextColumn("{task.fields[done]:,}/{task.fields[of]:,} matrices")
+    with progress_bar(columns=[counted], console=console) as progress:
         task = progress.add_task("measuring", total=None, done=0, of=0)
         records = measure_runs(
             base,
@@ -91,8 +85,7 @@ def analyze(
         write_report(out, None if sweep is None else Path(sweep))
         progress.update(task, description="done")
     report = out / "report.html"
-    for label, place in (("Report", report), ("Tables", out / "tables.md"), ("Records", out / "updates.parquet")):
-        console.print(f"{label + ':':9}{place}", soft_wrap=True)
+    print_places(console, {"Report": report, "Tables": out / "tables.md", "Records": out / "updates.parquet"})
     return report
 
 

@@ -28,6 +28,7 @@ def check_number(
     high: float = math.inf,
     above: float = -math.inf,
     below: float = math.inf,
+    remedy: str = "",
 ) -> None:
     """Check that a value is a finite number within bounds.
 
@@ -38,6 +39,7 @@ def check_number(
         high: Greatest number that is allowed.
         above: Number that the value has to exceed.
         below: Number that the value has to stay under.
+        remedy: Sentence at the end of the message that says what to do.
 
     Raises:
         ConfigurationError: The value is no finite number, or it is out of its bounds.
@@ -50,19 +52,21 @@ def check_number(
         words = {"at least": low, "above": above, "at most": high, "below": below}
         finite = [f"{word} {bound:g}" for word, bound in words.items() if math.isfinite(bound)]
         bounds = f", {' and '.join(finite)}" if finite else ""
-    raise ConfigurationError(f"{name}: got {value!r}, expected a finite number{bounds}.")
+    raise ConfigurationError(f"{name}: got {value!r}, expected a finite number{bounds}. {remedy}".rstrip())
 
 
-def check_whole(name: str, value: Any, low: int, high: int = MAX_WHOLE) -> None:
+def check_whole(name: str, value: Any, low: int, high: int = MAX_WHOLE, *, remedy: str = "") -> None:
     """Check that a value is a whole number, at least `low` and at most `high`; True and False are none.
+
+    The message ends with the remedy.
 
     Raises:
         ConfigurationError: It is not.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < low:
-        raise ConfigurationError(f"{name}: got {value!r}, expected a whole number of at least {low}.")
+        raise ConfigurationError(f"{name}: got {value!r}, expected a whole number of at least {low}. {remedy}".rstrip())
     if int(value) > high:
-        raise ConfigurationError(f"{name}: got {value!r}, expected a whole number of at most {high}.")
+        raise ConfigurationError(f"{name}: got {value!r}, expected a whole number of at most {high}. {remedy}".rstrip())
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -137,7 +141,8 @@ def check_fields(name: str, given: Mapping[Any, Any], known: type[Any]) -> None:
         if field not in choices:
             close = difflib.get_close_matches(str(field), choices, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise ConfigurationError(f"{name}: got the field {field!r}, expected one of {', '.join(choices)}.{hint}")
+            expected = f"one of {', '.join(choices)}" if choices else "none"
+            raise ConfigurationError(f"{name}: got the field {field!r}, expected {expected}.{hint}")
     if missing := [field for field, required in choices.items() if required and field not in given]:
         raise ConfigurationError(f"{name}: {', '.join(missing)} is missing.")
 

@@ -1,6 +1,6 @@
-"""The progress bar that every command shows: description, bar, number of parts done, time taken, time left."""
+"""What commands show in the terminal: a progress bar, and at the end where the results are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import (
@@ -24,6 +24,8 @@ def progress_bar(
 ) -> Progress:
     """Make a progress bar, to be used as a context manager. It draws nothing on a console that is no terminal.
 
+    It shows a description, the bar, the number of parts done, the time taken and the time left.
+
     Args:
         unit: Name in the plural of the parts that are counted, which is shown after their number.
         columns: Columns in place of the number of parts done, between the bar and the times.
@@ -36,3 +38,9 @@ def progress_bar(
     times = [TimeElapsedColumn(), *([TextColumn("left"), TimeRemainingColumn()] if time_left else [])]
     bar = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=20)]
     return Progress(*bar, *counted, *times, console=console, disable=not console.is_terminal, transient=transient)
+
+
+def print_places(console: Console, places: Mapping[str, object]) -> None:
+    """Print a line for each place where results are, with a label before it."""
+    for label, place in places.items():
+        console.print(f"{label + ':':9}{place}", soft_wrap=True)

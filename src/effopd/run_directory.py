@@ -86,15 +86,16 @@ def locked(path: Path, *, name: Path | None = None) -> Iterator[None]:
     Raises:
         DataError: Another command has locked it.
     """
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            import fcntl  # Windows does not have it
+            import fcntl  # Windows does not have it, and cannot open a directory either
 
+            descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+            stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(
-                f"{name or path}: another command is writing there. Wait for that one, or choose another --out."
+                f"{name or path}: another command is writing there. Wait for that one, or choose another output."
             ) from None
         except (OSError, ImportError) as error:
             warnings.warn(
@@ -103,8 +104,6 @@ def locked(path: Path, *, name: Path | None = None) -> Iterator[None]:
                 stacklevel=3,
             )
         yield
-    finally:
-        os.close(descriptor)
 
 
 class FinishedPieces:

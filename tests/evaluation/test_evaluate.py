@@ -15,8 +15,8 @@ from effopd.errors import ConfigurationError, DataError
 from effopd.evaluation import Evaluation, Task, evaluate, load_task
 from effopd.evaluation.backends import TransformersBackend
 from effopd.evaluation.divergence import reverse_kl
-from effopd.evaluation.plan import Plan
 from effopd.evaluation.prompts import encode_prompts
+from effopd.evaluation.sample_batches import SampleBatches
 from effopd.grading import Verdict
 
 WORLD = load_task("world", limit=60)
@@ -97,11 +97,11 @@ def test_a_teacher_changes_nothing_else(
 
 
 def test_any_batch_can_be_done_again_alone(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    plan = Plan(WORLD, tokenizer, num_samples=2, seed=0, batch_size=50, temperature=1.0)
+    batches = SampleBatches(WORLD, tokenizer, num_samples=2, seed=0, batch_size=50, temperature=1.0)
     backend = TransformersBackend(base, tokenizer)
-    assert [len(batch) for batch in plan.batches] == [50, 50, 20]
-    last = plan.run(2, backend)
-    whole = [plan.run(index, backend) for index in range(3)]
+    assert [len(batch) for batch in batches.items] == [50, 50, 20]
+    last = batches.run(2, backend)
+    whole = [batches.run(index, backend) for index in range(3)]
     assert last == whole[2]
     assert whole[0] != whole[1]
 

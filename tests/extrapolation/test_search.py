@@ -87,11 +87,11 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("preset", "overrides", "message"),
     [
-        ("papr", {}, "use one of"),
-        ("paper", {"scale": [1]}, "Unknown extrapolation settings"),
-        ("paper", {"num_prompts": 0}, "validation set is empty"),
-        ("paper", {"acceptance": ">="}, "use one of"),
-        ("paper", {"validator": "loss"}, "use one of"),
+        ("papr", {}, "expected one of paper, reference, adaptive"),
+        ("paper", {"scale": [1]}, "got the field 'scale', expected one of .* Did you mean scales?"),
+        ("paper", {"num_prompts": 0}, "expected a whole number of at least 1"),
+        ("paper", {"acceptance": ">="}, "acceptance: got '>=', expected one of paper, reference"),
+        ("paper", {"validator": "loss"}, "expected one of reward, teacher_kl"),
         ("paper", {"scales": [2, 1]}, "strictly increasing"),
         ("paper", {"schedule": "daily"}, "not known"),
     ],

@@ -105,7 +105,7 @@ def test_the_accepted_weights_are_the_next_anchor() -> None:
     snapshot.write_candidate(2.0)
     snapshot.commit()
     accepted = {name: tensor.clone() for name, tensor in parameters.items()}
-    assert snapshot.measure().norms["total"] == 0
+    assert snapshot.displacement().norms["total"] == 0
     step_to(parameters, moved)
     snapshot.begin()
     snapshot.write_candidate(2.0)
@@ -144,7 +144,7 @@ def test_measure_sums_up_the_displacement() -> None:
     snapshot = Snapshot(parameters)
     moved["model.norm.weight"] = anchor["model.norm.weight"].clone()
     step_to(parameters, moved)
-    first = snapshot.measure()
+    first = snapshot.displacement()
     delta = {name: (moved[name] - anchor[name]).double() for name in SHAPES}
     norm = math.sqrt(sum(d.square().sum().item() for d in delta.values()))
     assert first.norms["total"] == pytest.approx(norm, rel=1e-6)
@@ -156,9 +156,9 @@ def test_measure_sums_up_the_displacement() -> None:
     snapshot.begin()
     snapshot.commit()
     step_to(parameters, {name: moved[name] + delta[name].float() for name in SHAPES})
-    assert snapshot.measure().cosine_to_previous == pytest.approx(1, abs=1e-4)
+    assert snapshot.displacement().cosine_to_previous == pytest.approx(1, abs=1e-4)
     step_to(parameters, anchor)
-    assert snapshot.measure().cosine_to_previous == pytest.approx(-1, abs=1e-4)
+    assert snapshot.displacement().cosine_to_previous == pytest.approx(-1, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_overflow_is_foreseen_and_seen(dtype: torch.dtype, step: float, overflow
     parameters = {"w": torch.zeros(3, dtype=dtype)}
     snapshot = Snapshot(parameters)
     parameters["w"][1] = step
-    displacement = snapshot.measure()
+    displacement = snapshot.displacement()
     snapshot.begin()
     assert snapshot.candidate_may_overflow(displacement, 10.0) == overflows
     snapshot.write_candidate(10.0)
@@ -180,7 +180,7 @@ def test_a_large_weight_overflows_by_a_small_change() -> None:
     parameters = {"w": torch.full((3,), 60000.0, dtype=torch.float16)}
     snapshot = Snapshot(parameters)
     parameters["w"][1] += 1024
-    displacement = snapshot.measure()
+    displacement = snapshot.displacement()
     assert snapshot.candidate_may_overflow(displacement, 5.0)
     assert not snapshot.candidate_may_overflow(displacement, 2.0)
 
@@ -190,8 +190,8 @@ def test_weights_that_are_not_finite_are_noticed(bad: float) -> None:
     parameters = {"w": torch.zeros(4), "v": torch.zeros(4)}
     snapshot = Snapshot(parameters)
     parameters["w"][2] = bad
-    assert not snapshot.measure().finite
-    assert snapshot.candidate_may_overflow(snapshot.measure(), 2.0)
+    assert not snapshot.displacement().finite
+    assert snapshot.candidate_may_overflow(snapshot.displacement(), 2.0)
     assert not snapshot.is_finite()
 
 
@@ -205,16 +205,16 @@ def test_save_and_load(tmp_path: Path) -> None:
     snapshot.commit()
     snapshot.save(tmp_path / "second.safetensors")
     step_to(parameters, moved)
-    expected = snapshot.measure()
+    expected = snapshot.displacement()
     fresh = Snapshot(parameters)
     fresh.load(tmp_path / "second.safetensors")
-    assert fresh.measure() == expected
+    assert fresh.displacement() == expected
     fresh.load(tmp_path / "first.safetensors")
-    assert fresh.measure().cosine_to_previous is None
+    assert fresh.displacement().cosine_to_previous is None
     snapshot.begin()
     snapshot.commit()
     snapshot.load(tmp_path / "first.safetensors")  # what is left in the second buffer is no move of this anchor
-    assert snapshot.measure().cosine_to_previous is None
+    assert snapshot.displacement().cosine_to_previous is None
     assert not list(tmp_path.glob("*.tmp"))
 
 

@@ -71,7 +71,7 @@ def test_plans_have_it_and_it_is_applied(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_afterwards_it_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigurationError, match=r"Got the intervention 'halve'; expected one of .*scale"):
+    with pytest.raises(ConfigurationError, match=r"intervention: got 'halve', expected one of .*scale"):
         make_intervention("halve", {"times": 1})
     assert status_of("intervene", "halve") == 2
     assert "invalid choice: 'halve'" in capsys.readouterr().err

@@ -7,8 +7,8 @@ from sweeps.short_runs import make
 from effopd.checkpoints import Checkpoint
 from effopd.errors import ConfigurationError, DataError
 from effopd.sweeps import plan_cells
-from effopd.sweeps.points import TrainingRun
 from effopd.sweeps.presets import EmbeddingReplacement, NormMatching, SlidingWindow, TopBottom, UpdateNorm
+from effopd.sweeps.sweep_models import TrainingRun
 
 STEPS = (5, 10, 20, 100)
 

@@ -9,8 +9,8 @@ import pytest
 
 from effopd.errors import CheckpointError, UnsupportedError
 from effopd.sweeps import Cell, execute
-from effopd.sweeps.execute import Finished
-from effopd.sweeps.worker import Outcome, Settings, Worker
+from effopd.sweeps.execute import FinishedCell
+from effopd.sweeps.worker import CellOutcome, CellSettings, Worker
 
 
 class WorkerDiedError(Exception):
@@ -50,7 +50,7 @@ class FakeRay:
     def kill(self, handle: Any) -> None:
         self.alive.discard(handle.number)
 
-    def _start(self, settings: Settings) -> Any:
+    def _start(self, settings: CellSettings) -> Any:
         self.num_workers += 1
         number = self.num_workers
         self.alive.add(number)
@@ -81,11 +81,13 @@ def cells(count: int) -> list[Cell]:
     ]
 
 
-def work(monkeypatch: pytest.MonkeyPatch, behave: Callable[[int, Cell | None], Any], count: int = 4) -> list[Finished]:
+def work(
+    monkeypatch: pytest.MonkeyPatch, behave: Callable[[int, Cell | None], Any], count: int = 4
+) -> list[FinishedCell]:
     ray = FakeRay(behave)
     monkeypatch.setattr(execute, "_import_ray", lambda: ray)
     try:
-        return list(execute.execute(cells(count), Settings("base"), address="cluster"))
+        return list(execute.execute(cells(count), CellSettings("base"), address="cluster"))
     finally:
         assert not ray.alive  # every worker is ended
 
@@ -98,7 +100,7 @@ def test_a_cell_that_kills_its_workers_is_given_up_and_the_others_are_done(monke
     def behave(worker: int, cell: Cell | None) -> Any:
         if alpha(cell) == 1:
             raise WorkerDiedError("out of memory")
-        return Outcome({}, None) if cell else "node/1"
+        return CellOutcome({}, None) if cell else "node/1"
 
     finished = work(monkeypatch, behave)
     assert sorted(str(alpha(each.cell)) for each in finished) == ["0", "1", "2", "3"]
@@ -113,13 +115,13 @@ def test_a_worker_that_never_starts_holds_no_cell(monkeypatch: pytest.MonkeyPatc
     def behave(worker: int, cell: Cell | None) -> Any:
         if worker == 1:
             return None
-        return Outcome({}, None) if cell else "node/2"
+        return CellOutcome({}, None) if cell else "node/2"
 
     assert len(work(monkeypatch, behave)) == 4
 
 
 def test_an_error_is_tried_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    finished = work(monkeypatch, lambda worker, cell: Outcome(None, "no") if cell else "node/1", count=2)
+    finished = work(monkeypatch, lambda worker, cell: CellOutcome(None, "no") if cell else "node/1", count=2)
     assert [(each.outcome.error, each.attempt) for each in finished] == [("no", 2), ("no", 2)]
 
 
@@ -136,7 +138,7 @@ def test_a_worker_without_its_gpu_does_not_start(monkeypatch: pytest.MonkeyPatch
 
     def behave(worker: int, cell: Cell | None) -> Any:
         try:
-            return Worker(Settings("base", device="cuda")).ready()
+            return Worker(CellSettings("base", device="cuda")).ready()
         except UnsupportedError as error:
             failure = WorkerDiedError("its traceback")
             failure.cause = error  # type: ignore[attr-defined]

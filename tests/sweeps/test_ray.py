@@ -14,8 +14,8 @@ from sweeps.short_runs import make
 from effopd.errors import ConfigurationError
 from effopd.models.find import absolute_name
 from effopd.sweeps import SweepSpec, plan_cells, sweep
-from effopd.sweeps.execute import Finished, execute
-from effopd.sweeps.worker import Settings
+from effopd.sweeps.execute import FinishedCell, execute
+from effopd.sweeps.worker import CellSettings
 
 pytest.importorskip("ray", reason="needs ray: pip install 'effopd[ray]'")
 
@@ -27,15 +27,15 @@ MANY: dict[str, Any] = {
 }
 
 
-def finish(spec: SweepSpec, **options: Any) -> Iterator[Finished]:
-    settings = Settings(absolute_name(spec.base), limit=spec.limit, batch_size=spec.batch_size)
+def finish(spec: SweepSpec, **options: Any) -> Iterator[FinishedCell]:
+    settings = CellSettings(absolute_name(spec.base), limit=spec.limit, batch_size=spec.batch_size)
     return execute(plan_cells(spec).cells, settings, **options)
 
 
 def test_two_workers_give_what_one_gives_and_a_killed_one_costs_its_cell_only(root: Path) -> None:
     few = MANY | {"values": MANY["values"][:5]}
     spec = make(root, sweeps=[few], runs={"GRPO": "grpo-0", "OPD": "opd-0"}, limit=64)
-    finished: list[Finished] = []
+    finished: list[FinishedCell] = []
     killed = None
     for each in finish(spec, workers=2):
         finished.append(each)
@@ -75,7 +75,7 @@ def test_a_cluster_loses_a_node_in_the_middle(root: Path) -> None:
         node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         seen: set[str] = set()
-        finished: list[Finished] = []
+        finished: list[FinishedCell] = []
         removed_at = None
         for each in finish(spec):  # as many workers as the cluster has room for
             finished.append(each)

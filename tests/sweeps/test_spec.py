@@ -7,7 +7,7 @@ from sweeps.short_runs import make
 
 from effopd.errors import ConfigurationError
 from effopd.sweeps import PRESETS, make_spec, read_spec, shipped_specs
-from effopd.sweeps.points import thin
+from effopd.sweeps.sweep_models import thin
 
 
 @pytest.mark.parametrize("name", shipped_specs())
@@ -73,7 +73,7 @@ def scale(**changes: Any) -> dict[str, Any]:
         ({"sweeps": [{"preset": "intervention"}]}, "kind, vary, values is missing"),
         (
             {"sweeps": [{"preset": "intervention", "kind": "scale", "vary": "beta", "values": [1]}]},
-            "got the fields beta; expected only alpha",
+            "got the field 'beta', expected one of alpha",
         ),
         (scale(vary=["alpha"]), r"vary: got \['alpha'\], expected text"),
         (scale(fields="x"), "fields: got 'x', expected {field: value} without 'alpha'"),

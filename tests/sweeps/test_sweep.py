@@ -304,7 +304,7 @@ def test_the_number_of_threads_is_left_alone(root: Path, tmp_path: Path) -> None
 def test_what_cannot_work_is_refused_at_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="worlds"):
         sweep(make(root, tasks=["worlds"]), tmp_path / "out", workers=1)
-    with pytest.raises(ConfigurationError, match="Got 1 workers with -1 GPUs"):
+    with pytest.raises(ConfigurationError, match="gpus_per_worker: got -1"):
         sweep(make(root), tmp_path / "out", workers=1, gpus_per_worker=-1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigurationError, match=r"Got 1 GPUs per worker, and torch .* no CUDA device"):

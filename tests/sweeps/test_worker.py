@@ -7,13 +7,13 @@ from sweeps.short_runs import make
 
 from effopd import evaluation
 from effopd.sweeps import plan_cells
-from effopd.sweeps.worker import Settings, Worker
+from effopd.sweeps.worker import CellSettings, Worker
 from effopd.world import base_dir
 
 
 def test_after_an_error_nothing_is_taken_from_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = plan_cells(make(root, runs={"a": "grpo-0"})).cells[0]
-    worker = Worker(Settings(str(base_dir()), limit=2))
+    worker = Worker(CellSettings(str(base_dir()), limit=2))
     assert worker.attempt(cell).error is None
     assert worker._loaded is not None
 
@@ -38,6 +38,6 @@ def test_a_divergence_is_not_below_zero(root: Path, monkeypatch: pytest.MonkeyPa
     )
     monkeypatch.setattr(evaluation, "evaluate", lambda *arguments, **options: result)
     cell = plan_cells(make(root, runs={"a": "grpo-0"})).cells[0]
-    measured = Worker(Settings(str(base_dir()))).run(cell)
+    measured = Worker(CellSettings(str(base_dir()))).run(cell)
     assert measured["kl_low"] == 0
     assert measured["kl_high"] == pytest.approx(0.1 + 1.96 * 0.2, rel=1e-4)

@@ -13,16 +13,19 @@ from effopd.training import RunArguments
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"acceleration": "fast"}, "use 'none' or one of"),
+        ({"acceleration": "fast"}, "acceleration: got 'fast', expected one of none, paper"),
         ({"acceleration": "none", "extrapolation": {"num_prompts": 3}}, "has no effect"),
         ({"reward": []}, "validates by reward, and no reward is set"),
         ({"extrapolation": "{num_prompts: 3}"}, "is not JSON"),
-        ({"extrapolation": {"num_prompt": 3}}, "Unknown extrapolation settings"),
+        (
+            {"extrapolation": {"num_prompt": 3}},
+            "got the field 'num_prompt', expected one of .* Did you mean num_prompts?",
+        ),
         ({"target_accuracy": 0.9}, "needs evaluation_dataset_name"),
         ({"target_accuracy": 0, "evaluation_dataset_name": "world:evaluation"}, "above 0 and at most 1"),
         (
             {"num_train_examples": 0},
-            "num_train_examples=0 is not possible; it must be at least 1. Leave it out for all",
+            "num_train_examples: got 0, expected a finite number, at least 1. Leave it out for all.",
         ),
         ({"acceleration": "none", "reward": [], "evaluation_dataset_name": "world:evaluation"}, "no reward"),
     ],

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from effopd.checkpoints import find_checkpoints
 from effopd.errors import CheckpointError, ConfigurationError, DataError, EffOPDError
+from effopd.run_directory import locked
 from effopd.training import build_trainer, train
 from effopd.training.config_file import parse_config
 from effopd.training.run import newest_checkpoint
@@ -188,8 +189,14 @@ def test_a_finished_run_is_used_again_and_other_settings_are_refused(
     assert train(*world(tmp_path, max_steps=1)) == rows
     assert "is finished" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    with pytest.raises(ConfigurationError, match=r"learning_rate: 0\.0001 there, 0\.001 now"):
+    with pytest.raises(ConfigurationError, match=r"learning_rate 0\.0001 \(now 0\.001\)"):
         train(*world(tmp_path, max_steps=1, learning_rate=1e-3))
+
+
+def test_two_commands_do_not_train_into_one_directory(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(DataError, match="another command is writing there"):
+        train(*world(tmp_path, max_steps=1))
+    assert len(train(*world(tmp_path, max_steps=1))) == 1
 
 
 def test_target_accuracy_stops_the_run(tmp_path: Path) -> None:

@@ -124,7 +124,10 @@ def test_evaluation_is_accuracy_and_leaves_training_alone(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
-    [({"estimator": "exact"}, "use one of"), ({"estimator": "sampled", "beta": 0.5}, "no effect")],
+    [
+        ({"estimator": "exact"}, "expected one of full_vocab, sampled"),
+        ({"estimator": "sampled", "beta": 0.5}, "no effect"),
+    ],
 )
 def test_bad_configs(overrides: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=message):

@@ -230,7 +230,7 @@ def test_no_run_and_no_worker_are_refused(tmp_path: Path) -> None:
     base, run, _ = write_run(tmp_path, 1)
     with pytest.raises(ConfigurationError, match="no run"):
         measure_runs(base, {}, tmp_path / "out")
-    with pytest.raises(ConfigurationError, match="0 workers"):
+    with pytest.raises(ConfigurationError, match="workers: got 0"):
         measure_runs(base, {"run": run}, tmp_path / "out", workers=0)
 
 

@@ -4,11 +4,11 @@ import filecmp
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from effopd.checkpoints.model import weight_files
 from effopd.errors import DataError
-from effopd.files import read_json
+from effopd.files import files_digest, read_json
 from effopd.models.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WEIGHTS, weights_kind
 from effopd.models.find import model_directory
 
@@ -27,6 +27,11 @@ class Checkpoint(NamedTuple):
 
     step: int | None
     directory: Path
+
+    def identity(self) -> dict[str, Any]:
+        """Describe the checkpoint as JSON, with a digest of its files by which another one in its place is noticed."""
+        files = files_digest(weight_files(self.directory))
+        return {"step": self.step, "directory": str(self.directory), "files": files}
 
 
 def find_checkpoints(path: str | Path | Sequence[str | Path]) -> list[Checkpoint]:

@@ -45,6 +45,12 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="FILE", help="file with a benchmark's rows, in the benchmark's own format"
     )
+    _add_sampling_options(parser)
+    _add_loading_options(parser)
+    parser.set_defaults(call=_evaluate)
+
+
+def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="random seed for sampling; default: %(default)s"
     )
@@ -61,6 +67,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=256, metavar="N", help="completions to sample at a time; default: %(default)s"
     )
+
+
+def _add_loading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="auto", help="dtype of the weights: float32, bfloat16, float16 or auto; default: %(default)s"
     )
@@ -68,7 +77,6 @@ def add(commands: Commands) -> None:
         "--device", metavar="D", help="device for backend hf: cpu or cuda; default: cuda if there is one"
     )
     parser.add_argument("--pad-token", metavar="TOKEN", help="padding token, for tokenizers that name none")
-    parser.set_defaults(call=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -1,9 +1,9 @@
 """`effopd intervene`: a new model from a part of what training did to the weights."""
 
 import argparse
-import math
 from pathlib import Path
 
+from effopd.checks import check_number
 from effopd.cli.options import Commands, add_field_options, field_values
 from effopd.errors import ConfigurationError
 
@@ -60,8 +60,7 @@ def _intervene(options: argparse.Namespace) -> None:
         raise ConfigurationError(
             "--run and --checkpoint choose among the factors of an analysis: give --factors too, or neither of them."
         )
-    if not 0 < options.max_shard_gb < math.inf:
-        raise ConfigurationError(f"--max-shard-gb: got {options.max_shard_gb}; expected a number above 0.")
+    check_number("--max-shard-gb", options.max_shard_gb, above=0)
     factors = open_factors(options.factors, options.run_name, options.checkpoint) if options.factors else None
     with progress_bar("tensors", transient=True) as progress:
         task = progress.add_task("", total=None)

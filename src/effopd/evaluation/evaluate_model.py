@@ -14,9 +14,9 @@ from effopd.checks import check_choice
 from effopd.console import progress_bar
 from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.evaluation.backends import Backend, TransformersBackend, VLLMBackend
-from effopd.evaluation.plan import Plan
 from effopd.evaluation.results import Evaluation, summarize
 from effopd.evaluation.resume import SUMMARY, evaluate_in, task_digest
+from effopd.evaluation.sample_batches import SampleBatches
 from effopd.evaluation.task import Task
 from effopd.evaluation.tasks import load_task
 from effopd.files import files_digest, write_json
@@ -81,18 +81,12 @@ def evaluate_model(
     """
     check_choice("backend", backend, BACKENDS)
     check_choice("dtype", dtype, DTYPES)
-    place = _device(device)
-    if teacher is not None and backend == "vllm":
-        raise UnsupportedError(
-            "--teacher needs the model's whole distributions, which vLLM does not give: --backend hf."
-        )
-    models = _Models(find_model(model), None if teacher is None else find_model(teacher), backend, dtype, place)
-    loaded = load_task(task, limit=limit, data=data)
-    loaded = loaded.as_chat() if chat else loaded
-    if max_new_tokens is not None:
-        loaded = replace(loaded, max_new_tokens=max_new_tokens)
+    models = _find_models(model, teacher, backend, dtype, _device(device))
+    loaded = _load_problems(task, limit, data, chat, max_new_tokens)
     tokenizer = load_tokenizer(models.source, pad_token=pad_token)
-    plan = Plan(loaded, tokenizer, num_samples=num_samples, seed=seed, batch_size=batch_size, temperature=temperature)
+    batches = SampleBatches(
+        loaded, tokenizer, num_samples=num_samples, seed=seed, batch_size=batch_size, temperature=temperature
+    )
     models.check_teacher(tokenizer, pad_token)
     settings = {
         "model": str(models.source),
@@ -118,7 +112,7 @@ def evaluate_model(
     with progress_bar() as progress:
         bar = progress.add_task(f"evaluating {task}")
         evaluation, course = evaluate_in(
-            out, plan, settings, load, on_batch=lambda done, of: progress.update(bar, completed=done, total=of)
+            out, batches, settings, load, on_batch=lambda done, of: progress.update(bar, completed=done, total=of)
         )
     summary = {
         **settings,
@@ -163,6 +157,23 @@ class _Models:
         model = load_model(self.source, dtype=self.dtype).to(self.device)
         teacher = None if self.teacher is None else load_model(self.teacher, dtype=self.dtype).to(self.device)
         return TransformersBackend(model, tokenizer), teacher
+
+
+def _find_models(
+    model: str, teacher: str | None, backend: Literal["hf", "vllm"], dtype: str, device: torch.device
+) -> _Models:
+    if teacher is not None and backend == "vllm":
+        raise UnsupportedError(
+            "--teacher needs the model's whole distributions, which vLLM does not give: --backend hf."
+        )
+    return _Models(find_model(model), None if teacher is None else find_model(teacher), backend, dtype, device)
+
+
+def _load_problems(name: str, limit: int | None, data: Path | None, chat: bool, max_new_tokens: int | None) -> Task:
+    task = load_task(name, limit=limit, data=data)
+    if chat:
+        task = task.as_chat()
+    return task if max_new_tokens is None else replace(task, max_new_tokens=max_new_tokens)
 
 
 def _device(name: str | None) -> torch.device:

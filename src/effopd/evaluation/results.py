@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from effopd.errors import DataError
-from effopd.evaluation.statistics import Estimate, estimate_mean, estimate_ratio, pass_at_k
+from effopd.evaluation.statistics import MeanEstimate, estimate_mean, estimate_ratio, pass_at_k
 from effopd.files import finite_or_none
 
 
@@ -101,7 +101,7 @@ class Evaluation:
         """Estimate pass@k without bias from each problem's n samples, and average it over problems; k is in 1..n."""
         return self.pass_at_estimate(k).value
 
-    def pass_at_estimate(self, k: int) -> Estimate:
+    def pass_at_estimate(self, k: int) -> MeanEstimate:
         """Estimate pass@k like `pass_at`, with its standard error and interval over problems."""
         passed = [sum(record.passed for record in records) for records in self._problems]
         return estimate_mean([pass_at_k(self.num_samples, count, k) for count in passed])
@@ -117,7 +117,7 @@ class Evaluation:
         return list(problems.values())
 
     @cached_property
-    def _accuracy(self) -> Estimate:
+    def _accuracy(self) -> MeanEstimate:
         return estimate_mean([sum(each.passed for each in records) / len(records) for records in self._problems])
 
     @cached_property
@@ -133,7 +133,7 @@ class Evaluation:
         return None if self._kl_totals is None else estimate_ratio(self._kl_totals, lengths)
 
     @cached_property
-    def _kl_per_sequence(self) -> Estimate | None:
+    def _kl_per_sequence(self) -> MeanEstimate | None:
         if self._kl_totals is None:
             return None
         return estimate_mean([total / self.num_samples for total in self._kl_totals])

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from effopd.errors import DataError
 from effopd.evaluation.backends import Backend
-from effopd.evaluation.plan import Item, Plan
 from effopd.evaluation.results import Evaluation, ExampleRecord
+from effopd.evaluation.sample_batches import Item, SampleBatches
 from effopd.evaluation.task import Task
 from effopd.run_directory import FinishedPieces, claimed
 
@@ -29,7 +29,7 @@ Load = Callable[[], tuple[Backend, PreTrainedModel | None]]
 
 def evaluate_in(
     out: Path,
-    plan: Plan,
+    batches: SampleBatches,
     settings: Mapping[str, Any],
     load: Load,
     *,
@@ -42,7 +42,7 @@ def evaluate_in(
 
     Args:
         out: Directory that is new, empty, or of the same evaluation.
-        plan: Batches to sample.
+        batches: Batches to sample.
         settings: Everything that decides the result, as JSON can hold it. It is written to `settings.json`.
         load: Function that loads the backend, and the teacher or None. It is called only if something is left to do.
         on_batch: Function that is called with the number of completions that are done and with the number of all,
@@ -58,7 +58,7 @@ def evaluate_in(
     """
     started = time.monotonic()
     with claimed(out, SETTINGS, settings, holds="an evaluation"):
-        evaluation, num_resumed = _evaluate(out, plan, load, on_batch or (lambda done, of: None))
+        evaluation, num_resumed = _evaluate(out, batches, load, on_batch or (lambda done, of: None))
     return evaluation, {"num_resumed": num_resumed, "seconds": round(time.monotonic() - started, 3)}
 
 
@@ -68,29 +68,31 @@ def task_digest(task: Task) -> str:
     return hashlib.sha256(contents.encode()).hexdigest()[:16]
 
 
-def _evaluate(out: Path, plan: Plan, load: Load, report: Callable[[int, int], None]) -> tuple[Evaluation, int]:
+def _evaluate(
+    out: Path, batches: SampleBatches, load: Load, report: Callable[[int, int], None]
+) -> tuple[Evaluation, int]:
     pieces = FinishedPieces(out / EXAMPLES)
-    records = _of_whole_batches(pieces, plan)
-    num_resumed, total = len(records), sum(map(len, plan.batches))
+    records = _of_whole_batches(pieces, batches)
+    num_resumed, total = len(records), sum(map(len, batches.items))
     report(num_resumed, total)
-    left = [index for index, batch in enumerate(plan.batches) if batch[0] not in records]
+    left = [index for index, batch in enumerate(batches.items) if batch[0] not in records]
     if left:
         backend, teacher = load()
         for index in left:
-            for record in plan.run(index, backend, teacher):
+            for record in batches.run(index, backend, teacher):
                 records[record.prompt, record.sample] = record
                 pieces.add(asdict(record))
             report(len(records), total)
     return Evaluation([records[item] for item in sorted(records)]), num_resumed
 
 
-def _of_whole_batches(pieces: FinishedPieces, plan: Plan) -> dict[Item, ExampleRecord]:
+def _of_whole_batches(pieces: FinishedPieces, batches: SampleBatches) -> dict[Item, ExampleRecord]:
     """Read the records of the batches that were finished, and remove all other records from the file."""
     try:
         records = {(record.prompt, record.sample): record for record in (ExampleRecord(**row) for row in pieces.rows)}
     except TypeError as error:
         raise DataError(f"{pieces.path}: not the records of an evaluation ({error}). Remove its directory.") from error
-    whole = [item for batch in plan.batches if all(item in records for item in batch) for item in batch]
+    whole = [item for batch in batches.items if all(item in records for item in batch) for item in batch]
     kept = {item: records[item] for item in whole}
     if len(kept) < len(pieces.rows):
         pieces.keep([asdict(record) for record in kept.values()])

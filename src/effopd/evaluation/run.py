@@ -3,8 +3,8 @@
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from effopd.evaluation.backends import TransformersBackend
-from effopd.evaluation.plan import Plan
 from effopd.evaluation.results import Evaluation
+from effopd.evaluation.sample_batches import SampleBatches
 from effopd.evaluation.task import Task
 
 
@@ -40,8 +40,10 @@ def evaluate(
         DataError: A prompt has no tokens, or the grader cannot read an answer.
         UnsupportedError: Completions are programs, and there is no working sandbox.
     """
-    plan = Plan(task, tokenizer, num_samples=num_samples, seed=seed, batch_size=batch_size, temperature=temperature)
+    batches = SampleBatches(
+        task, tokenizer, num_samples=num_samples, seed=seed, batch_size=batch_size, temperature=temperature
+    )
     task.check_grader()
     backend = TransformersBackend(model, tokenizer)
-    records = [record for index in range(len(plan.batches)) for record in plan.run(index, backend, teacher)]
+    records = [record for index in range(len(batches.items)) for record in batches.run(index, backend, teacher)]
     return Evaluation(sorted(records, key=lambda record: (record.prompt, record.sample)))

@@ -17,7 +17,7 @@ _RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanEstimate:
     """A mean over problems.
 
     Attributes:
@@ -33,7 +33,7 @@ class Estimate:
 
 def estimate_mean(
     values: Sequence[float], *, confidence: float = CONFIDENCE, num_resamples: int = _RESAMPLES, seed: int = 0
-) -> Estimate:
+) -> MeanEstimate:
     """Average one value per problem.
 
     Args:
@@ -56,7 +56,7 @@ def estimate_mean(
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn @ distinct / len(array), [tail, 1 - tail])
     error = float(array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else math.nan
-    return Estimate(float(array.mean()), error, (float(low), float(high)))
+    return MeanEstimate(float(array.mean()), error, (float(low), float(high)))
 
 
 def estimate_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:

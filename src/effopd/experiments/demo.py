@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from transformers import TrainerCallback
 
+from effopd.console import print_places
 from effopd.experiments.arguments import (
     EVALUATION_PROBLEMS,
     MAX_STEPS,
@@ -124,12 +125,12 @@ def run_demo(
     console.print(_table(runs, settings))
     console.print(NOTE)
     console.print(f"    {WHOLE_ROW}\n", soft_wrap=True)
-    for label, place in (
-        ("Numbers", out / "summary.json"),
-        ("Figure", " and ".join(map(str, figures))),
-        ("Runs", f"{out / 'runs'} (every step in metrics.jsonl)"),
-    ):
-        console.print(f"{label + ':':9}{place}", soft_wrap=True)
+    places = {
+        "Numbers": out / "summary.json",
+        "Figure": " and ".join(map(str, figures)),
+        "Runs": f"{out / 'runs'} (every step in metrics.jsonl)",
+    }
+    print_places(console, places)
     return summary
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from effopd.errors import ConfigurationError
 from effopd.experiments.arguments import world_run_arguments
 from effopd.files import read_json, write_json
+from effopd.run_directory import differing_settings, written_whole
 from effopd.training.progress import RunDisplay, RunProgress
 from effopd.training.quiet import quiet_libraries
 from effopd.training.run import FINISHED, train
@@ -84,17 +85,19 @@ def _train_opd(directory: Path, acceleration: str, seed: int, steps: int, save_s
 def _train_grpo(directory: Path, seed: int, config: TeacherConfig) -> None:
     settings = asdict(config) | {"seed": seed}
     if (directory / FINISHED).exists():
-        found = read_json(directory / FINISHED)["settings"]
-        if found != settings:
-            raise ConfigurationError(f"{directory} holds a run with {found}, not {settings}. Choose another --out.")
+        if changed := differing_settings(read_json(directory / FINISHED)["settings"], settings):
+            raise ConfigurationError(
+                f"{directory} holds a run with other settings: {'; '.join(changed)}. Choose another --out."
+            )
         return
-    shutil.rmtree(directory, ignore_errors=True)
+    shutil.rmtree(directory, ignore_errors=True)  # of an interrupted run of an earlier version
     model = AutoModelForCausalLM.from_pretrained(base_dir(), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(base_dir())
     task = TaskConfig()
     dataset = make_dataset("train", config.num_steps * config.prompts_per_step, seed, task)
-    arguments = (config, seed, task.max_completion_length, directory, True)
-    rewards = train_teacher(model, tokenizer, dataset, *arguments, save_checkpoints=True)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    write_json(directory / FINISHED, {"settings": settings, "rewards": rewards})
+    with written_whole(directory) as partial:
+        arguments = (config, seed, task.max_completion_length, partial, True)
+        rewards = train_teacher(model, tokenizer, dataset, *arguments, save_checkpoints=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        write_json(partial / FINISHED, {"settings": settings, "rewards": rewards})

@@ -191,7 +191,7 @@ class EffOPDCallback(TrainerCallback):
             self._optimizer_checked = True
         before = dict(self.cost)
         with self._timed("extrapolation_seconds"):
-            displacement = self._snapshot.measure()
+            displacement = self._snapshot.displacement()
             self._snapshot.begin()
         skipped = self._skipped(displacement)
         self._warn_of_underflow(displacement, skipped, step)

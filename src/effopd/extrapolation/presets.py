@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from effopd.checks import check_choice, check_fields, check_whole
 from effopd.errors import ConfigurationError
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import PAPER_SCALES, Acceptance, check_scales
@@ -56,10 +57,11 @@ class ExtrapolationConfig:
         Raises:
             ConfigurationError: A setting has the wrong type or is not possible.
         """
-        for name, kinds in (("num_prompts", int), ("seed", int | None), ("redraw_prompts", bool)):
-            value = getattr(self, name)
-            if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-                raise ConfigurationError(f"{name}: got {value!r}, expected {getattr(kinds, '__name__', kinds)}.")
+        check_whole("num_prompts", self.num_prompts, 1, remedy="The paper uses 50.")
+        if self.seed is not None and (not isinstance(self.seed, int) or isinstance(self.seed, bool)):
+            raise ConfigurationError(f"seed: got {self.seed!r}, expected a whole number, or None.")
+        if not isinstance(self.redraw_prompts, bool):
+            raise ConfigurationError(f"redraw_prompts: got {self.redraw_prompts!r}, expected True or False.")
         for name in ("schedule", "scales"):
             value = getattr(self, name)
             is_list = isinstance(value, Sequence) and all(isinstance(number, int | float) for number in value)
@@ -67,19 +69,9 @@ class ExtrapolationConfig:
                 raise ConfigurationError(f"{name}: got {value!r}, expected a list of numbers.")
         parse_schedule(self.schedule)
         object.__setattr__(self, "scales", check_scales(self.scales))
-        for name, kind in (
-            ("acceptance", Acceptance),
-            ("validator", ValidatorName),
-            ("random_numbers", RandomNumbers),
-        ):
-            if getattr(self, name) not in get_args(kind):
-                raise ConfigurationError(
-                    f"{name}={getattr(self, name)!r} is not known; use one of {list(get_args(kind))}."
-                )
-        if self.num_prompts < 1:
-            raise ConfigurationError(
-                f"The validation set is empty: num_prompts={self.num_prompts}. Use at least 1 (the paper uses 50)."
-            )
+        check_choice("acceptance", self.acceptance, get_args(Acceptance))
+        check_choice("validator", self.validator, get_args(ValidatorName))
+        check_choice("random_numbers", self.random_numbers, get_args(RandomNumbers))
 
 
 PRESETS = {
@@ -105,14 +97,9 @@ def resolve_preset(preset: str | ExtrapolationConfig, **overrides: Any) -> Extra
         ConfigurationError: The preset or a setting is not known, or a value cannot work.
     """
     if isinstance(preset, str):
-        if preset not in PRESETS:
-            raise ConfigurationError(f"The preset {preset!r} is not known; use one of {list(PRESETS)}.")
+        check_choice("preset", preset, PRESETS)
         preset = PRESETS[preset]
-    unknown = overrides.keys() - preset.__dataclass_fields__.keys()
-    if unknown:
-        raise ConfigurationError(
-            f"Unknown extrapolation settings {sorted(unknown)}; the settings are {list(preset.__dataclass_fields__)}."
-        )
+    check_fields("extrapolation", overrides, type(preset))
     for name in ("schedule", "scales"):
         if isinstance(overrides.get(name), Sequence) and not isinstance(overrides[name], str):
             overrides[name] = tuple(overrides[name])

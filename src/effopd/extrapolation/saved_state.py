@@ -11,6 +11,7 @@ from typing import Any
 from effopd.errors import CheckpointError
 from effopd.extrapolation.snapshot import Snapshot
 from effopd.files import write_json
+from effopd.run_directory import differing_settings
 
 DIRECTORY, STATE = "effopd", "state.json"
 
@@ -78,12 +79,9 @@ def _check_same_settings(saved: dict[str, Any], config: dict[str, Any], director
     """Refuse to go on by another rule. The device of the copies is no part of the rule."""
     saved = {"random_numbers": "shared"} | saved  # before this was a setting, random numbers were always shared
     wanted = json.loads(json.dumps(config))
-    changed = [
-        f"{name}: {saved.get(name)!r} there, {value!r} now"
-        for name, value in wanted.items()
-        if name != "snapshot_device" and saved.get(name) != value
-    ]
-    if changed:
+    names = [name for name in wanted if name != "snapshot_device"]
+    before, now = ({name: values.get(name) for name in names} for values in (saved, wanted))
+    if changed := differing_settings(before, now):
         raise CheckpointError(
             f"{directory} was saved with other extrapolation settings ({'; '.join(changed)}). Resume with those, or "
             "start a new run from the checkpoint's weights."

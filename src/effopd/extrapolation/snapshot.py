@@ -42,7 +42,7 @@ class Displacement:
     finite: bool
 
 
-# Number of sums that `measure` takes over elements: delta^2, delta * previous, previous^2, whether changed, and 1.
+# Number of sums that `displacement` takes over elements: delta^2, delta * previous, previous^2, whether changed, and 1.
 NUM_SUMS = 5
 
 
@@ -79,7 +79,7 @@ class Snapshot:
         self._has_previous = False
         self._copy(live, self._anchor)
 
-    def measure(self) -> Displacement:
+    def displacement(self) -> Displacement:
         """Sum up the displacement since the anchor. Call it before `begin`. It is collective with several processes."""
         sums: dict[str, torch.Tensor] = {}
         largest: dict[torch.dtype, tuple[float, float]] = {}

@@ -21,7 +21,7 @@ _ADDED = ("passed", "reason", "seconds")
 
 
 @dataclass(frozen=True)
-class Summary:
+class GradingSummary:
     """What came out of grading a file.
 
     Attributes:
@@ -52,7 +52,7 @@ def grade_file(
     time_s: float | None = None,
     memory_mb: int | None = None,
     unsafe: bool = False,
-) -> Summary:
+) -> GradingSummary:
     """Grade every line of a JSON Lines file.
 
     A line has `completion`, which is a text or messages. For mathematics it also has `answer`; for code it has `tests`,
@@ -178,6 +178,6 @@ def _without_verdict(row: Any) -> Any:
     return {key: value for key, value in row.items() if key not in _ADDED} if isinstance(row, dict) else row
 
 
-def _summarize(graded: Sequence[Row]) -> Summary:
+def _summarize(graded: Sequence[Row]) -> GradingSummary:
     timeouts = sum(not row["passed"] and row["reason"].partition(":")[0] == TIME_LIMIT for row in graded)
-    return Summary(len(graded), sum(row["passed"] for row in graded), timeouts)
+    return GradingSummary(len(graded), sum(row["passed"] for row in graded), timeouts)

@@ -8,10 +8,10 @@ A file of this package that defines an intervention registers it; nothing else h
         alpha: float = field(metadata=option("factor of the update", "X"))
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from effopd.checks import check_choice, check_fields
 from effopd.errors import ConfigurationError
 from effopd.interventions.update import Intervention
 
@@ -57,16 +57,8 @@ def make_intervention(kind: str, fields: Mapping[str, Any]) -> Intervention:
     Raises:
         ConfigurationError: There is no such kind or field, a field without a default is missing, or a value is wrong.
     """
-    if kind not in KINDS:
-        raise ConfigurationError(f"Got the intervention {kind!r}; expected one of {', '.join(KINDS)}.")
-    known = dataclasses.fields(KINDS[kind])
-    names = [field.name for field in known]
-    required = [field.name for field in known if field.default is dataclasses.MISSING]
-    if unknown := [name for name in fields if name not in names]:
-        expected = f"only {', '.join(names)}" if names else "none"
-        raise ConfigurationError(f"{kind}: got the fields {', '.join(map(str, unknown))}; expected {expected}.")
-    if missing := [name for name in required if name not in fields]:
-        raise ConfigurationError(f"{kind}: {', '.join(missing)} is missing; expected {', '.join(required)}.")
+    check_choice("intervention", kind, KINDS)
+    check_fields(kind, fields, KINDS[kind])
     try:
         made: Intervention = KINDS[kind](**fields)
     except ConfigurationError as error:

@@ -73,7 +73,7 @@ def check_vocabulary_sizes(
     """
     student_rows, teacher_rows = vocabulary_size(student_config), vocabulary_size(teacher_config)
     if student_rows != teacher_rows:
-        _check_rows(student_rows, teacher_rows, tokenizer_len=1 + max(tokenizer.get_vocab().values()))
+        _check_rows(student_rows, teacher_rows, num_token_ids=1 + max(tokenizer.get_vocab().values()))
 
 
 def vocabulary_size(config: PreTrainedConfig) -> int:
@@ -96,7 +96,7 @@ def align_logits(logits: Tensor, vocab_size: int) -> Tensor:
     return functional.pad(logits, (0, vocab_size - logits.shape[-1]), value=PADDING_LOGIT)
 
 
-def align_vocab_size(teacher: PreTrainedModel, student_vocab_size: int, tokenizer_len: int) -> PreTrainedModel:
+def align_vocab_size(teacher: PreTrainedModel, student_vocab_size: int, num_token_ids: int) -> PreTrainedModel:
     """Give a teacher's output head as many rows as its student's has, which TRL asks for; both share the tokenizer.
 
     The teacher's logits become those of `align_logits`. Where rows are added, the input embedding gets rows of zeros
@@ -105,7 +105,7 @@ def align_vocab_size(teacher: PreTrainedModel, student_vocab_size: int, tokenize
     Args:
         teacher: The teacher; it is changed in place.
         student_vocab_size: Number of rows of the student's head, `config.vocab_size`.
-        tokenizer_len: One more than the largest token id.
+        num_token_ids: One more than the largest token id.
 
     Returns:
         The teacher: `config.vocab_size` equal to the student's, in evaluation mode, its parameters frozen.
@@ -116,7 +116,7 @@ def align_vocab_size(teacher: PreTrainedModel, student_vocab_size: int, tokenize
     """
     config = teacher.config.get_text_config()
     if config.vocab_size != student_vocab_size:
-        _check_rows(student_vocab_size, config.vocab_size, tokenizer_len)
+        _check_rows(student_vocab_size, config.vocab_size, num_token_ids)
         _pad_input_embedding(teacher, student_vocab_size)
         teacher.set_output_embeddings(_resized_head(teacher, student_vocab_size))
         for each in (teacher.config, config):
@@ -126,10 +126,10 @@ def align_vocab_size(teacher: PreTrainedModel, student_vocab_size: int, tokenize
     return teacher.requires_grad_(False).eval()
 
 
-def _check_rows(student_rows: int, teacher_rows: int, tokenizer_len: int) -> None:
-    if min(student_rows, teacher_rows) < tokenizer_len:
+def _check_rows(student_rows: int, teacher_rows: int, num_token_ids: int) -> None:
+    if min(student_rows, teacher_rows) < num_token_ids:
         raise ConfigurationError(
-            f"The tokenizer has {tokenizer_len} tokens, but the student has {student_rows} rows for them and the"
+            f"The tokenizer has {num_token_ids} tokens, but the student has {student_rows} rows for them and the"
             f" teacher {teacher_rows}. Sizes may differ only by padding rows; choose models with a row for each token."
         )
 

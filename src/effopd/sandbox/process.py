@@ -17,7 +17,7 @@ from effopd.sandbox.command import Command, unsafe_command
 from effopd.sandbox.limits import Limits, resource_limits
 from effopd.sandbox.mounts import TEMPORARY
 from effopd.sandbox.seccomp import system_call_filter
-from effopd.sandbox.usage import Usage, measure, proportional_memory
+from effopd.sandbox.usage import Usage, measure_usage, proportional_memory
 
 _MIB = 2**20
 
@@ -83,7 +83,7 @@ class SandboxedProcess:
     def usage(self) -> Usage:
         """Measure what everything in the sandbox uses. This is valid once `ready` has its byte, and 0 after the end."""
         try:
-            return measure(self._proc, self._file_systems, self._session)
+            return measure_usage(self._proc, self._file_systems, self._session)
         except OSError:
             return Usage()
 

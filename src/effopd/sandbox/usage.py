@@ -28,7 +28,7 @@ class Usage:
     file_bytes: int = 0
 
 
-def measure(proc: Path, file_systems: tuple[Path, ...] = (), session: int | None = None) -> Usage:
+def measure_usage(proc: Path, file_systems: tuple[Path, ...] = (), session: int | None = None) -> Usage:
     """Measure the processes that a proc file system shows.
 
     Args:
@@ -60,7 +60,7 @@ def measure(proc: Path, file_systems: tuple[Path, ...] = (), session: int | None
 def proportional_memory(proc: Path) -> int:
     """Measure the resident bytes of a proc file system's processes; those that share a page share its bytes, too.
 
-    This is slower than `measure`. A process that may not be looked into counts with all its pages.
+    This is slower than `measure_usage`. A process that may not be looked into counts with all its pages.
     """
     total = 0
     for name in os.listdir(proc):  # noqa: PTH208

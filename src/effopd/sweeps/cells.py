@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from effopd.checkpoints import Checkpoint, find_checkpoints, open_pair
-from effopd.checkpoints.model import weight_files
 from effopd.checks import check_list
-from effopd.files import files_digest
 from effopd.interventions import make_intervention
 from effopd.models.find import absolute_name, find_model, model_directory
 from effopd.parameters import locate
-from effopd.sweeps.points import Entry, TrainingRun, X
 from effopd.sweeps.spec import Seed, SweepSpec
+from effopd.sweeps.sweep_models import Entry, TrainingRun, X
 
 Resident = tuple[str, int, int]
 """The checkpoint that a worker holds: a run's name, the index of its seed, and the index of the checkpoint."""
 
 
 class Use(NamedTuple):
-    """A use of a cell's result: the point of a curve of a sweep.
+    """A use of a cell's result: a point of a curve of a sweep.
 
     Attributes:
         sweep: Name of the sweep.
@@ -86,7 +84,7 @@ class Cell:
         return f"{self.directory} ({what or 'as trained'}) on {self.task}, seed {self.seed}"
 
 
-class Plan(NamedTuple):
+class SweepPlan(NamedTuple):
     """All that a sweep will do.
 
     Attributes:
@@ -98,7 +96,7 @@ class Plan(NamedTuple):
     identity: dict[str, Any]
 
 
-def plan_cells(spec: SweepSpec) -> Plan:
+def plan_cells(spec: SweepSpec) -> SweepPlan:
     """Find the checkpoints, check that they match the base, and list every evaluation.
 
     Raises:
@@ -125,9 +123,9 @@ def plan_cells(spec: SweepSpec) -> Plan:
     identity = {
         "spec": spec.to_json(),
         "base": base,
-        "runs": {name: [[_describe(each) for each in seed] for seed in seeds] for name, seeds in found.items()},
+        "runs": {name: [[each.identity() for each in seed] for seed in seeds] for name, seeds in found.items()},
     }
-    return Plan(cells, json.loads(json.dumps(identity)))
+    return SweepPlan(cells, json.loads(json.dumps(identity)))
 
 
 @dataclass
@@ -143,12 +141,12 @@ def _cells_of_run(spec: SweepSpec, run: TrainingRun) -> list[Cell]:
     for sweep in spec.sweeps:
         if sweep.runs and run.name not in sweep.runs:
             continue
-        for point in sweep.plan(run):
-            for entry in point.interventions:
+        for model in sweep.plan(run):
+            for entry in model.interventions:
                 for kind, fields in entry.items():
                     make_intervention(kind, fields)
-            draft = drafts.setdefault((point.checkpoint, json.dumps(point.interventions)), _Draft())
-            draft.uses[Use(sweep.name, point.kind, point.value, point.x)] = None
+            draft = drafts.setdefault((model.checkpoint, json.dumps(model.interventions)), _Draft())
+            draft.uses[Use(sweep.name, model.kind, model.value, model.x)] = None
             draft.kl |= sweep.measures_kl and spec.teacher is not None
     cells = []
     for (index, interventions), draft in sorted(drafts.items(), key=lambda item: item[0][0]):
@@ -177,9 +175,3 @@ def _layers(base: str, directory: Path) -> tuple[int, ...]:
     """List the indices of a model's layers, after checking that the model matches the base."""
     names = open_pair(base, directory).names
     return tuple(sorted({layer for name in names if (layer := locate(name).layer) is not None}))
-
-
-def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Describe a checkpoint with a digest of its files, so that another one in its place is noticed."""
-    files = files_digest(weight_files(checkpoint.directory))
-    return {"step": checkpoint.step, "directory": str(checkpoint.directory), "files": files}

@@ -18,32 +18,33 @@ from typing import Any, NamedTuple
 
 import torch
 
+from effopd.checks import check_number, check_whole
 from effopd.errors import CheckpointError, ConfigurationError, UnsupportedError
 from effopd.sweeps.cells import Cell, Resident
 from effopd.sweeps.queue import MAX_LOSSES, CellQueue
-from effopd.sweeps.worker import Outcome, Settings, Worker
+from effopd.sweeps.worker import CellOutcome, CellSettings, Worker
 
 START_SECONDS = 300.0
 MAX_FAILED_STARTS = 5
 _OBJECT_STORE_BYTES = 100 * 2**20  # enough for rows of numbers; by default, Ray takes 30 % of the memory
 
 
-class Finished(NamedTuple):
+class FinishedCell(NamedTuple):
     """A cell that is done or has failed for good, with its outcome and the number of the attempt."""
 
     cell: Cell
-    outcome: Outcome
+    outcome: CellOutcome
     attempt: int
 
 
 def execute(
     cells: Iterable[Cell],
-    settings: Settings,
+    settings: CellSettings,
     *,
     workers: int | None = None,
     address: str | None = None,
     gpus_per_worker: float = 0.0,
-) -> Generator[Finished, None, None]:
+) -> Generator[FinishedCell, None, None]:
     """Evaluate cells, in an order in which few checkpoints have to be loaded twice.
 
     Args:
@@ -84,10 +85,9 @@ def check_workers(workers: int | None, address: str | None, gpus_per_worker: flo
     Raises:
         ConfigurationError: Fewer than one worker, a negative number of GPUs, or GPUs where this process has none.
     """
-    if (workers is not None and workers < 1) or gpus_per_worker < 0:
-        raise ConfigurationError(
-            f"Got {workers} workers with {gpus_per_worker:g} GPUs each; expected at least 1, and at least 0 GPUs."
-        )
+    if workers is not None:
+        check_whole("workers", workers, 1)
+    check_number("gpus_per_worker", gpus_per_worker, low=0)
     ray = sys.modules.get("ray")
     on_cluster = address is not None or ((workers or 1) > 1 and ray is not None and ray.is_initialized())
     if gpus_per_worker and not on_cluster and not torch.cuda.is_available():
@@ -108,13 +108,13 @@ def _room_in(resources: dict[str, float], gpus_per_worker: float) -> int:
     return max(1, int(min(rooms)))
 
 
-def _settled(queue: CellQueue, cell: Cell, outcome: Outcome, attempt: int) -> Iterator[Finished]:
+def _settled(queue: CellQueue, cell: Cell, outcome: CellOutcome, attempt: int) -> Iterator[FinishedCell]:
     """Yield the finished cell, unless it failed and will be tried again."""
     if outcome.error is None or not queue.failed(cell):
-        yield Finished(cell, outcome, attempt)
+        yield FinishedCell(cell, outcome, attempt)
 
 
-def _in_process(queue: CellQueue, worker: Worker) -> Iterator[Finished]:
+def _in_process(queue: CellQueue, worker: Worker) -> Iterator[FinishedCell]:
     resident: Resident | None = None
     while (cell := queue.take(resident)) is not None:
         resident, attempt = cell.resident, queue.attempt(cell)
@@ -194,7 +194,7 @@ class _Pool:
     Only workers that have answered get cells, so that a worker that waits for a place in the cluster keeps none.
     """
 
-    def __init__(self, ray: Any, queue: CellQueue, settings: Settings, size: int, gpus_per_worker: float) -> None:
+    def __init__(self, ray: Any, queue: CellQueue, settings: CellSettings, size: int, gpus_per_worker: float) -> None:
         self._ray, self._queue, self._size = ray, queue, size
         self._settings = replace(settings, one_thread=settings.device == "cpu")
         environment = {"env_vars": {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}}
@@ -205,7 +205,7 @@ class _Pool:
         self._failed_starts = 0
         self._last_sign = time.monotonic()
 
-    def run(self) -> Iterator[Finished]:
+    def run(self) -> Iterator[FinishedCell]:
         """Yield cells until all are finished."""
         try:
             while self._num_left:
@@ -235,7 +235,7 @@ class _Pool:
             actor = _Actor(self._make(self._settings))
             self._calls[actor.handle.ready.remote()] = actor
 
-    def _settle(self, reference: Any) -> Iterator[Finished]:
+    def _settle(self, reference: Any) -> Iterator[FinishedCell]:
         """Take the result of a call, which has ended."""
         actor = self._calls.pop(reference)
         try:
@@ -250,7 +250,7 @@ class _Pool:
         if cell is not None:
             yield from _settled(self._queue, cell, outcome, actor.attempt)
 
-    def _lose(self, actor: _Actor, error: Exception) -> Iterator[Finished]:
+    def _lose(self, actor: _Actor, error: Exception) -> Iterator[FinishedCell]:
         """Put the cell of a dead worker back."""
         error = getattr(error, "cause", None) or error  # the cause is what the worker itself has raised
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -263,7 +263,7 @@ class _Pool:
                 ) from error
         elif not self._queue.lost(actor.cell):
             text = f"its worker died {MAX_LOSSES} times, most likely because memory ran out; the last time: {reason}"
-            yield Finished(actor.cell, Outcome(None, text), actor.attempt)
+            yield FinishedCell(actor.cell, CellOutcome(None, text), actor.attempt)
 
     def _check_progress(self) -> None:
         """Raise an error if cells are left, and no worker has found a place for a long time."""

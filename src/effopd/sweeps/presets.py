@@ -15,7 +15,7 @@ from typing_extensions import override
 from effopd.checks import check_choice, check_file_name, check_list, check_number, check_text, check_whole
 from effopd.errors import ConfigurationError
 from effopd.interventions import KINDS, make_intervention
-from effopd.sweeps.points import BASE, Entry, Point, TrainingRun, thin
+from effopd.sweeps.sweep_models import BASE, Entry, SweepModel, TrainingRun, thin
 
 LONGEST_NAME = 100  # bytes of the name of a sweep or run
 
@@ -44,7 +44,7 @@ class Preset(ABC):
             object.__setattr__(self, "runs", check_list(f"{self.name}: runs", self.runs))
 
     @abstractmethod
-    def plan(self, run: TrainingRun) -> Iterator[Point]:
+    def plan(self, run: TrainingRun) -> Iterator[SweepModel]:
         """Yield the models of one run.
 
         Raises:
@@ -76,11 +76,11 @@ class UpdateNorm(Preset):
         self._set_numbers("values")
 
     @override
-    def plan(self, run: TrainingRun) -> Iterator[Point]:
+    def plan(self, run: TrainingRun) -> Iterator[SweepModel]:
         for alpha in sorted({*thin(self.values, run.max_values), 1.0}):
-            yield Point(run.final, _scaled(alpha), "scale", alpha, "update_norm")
+            yield SweepModel(run.final, _scaled(alpha), "scale", alpha, "update_norm")
         for index in run.over_training:
-            yield Point(index, (), "checkpoint", run.time(index), "update_norm")
+            yield SweepModel(index, (), "checkpoint", run.time(index), "update_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +93,10 @@ class EmbeddingReplacement(Preset):
     preset: ClassVar[str] = "embedding_replacement"
 
     @override
-    def plan(self, run: TrainingRun) -> Iterator[Point]:
-        yield Point(run.final, (BASE,), "base", 0.0)
-        yield Point(run.final, ({"replace-embeddings": {}},), "replace-embeddings", 0.0)
-        yield Point(run.final, (), "trained", 0.0)
+    def plan(self, run: TrainingRun) -> Iterator[SweepModel]:
+        yield SweepModel(run.final, (BASE,), "base", 0.0)
+        yield SweepModel(run.final, ({"replace-embeddings": {}},), "replace-embeddings", 0.0)
+        yield SweepModel(run.final, (), "trained", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class SlidingWindow(Preset):
             object.__setattr__(self, "values", tuple(sorted(self.values)))
 
     @override
-    def plan(self, run: TrainingRun) -> Iterator[Point]:
+    def plan(self, run: TrainingRun) -> Iterator[SweepModel]:
         centres = run.layers if self.values is None else self.values
         if not run.layers or not set(centres) <= set(run.layers):
             layers = f"layers from {run.layers[0]} to {run.layers[-1]}" if run.layers else "numbered layers"
@@ -139,9 +139,9 @@ class SlidingWindow(Preset):
         for module in self.modules:
             for centre in thin(centres, run.max_values):
                 window = {"module": module, "centre": centre, "half_width": half_width}
-                yield Point(run.final, ({"window": window},), module, float(centre))
-        yield Point(run.final, (BASE,), "base", 0.0)
-        yield Point(run.final, (), "trained", 0.0)
+                yield SweepModel(run.final, ({"window": window},), module, float(centre))
+        yield SweepModel(run.final, (BASE,), "base", 0.0)
+        yield SweepModel(run.final, (), "trained", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +173,7 @@ class TopBottom(Preset):
             make_intervention("bottom", {"percent": percent})
 
     @override
-    def plan(self, run: TrainingRun) -> Iterator[Point]:
+    def plan(self, run: TrainingRun) -> Iterator[SweepModel]:
         reference = self.norm_like or next(iter(run.finals))
         if reference not in run.finals:
             raise ConfigurationError(
@@ -182,10 +182,10 @@ class TopBottom(Preset):
         norms = str(run.finals[reference])
         for percent in thin(self.values, run.max_values):
             fields = {"percent": percent, "other": self.other}
-            yield Point(run.final, ({"top": fields | {"norm_like": norms}},), "top", percent)
-            yield Point(run.final, ({"bottom": fields},), "bottom", percent)
-        yield Point(run.final, (BASE,), "base", 0.0)
-        yield Point(run.final, (), "trained", 0.0)
+            yield SweepModel(run.final, ({"top": fields | {"norm_like": norms}},), "top", percent)
+            yield SweepModel(run.final, ({"bottom": fields},), "bottom", percent)
+        yield SweepModel(run.final, (BASE,), "base", 0.0)
+        yield SweepModel(run.final, (), "trained", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,13 +212,13 @@ class NormMatching(Preset):
         check_number(f"{self.name}: early", self.early, low=0, high=1)
 
     @override
-    def plan(self, run: TrainingRun) -> Iterator[Point]:
+    def plan(self, run: TrainingRun) -> Iterator[SweepModel]:
         early = run.early(self.early)
         for index in sorted({*run.over_training, early}):
-            yield Point(index, (), "checkpoint", run.time(index))
-            yield Point(index, _matched(run, index, 1.0), "norm-match", run.time(index))
+            yield SweepModel(index, (), "checkpoint", run.time(index))
+            yield SweepModel(index, _matched(run, index, 1.0), "norm-match", run.time(index))
         for beta in sorted({*thin(self.values, run.max_values), 0.0, 1.0}):
-            yield Point(early, _matched(run, early, beta), "beta", beta)
+            yield SweepModel(early, _matched(run, early, beta), "beta", beta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,11 +259,11 @@ class OneIntervention(Preset):
         object.__setattr__(self, "values", tuple(sorted(self.values)))
 
     @override
-    def plan(self, run: TrainingRun) -> Iterator[Point]:
+    def plan(self, run: TrainingRun) -> Iterator[SweepModel]:
         for index in run.over_training if self.over_training else (run.final,):
             label = f"{self.kind}, step {run.time(index):g}" if self.over_training else self.kind
             for value in thin(self.values, run.max_values):
-                yield Point(index, ({self.kind: {**(self.fields or {}), self.vary: value}},), label, float(value))
+                yield SweepModel(index, ({self.kind: {**(self.fields or {}), self.vary: value}},), label, float(value))
 
 
 PRESETS: dict[str, type[Preset]] = {

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from effopd.errors import DataError
 from effopd.files import replaced, write_json_lines
 from effopd.run_directory import differing_settings
-from effopd.sweeps.cells import Cell, Plan, Use
-from effopd.sweeps.execute import Finished
+from effopd.sweeps.cells import Cell, SweepPlan, Use
+from effopd.sweeps.execute import FinishedCell
 
-PLAN, RESULTS, UNUSED, CELLS, FAILED = "sweep.json", "results.parquet", "unused.parquet", "cells", "failed.jsonl"
+SWEEP_FILE, RESULTS, UNUSED, CELLS, FAILED = "sweep.json", "results.parquet", "unused.parquet", "cells", "failed.jsonl"
 
 _TEXT, _WHOLE, _NUMBER = pa.string(), pa.int64(), pa.float64()
 SCHEMA = pa.schema(
@@ -58,7 +58,7 @@ _CHOICE = ("sweeps", "runs", "tasks", "seeds", "max_checkpoints", "max_values")
 _ORDER = [(name, "ascending") for name in ("sweep", "run", "training_seed", "kind", "task", "value", "seed")]
 
 
-class Results:
+class ResultsDirectory:
     """The rows of a sweep's directory.
 
     Cells that an earlier plan had done there are taken over: other sweeps, tasks and seeds, and more runs, may be
@@ -72,7 +72,7 @@ class Results:
         DataError: A file in the directory cannot be read.
     """
 
-    def __init__(self, directory: Path, plan: Plan) -> None:
+    def __init__(self, directory: Path, plan: SweepPlan) -> None:
         self.directory = directory
         self._plan = plan
         (directory / CELLS).mkdir(exist_ok=True)
@@ -84,7 +84,7 @@ class Results:
         """Tell whether the rows of a cell were there at the start."""
         return cell.key in self._done
 
-    def add(self, finished: Finished) -> None:
+    def add(self, finished: FinishedCell) -> None:
         """Write the rows of a finished cell, or the error of a failed one, to disk."""
         cell, (measured, error), attempt = finished
         if measured is None:

@@ -15,11 +15,11 @@ from effopd.models.find import absolute_name
 from effopd.report.sweep import write_sweep_report
 from effopd.run_directory import claimed
 from effopd.sweeps.cells import plan_cells
-from effopd.sweeps.execute import Finished, check_workers, execute
-from effopd.sweeps.results import PLAN, Results, differences
+from effopd.sweeps.execute import FinishedCell, check_workers, execute
+from effopd.sweeps.results import SWEEP_FILE, ResultsDirectory, differences
 from effopd.sweeps.spec import SweepSpec
 from effopd.sweeps.teacher import check_teacher
-from effopd.sweeps.worker import Settings
+from effopd.sweeps.worker import CellSettings
 
 _SECONDS_PER_LINE = 60.0
 
@@ -77,7 +77,7 @@ def sweep(
     check_teacher(spec, plan.cells)
     for task in spec.tasks:
         evaluation.load_task(task, limit=spec.limit)  # a wrong name is an error now, and not one of each cell
-    settings = Settings(
+    settings = CellSettings(
         base=absolute_name(spec.base),
         teacher=absolute_name(spec.teacher) if spec.teacher else None,
         limit=spec.limit,
@@ -87,8 +87,8 @@ def sweep(
         device="cuda" if gpus_per_worker else "cpu",
     )
     identity = {**plan.identity, "versions": {"effopd": __version__}}
-    with claimed(out, PLAN, identity, holds="a sweep", differing=differences):
-        results = Results(out, plan)
+    with claimed(out, SWEEP_FILE, identity, holds="a sweep", differing=differences):
+        results = ResultsDirectory(out, plan)
         left = [cell for cell in plan.cells if not results.is_done(cell)]
         cells = execute(left, settings, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
         try:
@@ -104,7 +104,7 @@ def sweep(
 
 
 @contextlib.contextmanager
-def _shown(console: Console | None, total: int, already: int) -> Iterator[Callable[[Finished], None]]:
+def _shown(console: Console | None, total: int, already: int) -> Iterator[Callable[[FinishedCell], None]]:
     """Show how many cells are done: with a bar on a terminal, and elsewhere with a line a minute.
 
     Yields:
@@ -116,7 +116,7 @@ def _shown(console: Console | None, total: int, already: int) -> Iterator[Callab
     with progress_bar("cells", console=console) as progress:
         task = progress.add_task("sweeping", total=total, completed=already)
 
-        def advance(finished: Finished) -> None:
+        def advance(finished: FinishedCell) -> None:
             nonlocal said, done, failures
             done += 1
             failures += finished.outcome.error is not None

@@ -31,7 +31,7 @@ _REFERENCES = ("final", "norm_like")  # fields of interventions that name a mode
 
 
 @dataclass(frozen=True)
-class Settings:
+class CellSettings:
     """Settings that all cells of a sweep share.
 
     Attributes:
@@ -55,7 +55,7 @@ class Settings:
     one_thread: bool = False
 
 
-class Outcome(NamedTuple):
+class CellOutcome(NamedTuple):
     """What became of a cell: the measured columns of a row, or an error."""
 
     measured: dict[str, Any] | None
@@ -71,7 +71,7 @@ class Worker:
         settings: Settings that the cells share.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: CellSettings) -> None:
         self._settings = settings
         self._resident: Resident | None = None
         self._loaded: _Loaded | None = None
@@ -92,14 +92,14 @@ class Worker:
             raise UnsupportedError(f"torch {torch.__version__} finds no CUDA device on {platform.node()}.")
         return f"{platform.node()}/{os.getpid()}"
 
-    def attempt(self, cell: Cell) -> Outcome:
+    def attempt(self, cell: Cell) -> CellOutcome:
         """Evaluate a cell. After an exception, which becomes the outcome's error, nothing is kept in memory."""
         try:
-            return Outcome(self.run(cell), None)
+            return CellOutcome(self.run(cell), None)
         except Exception as error:
             self._loaded, self._resident = None, None
             where = traceback.extract_tb(error.__traceback__)[-1]
-            return Outcome(None, f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
+            return CellOutcome(None, f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Evaluate a cell.

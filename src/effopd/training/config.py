@@ -7,27 +7,27 @@ from typing import Any, Literal, get_args
 
 from trl import DistillationConfig
 
+from effopd.checks import check_choice, check_number
 from effopd.errors import ConfigurationError
 from effopd.extrapolation.presets import PRESETS, ExtrapolationConfig, resolve_preset
 
 Estimator = Literal["full_vocab", "sampled"]
 
-_ABOVE_0, _BELOW_1, _FINITE = math.nextafter(0, 1), math.nextafter(1, 0), math.nextafter(math.inf, 0)
-# Fields that neither TRL nor transformers checks before it uses them: the least and greatest value, and both in words.
-_RANGES: dict[str, tuple[float, float, str]] = {
-    "per_device_train_batch_size": (1, _FINITE, "at least 1"),
-    "per_device_eval_batch_size": (1, _FINITE, "at least 1"),
-    "gradient_accumulation_steps": (1, _FINITE, "at least 1"),
-    "max_completion_length": (1, _FINITE, "at least 1"),
-    "learning_rate": (0, _FINITE, "at least 0"),
-    "weight_decay": (0, _FINITE, "at least 0"),
-    "adam_beta1": (0, _BELOW_1, "at least 0 and below 1"),
-    "adam_beta2": (0, _BELOW_1, "at least 0 and below 1"),
-    "adam_epsilon": (0, _FINITE, "at least 0"),
-    "max_grad_norm": (0, _FINITE, "at least 0"),
-    "temperature": (_ABOVE_0, _FINITE, "above 0"),
-    "top_p": (_ABOVE_0, 1, "above 0 and at most 1"),
-    "top_k": (0, _FINITE, "at least 0, which is no limit"),
+# Bounds of the fields that neither TRL nor transformers checks before it uses them.
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "per_device_train_batch_size": {"low": 1},
+    "per_device_eval_batch_size": {"low": 1},
+    "gradient_accumulation_steps": {"low": 1},
+    "max_completion_length": {"low": 1},
+    "learning_rate": {"low": 0},
+    "weight_decay": {"low": 0},
+    "adam_beta1": {"low": 0, "below": 1},
+    "adam_beta2": {"low": 0, "below": 1},
+    "adam_epsilon": {"low": 0},
+    "max_grad_norm": {"low": 0},
+    "temperature": {"above": 0},
+    "top_p": {"above": 0, "high": 1},
+    "top_k": {"low": 0, "remedy": "For no limit, write 0."},
 }
 # Values with which completions are sampled from the whole distribution.
 _WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -59,10 +59,7 @@ class OPDConfig(DistillationConfig):
         if self.activation_checkpointing is None:  # the new name; TRL still sets the old one, of which it is warned
             self.activation_checkpointing: bool | None = self.gradient_checkpointing
         super().__post_init__()
-        if self.estimator not in get_args(Estimator):
-            raise ConfigurationError(
-                f"estimator={self.estimator!r} is not known; use one of {list(get_args(Estimator))}."
-            )
+        check_choice("estimator", self.estimator, get_args(Estimator))
         if self.estimator == "sampled" and self.beta != 1.0:
             raise ConfigurationError(
                 f"estimator='sampled' is the reverse KL; beta={self.beta} has no effect on it. Leave beta at 1.0, or "
@@ -83,9 +80,9 @@ class OPDConfig(DistillationConfig):
                 "save_only_model=True saves no optimizer state, without which a run that is interrupted would go on to "
                 "other weights. Leave it out, or set save_strategy to 'no' and use the final model."
             )
-        for name, (least, most, words) in _RANGES.items():
-            if (value := getattr(self, name)) is not None and not least <= value <= most:
-                raise ConfigurationError(f"{name}={value} is not possible; it must be {words}.")
+        for name, bounds in _BOUNDS.items():
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, **bounds)
 
 
 @dataclass
@@ -168,10 +165,8 @@ class RunArguments:
             raise ConfigurationError("target_accuracy needs evaluation_dataset_name to measure the accuracy on.")
         most = len(self.reward) if set(self.reward) <= {"world", "math", "code"} else math.inf
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= most:
-            raise ConfigurationError(
-                f"target_accuracy={self.target_accuracy} is not possible; it must be above 0"
-                + (f" and at most {most}. For 95 %, write 0.95." if most < math.inf else ".")
-            )
+            bounds = f"above 0 and at most {most}. For 95 %, write 0.95." if most < math.inf else "above 0."
+            raise ConfigurationError(f"target_accuracy: got {self.target_accuracy!r}, expected a number {bounds}")
         if self.monitor_matrices is not None and self.monitor_every is None:
             raise ConfigurationError(f"monitor_matrices={self.monitor_matrices} has no effect; set monitor_every too.")
         for name, otherwise in (
@@ -180,10 +175,8 @@ class RunArguments:
             ("num_train_examples", "all"),
             ("num_evaluation_examples", "all"),
         ):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigurationError(
-                    f"{name}={value} is not possible; it must be at least 1. Leave it out for {otherwise}."
-                )
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, low=1, remedy=f"Leave it out for {otherwise}.")
 
     def extrapolation_config(self) -> ExtrapolationConfig | None:
         """Return the settings of EffOPD, or None for vanilla OPD.
@@ -201,8 +194,5 @@ class RunArguments:
                     f"{list(PRESETS)}, or leave extrapolation out."
                 )
             return None
-        if self.acceleration not in PRESETS:
-            raise ConfigurationError(
-                f"acceleration={self.acceleration!r} is not known; use 'none' or one of {list(PRESETS)}."
-            )
+        check_choice("acceleration", self.acceleration, ["none", *PRESETS])
         return resolve_preset(self.acceleration, **overrides)

@@ -39,7 +39,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from typing_extensions import override
 
 from effopd import trl_hooks
-from effopd.errors import ConfigurationError, UnsupportedError
+from effopd.checks import check_number
+from effopd.errors import UnsupportedError
 from effopd.files import append_json_line, drop_later_steps
 from effopd.parameters import clean_name, select
 from effopd.training.update_sample import SPECTRAL, UpdateSample, choose_matrices, num_bytes
@@ -109,11 +110,10 @@ class UpdateMonitorCallback(TrainerCallback):
         max_share: float | None = 0.02,
         max_bytes: int = 2 << 30,
     ) -> None:
-        if every < 1 or num_matrices < 1 or (max_share is not None and not 0 < max_share <= 1):
-            raise ConfigurationError(
-                f"Got every={every}, num_matrices={num_matrices}, max_share={max_share}; expected every and "
-                "num_matrices of at least 1, and max_share in (0, 1] or None."
-            )
+        check_number("every", every, low=1)
+        check_number("num_matrices", num_matrices, low=1)
+        if max_share is not None:
+            check_number("max_share", max_share, above=0, high=1, remedy="For no limit, pass None.")
         _check_trainer(trainer)
         self.trainer, self.every, self.max_share = trainer, every, max_share
         self.parameters, self.num_matrices, self.max_bytes = parameters, num_matrices, max_bytes

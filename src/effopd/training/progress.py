@@ -3,7 +3,7 @@
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import ProgressColumn, Task
 from rich.text import Text
 from transformers import (
     PrinterCallback,
@@ -15,6 +15,7 @@ from transformers import (
 )
 from typing_extensions import override
 
+from effopd.console import progress_bar
 from effopd.training.metrics import MetricsCallback
 from effopd.training.trainer import OPDTrainer
 
@@ -32,15 +33,7 @@ class RunDisplay:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
-        self._progress = Progress(
-            SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            _Status(),
-            TimeElapsedColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
+        self._progress = progress_bar(columns=[_Status()], console=self.console, time_left=False)
 
     def __enter__(self) -> "RunDisplay":
         self._progress.start()

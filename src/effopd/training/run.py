@@ -5,6 +5,7 @@ A run directory holds `config.yaml` (with every field), `versions.json`, `metric
 and `run.json` too.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -22,6 +23,7 @@ from transformers import TrainerCallback
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError, DataError, EffOPDError
 from effopd.files import read_json_lines, write_json, write_text
+from effopd.run_directory import differing_settings, locked
 from effopd.training.build import build_trainer
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.metrics import COMPLETE, METRICS, MetricsCallback
@@ -56,6 +58,7 @@ def train(arguments: RunArguments, config: OPDConfig, callbacks: MakeCallbacks |
     """Do a run, or what is left of it.
 
     A run directory that is finished is left as it is. An interrupted run continues from its newest complete checkpoint.
+    While it trains, the main process keeps other commands out of the directory.
 
     Args:
         arguments: Models, data, reward and acceleration.
@@ -67,21 +70,23 @@ def train(arguments: RunArguments, config: OPDConfig, callbacks: MakeCallbacks |
 
     Raises:
         ConfigurationError: The directory holds a run with other settings, or settings do not work.
-        DataError: A model or dataset is not what it should be.
+        DataError: A model or dataset is not what it should be, or another command is training in the directory.
         CheckpointError: A checkpoint cannot be continued from.
         EffOPDError: Training has diverged.
         OSError: The disk is full. What was finished is kept.
     """
     directory = Path(config.output_dir)
     resolved = asdict(arguments) | config.to_dict()
-    _check_same_run(directory, resolved)
-    if (directory / FINISHED).exists():
-        logger.warning("%s is finished; its results are used again. Remove it to train anew.", directory)
-        return read_json_lines(directory / METRICS)
-    with warnings.catch_warnings():
-        # TRL and transformers warn of one another's names, which is nothing that a user could change.
-        warnings.filterwarnings("ignore", r".*gradient_checkpointing.* is deprecated", FutureWarning)
-        return _train(arguments, config, callbacks, directory, resolved)
+    directory.mkdir(parents=True, exist_ok=True)  # fails where nothing can be written, before any model is loaded
+    with locked(directory) if config.process_index == 0 else contextlib.nullcontext():
+        _check_same_run(directory, resolved)
+        if (directory / FINISHED).exists():
+            logger.warning("%s is finished; its results are used again. Remove it to train anew.", directory)
+            return read_json_lines(directory / METRICS)
+        with warnings.catch_warnings():
+            # TRL and transformers warn of one another's names, which is nothing that a user could change.
+            warnings.filterwarnings("ignore", r".*gradient_checkpointing.* is deprecated", FutureWarning)
+            return _train(arguments, config, callbacks, directory, resolved)
 
 
 def _train(
@@ -91,7 +96,6 @@ def _train(
     directory: Path,
     resolved: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    directory.mkdir(parents=True, exist_ok=True)  # fails where nothing can be written, before any model is loaded
     trainer, metrics = build_trainer(arguments, config)
     if trainer.is_world_process_zero():
         write_text(directory / CONFIG, yaml.safe_dump(resolved, sort_keys=True))
@@ -147,12 +151,8 @@ def _check_same_run(directory: Path, resolved: dict[str, Any]) -> None:
         raise DataError(f"{path} is not YAML: {error}. Choose another directory, or remove this one.") from error
     if not isinstance(saved, dict):
         raise DataError(f"{path} holds no settings. Choose another directory, or remove this one.")
-    changed = [
-        f"{key}: {saved.get(key)!r} there, {wanted.get(key)!r} now"
-        for key in sorted(saved.keys() | wanted.keys())
-        if saved.get(key) != wanted.get(key) and not _FREE.match(key)
-    ]
-    if changed:
+    before, now = ({key: values[key] for key in values if not _FREE.match(str(key))} for values in (saved, wanted))
+    if changed := differing_settings(before, now):
         raise ConfigurationError(
             f"{directory} holds a run with other settings ({'; '.join(changed[:5])}"
             f"{f'; and {len(changed) - 5} more' if len(changed) > 5 else ''}). Choose another directory, or remove it."

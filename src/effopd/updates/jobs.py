@@ -20,15 +20,16 @@ from safetensors import SafetensorError, safe_open
 
 from effopd.checkpoints import open_pair
 from effopd.checkpoints.writer import save_tensors as write_tensors
+from effopd.checks import check_whole
 from effopd.errors import CheckpointError, ConfigurationError
 from effopd.files import replaced
 from effopd.run_directory import FinishedPieces, claimed
 from effopd.updates.gram import Precision
-from effopd.updates.measure import Source, displacement, measure
+from effopd.updates.measure import UpdateSource, displacement, measure_parameter
 from effopd.updates.plan import Job, Runs, differences, plan_jobs
 from effopd.updates.pool import one_thread_each
 
-PLAN, PROGRESS, SUBSPACES = "analysis.json", "progress.jsonl", "subspaces"
+ANALYSIS_FILE, PROGRESS, SUBSPACES = "analysis.json", "progress.jsonl", "subspaces"
 
 Row = dict[str, Any]
 
@@ -68,11 +69,10 @@ def measure_runs(
             a pattern of `ignore` matches nothing, or nothing is left to analyse.
         DataError: A model cannot be read, or does not match the base; or another analysis is writing to `out`.
     """
-    if workers < 1:
-        raise ConfigurationError(f"Got {workers} workers; expected at least 1.")
+    check_whole("workers", workers, 1)
     _check_device(device)
     plan, jobs = plan_jobs(base, runs, out, ignore, precision, device)
-    with claimed(out, PLAN, plan, holds="an analysis", differing=differences):
+    with claimed(out, ANALYSIS_FILE, plan, holds="an analysis", differing=differences):
         pieces = FinishedPieces(out / PROGRESS)
         rows = (row for row in pieces.rows if _has_its_vectors(out, row))
         done = {(row["run"], row["checkpoint"], row["parameter"]): row for row in rows}
@@ -92,7 +92,7 @@ _open_pair = lru_cache(maxsize=16)(open_pair)  # one job after the other reads t
 def do_job(job: Job) -> Row:
     """Measure one parameter, write its singular vectors if it is a matrix, and return its record."""
     pairs = [_open_pair(job.base, directory, job.ignore) for directory in job.directories]
-    found = measure(
+    found = measure_parameter(
         pairs[-1],
         job.parameter,
         job.size,
@@ -104,7 +104,7 @@ def do_job(job: Job) -> Row:
     )
     norm, cosine = found.record.frobenius_norm, None
     if len(pairs) > 1:
-        sources: list[Source | None] = [*pairs] if len(pairs) == 3 else [None, *pairs]
+        sources: list[UpdateSource | None] = [*pairs] if len(pairs) == 3 else [None, *pairs]
         norm, cosine = displacement(sources, job.parameter, job.size)
     if found.spectrum and found.vectors:
         tensors = {

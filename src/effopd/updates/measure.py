@@ -31,7 +31,7 @@ NUM_VECTORS = 20
 _MIN_CHECKPOINTS_FOR_EVR = 4  # fewer points always lie in a plane
 
 
-class Source(Protocol):
+class UpdateSource(Protocol):
     """A base and a trained model, of which updates are read: `effopd.checkpoints.Pair`, or `StateDicts`."""
 
     @property
@@ -64,7 +64,7 @@ class Measurement:
     vectors: SingularVectors | None
 
 
-def parameters(source: Source) -> dict[str, tuple[int, int]]:
+def parameters(source: UpdateSource) -> dict[str, tuple[int, int]]:
     """List everything that gets a record, with its rows and columns.
 
     Matrices are listed as they are, and other tensors as if they were flattened to [first dimension, all others].
@@ -80,7 +80,9 @@ def parameters(source: Source) -> dict[str, tuple[int, int]]:
     return {name: size for name, size in found.items() if math.prod(size)}
 
 
-def update_blocks(source: Source, name: str, size: tuple[int, int], device: str = "cpu") -> tuple[UpdateBlocks, float]:
+def update_blocks(
+    source: UpdateSource, name: str, size: tuple[int, int], device: str = "cpu"
+) -> tuple[UpdateBlocks, float]:
     """Make the update of one parameter readable in blocks.
 
     Returns:
@@ -98,8 +100,8 @@ def update_blocks(source: Source, name: str, size: tuple[int, int], device: str 
     return blocks, math.sqrt(sum(base_squares.values()))
 
 
-def measure(
-    source: Source,
+def measure_parameter(
+    source: UpdateSource,
     name: str,
     size: tuple[int, int],
     *,
@@ -154,7 +156,9 @@ def measure(
     return Measurement(record, found, vectors)
 
 
-def displacement(sources: Sequence[Source | None], name: str, size: tuple[int, int]) -> tuple[float, float | None]:
+def displacement(
+    sources: Sequence[UpdateSource | None], name: str, size: tuple[int, int]
+) -> tuple[float, float | None]:
     """Measure the latest displacement of a parameter.
 
     Args:
@@ -179,7 +183,7 @@ def displacement(sources: Sequence[Source | None], name: str, size: tuple[int, i
     return math.sqrt(latest_square), min(max(dot / norms, -1.0), 1.0) if norms else None
 
 
-def _windows(source: Source | None, name: str, size: tuple[int, int]) -> Iterator[tuple[slice, ...]]:
+def _windows(source: UpdateSource | None, name: str, size: tuple[int, int]) -> Iterator[tuple[slice, ...]]:
     if source is None or name not in source.matrices:
         yield ()
         return
@@ -262,7 +266,7 @@ def compare(
     Raises:
         DataError: A model cannot be read, or the two models do not match.
     """
-    source: Source
+    source: UpdateSource
     if isinstance(base, Mapping) and isinstance(trained, Mapping):
         source = StateDicts(base, trained)
     elif isinstance(base, Mapping) or isinstance(trained, Mapping):
@@ -270,11 +274,11 @@ def compare(
     else:
         source = open_pair(base, trained, ignore)
     sizes = parameters(source)
-    return [measure(source, name, sizes[name], precision=precision, device=device).record for name in sizes]
+    return [measure_parameter(source, name, sizes[name], precision=precision, device=device).record for name in sizes]
 
 
 class StateDicts:
-    """Two state dicts as a `Source`."""
+    """Two state dicts as an `UpdateSource`."""
 
     def __init__(self, base: Mapping[str, Tensor], trained: Mapping[str, Tensor]):
         """Check that they match.

@@ -9,11 +9,9 @@ from typing import Any
 import torch
 
 from effopd import __version__
-from effopd.checkpoints import Checkpoint, Pair, find_checkpoints, open_pair
-from effopd.checkpoints.model import weight_files
+from effopd.checkpoints import Pair, find_checkpoints, open_pair
 from effopd.checks import check_file_name
 from effopd.errors import ConfigurationError, listing
-from effopd.files import files_digest
 from effopd.run_directory import differing_settings
 from effopd.updates.gram import Precision
 from effopd.updates.measure import parameters
@@ -88,7 +86,7 @@ def plan_jobs(
         checkpoints = find_checkpoints(path)
         pairs = [open_pair(base, checkpoint.directory, ignore) for checkpoint in checkpoints]
         base_directory = pairs[0].base.directory
-        described.append({"name": run, "checkpoints": [_describe(checkpoint) for checkpoint in checkpoints]})
+        described.append({"name": run, "checkpoints": [checkpoint.identity() for checkpoint in checkpoints]})
         for index, (checkpoint, pair) in enumerate(zip(checkpoints, pairs, strict=True)):
             ignored |= dict.fromkeys(pair.ignored)
             unknown |= dict.fromkeys(pair.other)
@@ -145,9 +143,3 @@ def _check_something_is_left(ignore: Sequence[str], ignored: Iterable[str], jobs
 def _cost(pair: Pair, name: str, size: tuple[int, int]) -> float:
     long, short = max(size), min(size)
     return long * short * (200.0 + (short if name in pair.matrices else 0))
-
-
-def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Describe a checkpoint with a digest of its files, so that another one in its place is noticed."""
-    files = files_digest(weight_files(checkpoint.directory))
-    return {"step": checkpoint.step, "directory": str(checkpoint.directory), "files": files}

@@ -68,7 +68,7 @@ def build_world(
         ConfigurationError: `out` holds a world, or one of its stages, that was built with other settings.
         DataError: Another build is writing to `out`.
     """
-    plan = _Plan(
+    settings = _BuildSettings(
         seed=seed,
         task=config or TaskConfig(),
         model_size=model_size or ModelSize(),
@@ -78,20 +78,20 @@ def build_world(
         teacher_checkpoints=teacher_checkpoints,
     )
     device = torch.device("cpu" if use_cpu or not torch.cuda.is_available() else "cuda")
-    evaluation = make_dataset("evaluation", num_evaluation_examples, seed, plan.task)
+    evaluation = make_dataset("evaluation", num_evaluation_examples, seed, settings.task)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         base_record = _finish_stage(
-            out / "base", plan.base_settings(), lambda folder: _make_base(plan, folder, evaluation, device)
+            out / "base", settings.of_base(), lambda folder: _make_base(settings, folder, evaluation, device)
         )
         teacher_record = _finish_stage(
-            out / "teacher", asdict(plan), lambda folder: _make_teacher(plan, folder, out, evaluation, device)
+            out / "teacher", asdict(settings), lambda folder: _make_teacher(settings, folder, out, evaluation, device)
         )
         return _write_card(out / "card.json", base_record, teacher_record)
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _BuildSettings:
     """All settings that decide what a build makes."""
 
     seed: int
@@ -102,41 +102,43 @@ class _Plan:
     teacher: TeacherConfig
     teacher_checkpoints: bool
 
-    def base_settings(self) -> Record:
+    def of_base(self) -> Record:
         """Return the settings that decide the base: all but those of the teacher's training."""
         return {name: value for name, value in asdict(self).items() if not name.startswith("teacher")}
 
 
-def _make_base(plan: _Plan, folder: Path, evaluation: Dataset, device: torch.device) -> Record:
+def _make_base(settings: _BuildSettings, folder: Path, evaluation: Dataset, device: torch.device) -> Record:
     tokenizer = make_tokenizer()
-    model, losses = pretrain(tokenizer, plan.model_size, plan.task, plan.pretraining, plan.seed, device)
+    model, losses = pretrain(tokenizer, settings.model_size, settings.task, settings.pretraining, settings.seed, device)
     _save_model(model, tokenizer, folder)
-    return _measure(model, tokenizer, evaluation, plan.seed) | {"loss_curve": _thin(losses)}
+    return _measure(model, tokenizer, evaluation, settings.seed) | {"loss_curve": _thin(losses)}
 
 
-def _make_teacher(plan: _Plan, folder: Path, out: Path, evaluation: Dataset, device: torch.device) -> Record:
+def _make_teacher(
+    settings: _BuildSettings, folder: Path, out: Path, evaluation: Dataset, device: torch.device
+) -> Record:
     tokenizer = AutoTokenizer.from_pretrained(out / "base")
     model = AutoModelForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
-    num_prompts = plan.teacher.num_steps * plan.teacher.prompts_per_step
+    num_prompts = settings.teacher.num_steps * settings.teacher.prompts_per_step
     run_dir = folder / "run"
     rewards = train_teacher(
         model,
         tokenizer,
-        make_dataset("train", num_prompts, plan.seed, plan.task),
-        plan.teacher,
-        plan.seed,
-        plan.task.max_completion_length,
+        make_dataset("train", num_prompts, settings.seed, settings.task),
+        settings.teacher,
+        settings.seed,
+        settings.task.max_completion_length,
         run_dir,
         use_cpu=device.type == "cpu",
-        save_checkpoints=plan.teacher_checkpoints,
+        save_checkpoints=settings.teacher_checkpoints,
     )
-    if plan.teacher_checkpoints:
+    if settings.teacher_checkpoints:
         shutil.rmtree(out / "teacher_checkpoints", ignore_errors=True)  # of a build that was interrupted later
         run_dir.rename(out / "teacher_checkpoints")
     else:
         shutil.rmtree(run_dir, ignore_errors=True)
     _save_model(model, tokenizer, folder)
-    return _measure(model, tokenizer, evaluation, plan.seed) | {"reward_curve": _thin(rewards)}
+    return _measure(model, tokenizer, evaluation, settings.seed) | {"reward_curve": _thin(rewards)}
 
 
 def _finish_stage(folder: Path, settings: Record, make: Callable[[Path], Record]) -> Record:

@@ -16,7 +16,7 @@ import unittest
 from typing import Any
 
 from effopd.grading.inside.channel import Channel
-from effopd.grading.inside.stand_ins import Abort, Candidate
+from effopd.grading.inside.stand_ins import Abort, CandidateProxy
 
 
 def run_tests(path: str, descriptors: dict[str, int]) -> None:
@@ -32,7 +32,7 @@ def run_tests(path: str, descriptors: dict[str, int]) -> None:
     verdict_descriptor = os.dup(1)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
-    candidate = Candidate(Channel(descriptors["answers"], descriptors["requests"]))
+    candidate = CandidateProxy(Channel(descriptors["answers"], descriptors["requests"]))
     kind, detail = _judge(task["tests"], task["names"], task["modules"], candidate)
     if candidate.failure is not None:
         kind, detail = candidate.failure
@@ -41,7 +41,7 @@ def run_tests(path: str, descriptors: dict[str, int]) -> None:
     os.write(verdict_descriptor, json.dumps({"kind": kind, "detail": detail[:500]}).encode())
 
 
-def _judge(tests: str, names: list[str], modules: dict[str, str], candidate: Candidate) -> tuple[str, str]:
+def _judge(tests: str, names: list[str], modules: dict[str, str], candidate: CandidateProxy) -> tuple[str, str]:
     linecache.cache["<tests>"] = (len(tests), None, tests.splitlines(keepends=True), "<tests>")
     module: Any = types.ModuleType("tests")
     try:

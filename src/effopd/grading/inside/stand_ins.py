@@ -30,7 +30,7 @@ class Abort(BaseException):
     """The tests cannot go on. It is no Exception, so that an `except Exception` in the tests does not catch it."""
 
 
-class Candidate:
+class CandidateProxy:
     """The candidate, as the process of the tests sees it.
 
     Args:
@@ -161,10 +161,10 @@ class _StandIn:
     """Stands for an object of the candidate's process."""
 
     __slots__ = ("_candidate", "_number")
-    _candidate: Candidate
+    _candidate: CandidateProxy
     _number: int
 
-    def __init__(self, candidate: Candidate, number: int) -> None:
+    def __init__(self, candidate: CandidateProxy, number: int) -> None:
         object.__setattr__(self, "_candidate", candidate)
         object.__setattr__(self, "_number", number)
 

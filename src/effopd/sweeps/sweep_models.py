@@ -58,7 +58,7 @@ class TrainingRun:
         return min(range(len(self.checkpoints)), key=lambda index: abs(self.time(index) - goal))
 
 
-class Point(NamedTuple):
+class SweepModel(NamedTuple):
     """A model that a sweep evaluates, as a point of one of its curves.
 
     Attributes:

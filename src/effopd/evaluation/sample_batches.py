@@ -1,4 +1,4 @@
-"""The plan of an evaluation: which completions are sampled together, and how one such batch is done."""
+"""The batches of an evaluation: which completions are sampled together, and how one such batch is done."""
 
 from dataclasses import replace
 
@@ -17,13 +17,13 @@ Item = tuple[int, int]
 """Index of a prompt and of one of its samples, both from 0."""
 
 
-class Plan:
+class SampleBatches:
     """Which completions are sampled together. This depends on the arguments alone, so that any batch can be done again.
 
     The arguments are those of `evaluate`.
 
     Attributes:
-        batches: The (prompt, sample) pairs of each batch. The longest prompts come first, so that a batch that does not
+        items: The (prompt, sample) pairs of each batch. The longest prompts come first, so that a batch that does not
             fit into memory fails early.
     """
 
@@ -49,7 +49,7 @@ class Plan:
         self._prompt_ids = encode_prompts(tokenizer, task.prompts)
         order = sorted(range(len(self._prompt_ids)), key=lambda prompt: -len(self._prompt_ids[prompt]))
         items: list[Item] = [(prompt, sample) for prompt in order for sample in range(num_samples)]
-        self.batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+        self.items = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
 
     def run(self, index: int, backend: Backend, teacher: PreTrainedModel | None = None) -> list[ExampleRecord]:
         """Sample one batch, grade it, and measure its KL to the teacher.
@@ -59,7 +59,7 @@ class Plan:
             backend: Backend that generates. With a teacher, it has to be a `TransformersBackend`.
             teacher: Model to which the reverse KL is measured; None measures none.
         """
-        batch = self.batches[index]
+        batch = self.items[index]
         prompts = [self._prompt_ids[prompt] for prompt, _ in batch]
         completions = backend.complete(
             prompts,
