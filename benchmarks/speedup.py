@@ -109,14 +109,18 @@ class Plan:
     def other_step_runs(self, records: Iterable[dict[str, Any]]) -> list[Run]:
         """With large steps, at the common rate, at each method's best one with 256 prompts, and at the highest.
 
-        With small ones, at the three highest rates, and with a tenth of the rollouts, which is far more than they need.
+        With small ones, at the three highest rates, and with a tenth of the rollouts, which is far more than they need;
+        at the very highest only vanilla, which does not get there.
         """
         from speedup_report import best_learning_rates
 
         best, highest = best_learning_rates(records), self.learning_rates[-3:]
         batches = {
             self.large_steps: (self.limit, {method: {COMMON_RATE, best[method], highest[-1]} for method in METHODS}),
-            self.small_steps: (self.limit // 10, {method: set(highest) for method in METHODS}),
+            self.small_steps: (
+                self.limit // 10,
+                {method: set(highest if method == "vanilla" else highest[:-1]) for method in METHODS},
+            ),
         }
         return [
             Run(

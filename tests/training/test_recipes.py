@@ -82,6 +82,7 @@ def test_the_world_recipe_says_what_the_benchmark_measured() -> None:
         cell
         for cell in json.loads(speedup.read_text())["cells"]
         if (cell["method"], cell["learning_rate"], cell["prompts_per_step"]) == ("vanilla", rate, prompts)
+        and cell["estimator"] == settings["estimator"]
     ]
     said = re.search(r"Vanilla OPD needs about (\d+) steps at this rate", text)
     assert said is not None
