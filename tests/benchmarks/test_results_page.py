@@ -61,6 +61,10 @@ def test_the_tables_of_costs(page: str) -> None:
             for name, text in zip(head[1:], row[1:], strict=True):
                 if text == "not run":
                     continue
-                assert text == shown(CELLS[estimator, prompts, METHODS[name], rate], "rollouts"), (page, heading, row[0])
+                assert text == shown(CELLS[estimator, prompts, METHODS[name], rate], "rollouts"), (
+                    page,
+                    heading,
+                    row[0],
+                )
                 checked += 1
     assert checked >= 9
