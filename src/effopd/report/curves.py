@@ -71,7 +71,7 @@ def cost_figure(series: Mapping[str, Sequence[CostPoint]], path: Path, *, target
 
     Args:
         series: Points of each curve, by its label. A median of which only a lower bound is known is drawn there, as a
-            hollow marker with an upward arrow.
+            hollow marker with an upward arrow, which no line leads to.
         path: Path of the files; its suffix is replaced by `.svg` and by `.png`.
         target: Accuracy that was to be reached, in [0, 1].
         limit: Number of rollouts after which runs were given up.
@@ -166,14 +166,18 @@ def _median_curve(
 def _draw_costs(
     axes: Axes, label: str, points: Sequence[CostPoint], limit: float, colour: str, marker: str, shift: float
 ) -> None:
-    rates = [point.learning_rate * shift for point in points]
-    low = [max(point.at_least - point.low, 0.0) for point in points]
-    high = [max(min(point.high, limit) - point.at_least, 0.0) for point in points]
+    known = [point for point in points if math.isfinite(point.at_most)]
+    rates = [point.learning_rate * shift for point in known]
+    low = [max(point.at_least - point.low, 0.0) for point in known]
+    high = [max(min(point.high, limit) - point.at_least, 0.0) for point in known]
     style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 7, "linewidth": 1.8}
-    axes.errorbar(rates, [point.at_least for point in points], yerr=(low, high), capsize=3, label=label, **style)
-    for rate, point in zip(rates, points, strict=True):
-        if math.isinf(point.at_most):
-            arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.8, "shrinkA": 6}
+    axes.errorbar(rates, [point.at_least for point in known], yerr=(low, high), capsize=3, label=label, **style)
+    for point in points:
+        if point not in known:  # no line leads to a bound: runs may have been given up earlier there than elsewhere
+            rate, arrow = (
+                point.learning_rate * shift,
+                {"arrowstyle": "->", "color": colour, "linewidth": 1.8, "shrinkA": 6},
+            )
             axes.annotate("", (rate, point.at_least * 1.6), (rate, point.at_least), arrowprops=arrow)
             axes.plot(rate, point.at_least, markerfacecolor="white", zorder=5, **style)
 
