@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints.tiny_pairs import load_tensors, write_raw
-from interventions.changed import assert_same, updates, weights
 
 from effopd.checkpoints import Pair, open_pair
 from effopd.interventions import (
@@ -21,6 +20,7 @@ from effopd.interventions import (
 )
 from effopd.interventions.update import is_matrix
 from effopd.parameters import locate
+from interventions.changed import assert_same, updates, weights
 
 
 @pytest.mark.parametrize(

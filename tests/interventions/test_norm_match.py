@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from interventions.changed import updates, weights
 
 from effopd.checkpoints import Pair
 from effopd.errors import ConfigurationError, DataError
 from effopd.interventions import NormMatch, norm_match_factor, update_norms
+from interventions.changed import updates, weights
 
 
 @pytest.mark.parametrize(

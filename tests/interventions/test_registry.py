@@ -9,7 +9,6 @@ import pytest
 import torch
 from checkpoints.tiny_pairs import load_tensors
 from cli.status import status_of
-from interventions.changed import assert_same, weights
 from typing_extensions import override
 
 from effopd.checkpoints import Pair
@@ -19,6 +18,7 @@ from effopd.interventions import KINDS, Intervention, Scale, make_intervention, 
 from effopd.interventions.fields import option
 from effopd.interventions.registry import SUMMARIES, register
 from effopd.interventions.update import Update
+from interventions.changed import assert_same, weights
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints.tiny_pairs import write_raw
-from interventions.changed import weights
 
 from effopd.checkpoints import Pair, open_pair
 from effopd.errors import ConfigurationError
 from effopd.interventions import ReplaceEmbeddings
+from interventions.changed import weights
 
 
 def test_embeddings_are_the_bases_and_an_untied_head_is_not(pair: Pair) -> None:

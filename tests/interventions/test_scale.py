@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from interventions.changed import updates, weights
 
 from effopd.checkpoints import Pair
 from effopd.errors import ConfigurationError
 from effopd.interventions import Scale
+from interventions.changed import updates, weights
 
 
 def test_scale_multiplies_every_update(pair: Pair) -> None:

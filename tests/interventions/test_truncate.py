@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from interventions.changed import updates, weights
 
 from effopd.checkpoints import Pair
 from effopd.errors import ConfigurationError
@@ -22,6 +21,7 @@ from effopd.interventions import (
 from effopd.interventions.truncate import bottom_count, top_count
 from effopd.interventions.update import is_matrix
 from effopd.parameters import locate
+from interventions.changed import updates, weights
 
 SHAPES = [(40, 24), (24, 40), (30, 30), (1, 9), (9, 1)]
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from interventions.changed import weights
 
 from effopd.checkpoints import Pair, open_pair
 from effopd.errors import ConfigurationError
 from effopd.interventions import Window
 from effopd.parameters import locate
+from interventions.changed import weights
 
 
 def test_a_window_over_all_layers_has_the_trained_modules_and_the_base_elsewhere(pair: Pair) -> None:
