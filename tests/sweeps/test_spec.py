@@ -119,3 +119,11 @@ def test_thinning_keeps_both_ends() -> None:
     assert thin((1, 2, 3), None) == thin((1, 2, 3), 3) == (1, 2, 3)
     assert thin(tuple(range(9)), 3) == (0, 4, 8)
     assert thin((1, 2, 3), 1) == (3,)
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_specification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "world").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert read_spec("world").base == "world:base"

@@ -88,3 +88,9 @@ def test_the_world_recipe_says_what_the_benchmark_measured() -> None:
     assert said is not None
     assert int(said[1]) == cell["steps"]["at_least"] == cell["steps"]["at_most"]
     assert settings["max_steps"] > 1.5 * cell["steps"]["high"]
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "world").mkdir()  # as `effopd world runs --out world` leaves one
+    monkeypatch.chdir(tmp_path)
+    assert parse_config("world")[0].model_name_or_path == "world:base"

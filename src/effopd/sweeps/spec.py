@@ -129,7 +129,7 @@ def read_spec(spec: str | Path) -> SweepSpec:
         ConfigurationError: There is no such file, it is not YAML, or a field is unknown, missing or wrong.
     """
     path = Path(spec)
-    if not path.exists() and str(spec) in shipped_specs():
+    if not path.is_file() and str(spec) in shipped_specs():  # a folder of that name may be there too
         path = Path(str(files("effopd") / "sweeps" / "specs" / f"{spec}.yaml"))
     if not path.is_file():
         shipped = ", ".join(shipped_specs())

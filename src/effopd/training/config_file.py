@@ -50,7 +50,7 @@ def parse_config(config: str, overrides: Sequence[str] = ()) -> tuple[RunArgumen
         ConfigurationError: There is no such file or recipe, it is not YAML, or a field is unknown, missing or wrong.
     """
     path = Path(config)
-    if not path.exists() and config in recipes():
+    if not path.is_file() and config in recipes():  # a folder of that name may be there too
         path = Path(str(files("effopd") / "recipes" / f"{config}.yaml"))
     if not path.is_file():
         raise ConfigurationError(f"There is no file {config!r}, nor a recipe of that name ({', '.join(recipes())}).")
