@@ -15,7 +15,7 @@ BY_ALL = {"errors", "files", "checks", "run_directory", "console", "versions"}
 # What each part imports of effopd, beside itself and those.
 IMPORTS = {
     "parameters": set(),
-    "trl_hooks": set(),
+    "trl_hooks": {"sampling"},
     "sampling": set(),
     "objectives": set(),
     "models": {"world"},
@@ -27,7 +27,7 @@ IMPORTS = {
     "evaluation": {"grading", "models", "sampling", "sandbox", "world"},
     "report": set(),
     "world": {"sampling"},
-    "extrapolation": {"parameters", "trl_hooks"},
+    "extrapolation": {"parameters", "sampling", "trl_hooks"},
     "training": {"extrapolation", "grading", "models", "objectives", "parameters", "trl_hooks", "updates", "world"},
     "analysis": {"updates", "report"},
     "sweeps": {"parameters", "models", "checkpoints", "interventions", "evaluation", "report"},

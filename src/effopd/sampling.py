@@ -3,8 +3,19 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
+
+
+def derived_seed(seed: int, *part: int) -> int:
+    """Derive the seed of one part of the work, in 0..2^31 - 1. Different parts get unrelated seeds.
+
+    Args:
+        seed: Random seed of the whole.
+        part: Whole numbers, at least 0, that name the part.
+    """
+    return int(np.random.SeedSequence((seed % 2**63, *part)).generate_state(1)[0] >> 1)
 
 
 @contextmanager

@@ -172,7 +172,7 @@ def test_the_share_below_which_rounding_decides() -> None:
 
 
 class AveragesWeights(torch.optim.Optimizer):
-    """As schedule-free optimizers do: the weights are made anew from a copy in the state at each step."""
+    """Makes the weights anew from a copy in its state at each step, as schedule-free optimizers do."""
 
     def __init__(self, params: Any, lr: float) -> None:
         super().__init__(params, {"lr": lr})

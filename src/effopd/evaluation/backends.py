@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from effopd.errors import ConfigurationError, UnsupportedError
-from effopd.sampling import evaluation_mode, sample_tokens, seeded
+from effopd.sampling import derived_seed, evaluation_mode, sample_tokens, seeded
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,3 @@ class VLLMBackend(Backend):
         outputs = self._engine.generate(requests, parameters, use_tqdm=False)
         first = [output.outputs[0] for output in outputs]
         return [Sampled(list(each.token_ids), each.finish_reason == "length") for each in first]
-
-
-def derived_seed(seed: int, index: int) -> int:
-    """Derive a seed for one part of the work, in 0..2^31 - 1. Different parts get unrelated seeds."""
-    return int(np.random.SeedSequence((seed, index)).generate_state(1)[0] >> 1)

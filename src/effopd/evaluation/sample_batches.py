@@ -6,12 +6,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from effopd.checks import check_number, check_whole
 from effopd.errors import ConfigurationError
-from effopd.evaluation.backends import Backend, TransformersBackend, derived_seed
+from effopd.evaluation.backends import Backend, TransformersBackend
 from effopd.evaluation.divergence import reverse_kl
 from effopd.evaluation.prompts import encode_prompts
 from effopd.evaluation.results import ExampleRecord
 from effopd.evaluation.task import Task
 from effopd.models.vocabulary import check_vocabulary_sizes
+from effopd.sampling import derived_seed
 
 Item = tuple[int, int]
 """Index of a prompt and of one of its samples, both from 0."""

@@ -36,11 +36,11 @@ from effopd.extrapolation.validation import (
     RewardFunction,
     Validator,
     make_validator,
-    sampling_seed,
     validate,
 )
 from effopd.files import append_json_line, drop_later_steps
 from effopd.parameters import clean_name, select
+from effopd.sampling import derived_seed
 
 # Shares of changed elements of half-precision weights. In the other elements, the optimizer's updates round to nothing.
 # Below 0.5, the change has a cosine of less than 0.9 with the intended one; below 0.1, of less than 0.5.
@@ -231,7 +231,7 @@ class EffOPDCallback(TrainerCallback):
                 if not finite:
                     return Score(math.nan)
             trl_hooks.publish_weights(self.trainer)
-            seed = sampling_seed(self._seed, step, next(samplings) if independent else 0)
+            seed = derived_seed(self._seed, step, next(samplings) if independent else 0)
             try:
                 with self._timed("validation_seconds"):
                     score = validate(self.trainer, validator, rows, seed)

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import gather
 from typing_extensions import override
@@ -241,17 +240,6 @@ def make_validator(
             f"validator={validator!r}: expected a name, or an object of a class derived from effopd's Validator."
         )
     return validator
-
-
-def sampling_seed(seed: int, step: int, index: int) -> int:
-    """Derive the seed of one sampling, a number below 2^31 that is unrelated for every seed, step and index.
-
-    Args:
-        seed: Random seed of the run.
-        step: Optimizer step of the trigger.
-        index: Number of the sampling within that trigger; the same number gives the same random numbers.
-    """
-    return int(np.random.SeedSequence((seed % 2**63, step, index)).generate_state(1)[0] >> 1)
 
 
 def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, Any]], seed: int) -> Score:

@@ -16,7 +16,7 @@ def option(text: str, metavar: str) -> dict[str, str]:
 
     Args:
         text: Help for the option. `%(default)s` stands for the field's default.
-        metavar: Placeholder for the value in the help.
+        metavar: Word that stands for the value in the help.
     """
     return {"help": text, "metavar": metavar}
 

@@ -61,7 +61,7 @@ def find_model(name_or_path: str | Path, revision: str | None = None) -> Path | 
     Arguments and result are those of `find_place`.
 
     Raises:
-        ConfigurationError: As in `find_place`.
+        ConfigurationError: A revision is given for a directory, or the embedded world has no such model.
         DataError: There is no such directory, or it holds no whole model in safetensors (see `check_loadable`).
     """
     place = find_place(name_or_path, revision)
@@ -74,8 +74,8 @@ def model_directory(name_or_path: str | Path) -> Path:
     """Find the directory of a model or adapter, without looking into it.
 
     Args:
-        name_or_path: As in `find_place`. The newest snapshot of a hub name is downloaded unless it is in the cache; of
-            its files, only safetensors, configs and those of the tokenizer.
+        name_or_path: A directory, a hub name, or `world:base` or `world:teacher`. Unless it is in the cache, the newest
+            snapshot of a hub name is downloaded: its safetensors, its configs and the files of its tokenizer.
 
     Raises:
         ConfigurationError: The embedded world has no such model.

@@ -21,7 +21,7 @@ import yaml
 from transformers import TrainerCallback
 
 from effopd import trl_hooks
-from effopd.errors import ConfigurationError, DataError, EffOPDError
+from effopd.errors import ConfigurationError, DataError, DivergedError
 from effopd.files import read_json_lines, write_json, write_text
 from effopd.run_directory import differing_settings, locked
 from effopd.training.build import build_trainer
@@ -72,7 +72,7 @@ def train(arguments: RunArguments, config: OPDConfig, callbacks: MakeCallbacks |
         ConfigurationError: The directory holds a run with other settings, or settings do not work.
         DataError: A model or dataset is not what it should be, or another command is training in the directory.
         CheckpointError: A checkpoint cannot be continued from.
-        EffOPDError: Training has diverged.
+        DivergedError: Training has diverged.
         OSError: The disk is full. What was finished is kept.
     """
     directory = Path(config.output_dir)
@@ -113,7 +113,7 @@ def _train(
         if full in str(error) or shutil.disk_usage(directory).free < FULL_DISK:
             raise OSError(errno.ENOSPC, full, str(directory)) from error
         if trl_hooks.is_divergence(error):
-            raise EffOPDError(
+            raise DivergedError(
                 f"After step {trainer.state.global_step}, the student's probabilities are not finite any more: training"
                 " has diverged. Lower the learning rate, and choose another directory."
             ) from error

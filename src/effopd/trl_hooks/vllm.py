@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
-import numpy as np
+from effopd.sampling import derived_seed
 
 
 def samples_on_a_server(trainer: Any) -> bool:
@@ -31,8 +31,7 @@ def seed_for_each_prompt(trainer: Any, seed: int) -> Iterator[None]:
     def generate(prompts: Sequence[Any], sampling_params: Any, **kwargs: Any) -> Any:
         own = [sampling_params.clone() for _ in prompts]
         for each in own:
-            words = np.random.SeedSequence((seed % 2**63, engine, next(counter))).generate_state(1)
-            each.seed = int(words[0] >> 1)
+            each.seed = derived_seed(seed, engine, next(counter))
         return original(prompts, sampling_params=own, **kwargs)
 
     vllm.llm.generate = generate

@@ -230,7 +230,7 @@ def first_vector_trajectory(lefts: Sequence[Tensor]) -> tuple[Trajectory, float 
     """Follow the first left singular vector u_1 over the checkpoints.
 
     Args:
-        lefts: As for `alignments`.
+        lefts: Leading left singular vectors of the matrix at each checkpoint, as `alignments` takes them.
 
     Returns:
         The trajectory and its EVR_{0:2}, which is None for fewer than four checkpoints, and if u_1 does not move. None
