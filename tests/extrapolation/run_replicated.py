@@ -15,7 +15,7 @@ from effopd.extrapolation import EffOPDCallback
 def train(out: Path, checkpoint: str | None = None, **settings: Any) -> torch.Tensor:
     """All weights in one vector. Eleven prompts, and seven, do not divide by two."""
     trainer = distillation_trainer(out, per_device_train_batch_size=4, save_strategy="steps", save_steps=3)
-    reward = None if "validator" in settings else contains_answer
+    reward = None if {"validator", "preset"} & settings.keys() else contains_answer
     trainer.add_callback(EffOPDCallback(trainer, reward, **{"num_prompts": 11} | settings))
     trainer.train(resume_from_checkpoint=checkpoint)
     return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
@@ -37,6 +37,11 @@ def main(out: Path) -> None:
     resumed = train(out, str(out / "checkpoint-3"))
     train(out / "shared", validator="shared_kl", num_prompts=7)
     shared = read(out / "shared")
+    ahead = train(out / "ahead", preset="line_search", num_prompts=7, passes=2)
+    dist.all_gather(copies_ahead := [torch.empty_like(ahead) for _ in copies], ahead)
+    resumed_ahead = train(
+        out / "ahead", str(out / "ahead" / "checkpoint-3"), preset="line_search", num_prompts=7, passes=2
+    )
     if dist.get_rank() == 0:
         seen = {
             "rollouts": [row["rollouts"] / (1 + len(row["candidates"])) for row in rows],
@@ -44,6 +49,8 @@ def main(out: Path) -> None:
             "same_resumed": torch.equal(resumed, weights),
             "moved": any(row["accepted_scale"] for row in rows),
             "shared": [row["rollouts"] / (1 + num_confirmed(row)) for row in shared],
+            "ahead_same": all(torch.equal(copy, ahead) for copy in [*copies_ahead, resumed_ahead]),
+            "ahead_moved": any(row["accepted_scale"] for row in read(out / "ahead")),
             "shared_moved": any(row["accepted_scale"] for row in shared),
         }
         (out / "seen.json").write_text(json.dumps(seen))

@@ -38,7 +38,7 @@ def script(monkeypatch: pytest.MonkeyPatch, *scores: float) -> Scripted:
 
 
 def with_effopd(trainer: Any, **kwargs: Any) -> EffOPDCallback:
-    judged_by_teacher = kwargs.get("preset") == "adaptive" or "validator" in kwargs
+    judged_by_teacher = kwargs.get("preset") in ("adaptive", "line_search") or "validator" in kwargs
     kwargs = {"reward": None if judged_by_teacher else contains_answer, "num_prompts": 10} | kwargs
     callback = EffOPDCallback(trainer, **kwargs)
     trainer.add_callback(callback)

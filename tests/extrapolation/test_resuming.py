@@ -17,15 +17,25 @@ from effopd.training.metrics import COMPLETE, MetricsCallback
 from extrapolation.scripted import Scripted, records, script, with_effopd
 
 
-@pytest.mark.parametrize(("preset", "num_rows"), [("paper", 64), ("adaptive", 64), ("paper", 24), ("paper", 16)])
-def test_resuming_is_exact_to_the_bit(preset: str, num_rows: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("preset", "num_rows", "settings"),
+    [
+        ("paper", 64, {}),
+        ("adaptive", 64, {}),
+        ("paper", 24, {}),
+        ("paper", 16, {}),
+        ("line_search", 64, {}),
+        ("line_search", 24, {"passes": 3}),
+    ],
+)
+def test_resuming_is_exact_to_the_bit(preset: str, num_rows: int, settings: dict[str, Any], tmp_path: Path) -> None:
     """From a checkpoint between two triggers (paper: 2 and 4): weights, records and costs.
 
     It lies in the first pass over the prompts, at its end, and in the second one, for which they are shuffled anew.
     """
     save = {"save_strategy": "steps", "save_steps": 3, "max_steps": 5}
     whole = distillation_trainer(tmp_path / "whole", num_rows=num_rows, **save)
-    first = with_effopd(whole, preset=preset)
+    first = with_effopd(whole, preset=preset, **settings)
     whole.train()
     assert whole.state.epoch == pytest.approx(5 * 8 / num_rows)
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
@@ -33,7 +43,7 @@ def test_resuming_is_exact_to_the_bit(preset: str, num_rows: int, tmp_path: Path
         (tmp_path / "whole" / "extrapolations.jsonl").read_text()
     )
     resumed = distillation_trainer(tmp_path / "resumed", num_rows=num_rows, **save)
-    second = with_effopd(resumed, preset=preset)
+    second = with_effopd(resumed, preset=preset, **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "resumed" / "checkpoint-3"))
     assert_same(weights(whole), weights(resumed))
 
@@ -45,6 +55,7 @@ def test_resuming_is_exact_to_the_bit(preset: str, num_rows: int, tmp_path: Path
     ]
     assert without_seconds(first.cost) == without_seconds(second.cost)
     assert first.num_accepted == second.num_accepted
+    assert first._memory.state() == second._memory.state()
 
 
 def test_resuming_without_the_anchor_is_refused(tmp_path: Path) -> None:

@@ -39,3 +39,19 @@ def test_a_student_equal_to_its_teacher_stays() -> None:
     assert logprobs.grad is not None
     assert logprobs.grad.abs().max() == 0
     assert reverse_kl == 0
+
+
+def test_with_importance_ratios_the_gradient_is_that_of_the_reverse_kl_at_the_new_weights() -> None:
+    """Averaged over every token, weighted by the probability with which the old weights sample it."""
+    torch.manual_seed(0)
+    logits = torch.randn(7, dtype=torch.float64, requires_grad=True)
+    old, teacher = (torch.randn(7, dtype=torch.float64).log_softmax(0) for _ in range(2))
+    student = logits.log_softmax(0)
+    (exact,) = torch.autograd.grad((student.exp() * (student - teacher)).sum(), logits, retain_graph=True)
+    expected = torch.zeros_like(logits)
+    for token in range(7):
+        one = slice(token, token + 1)
+        loss, _ = sampled_reverse_kl(student[None, one], teacher[None, one], torch.ones(1, 1), old[None, one])
+        (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        expected += old[token].exp() * gradient
+    torch.testing.assert_close(expected, exact)

@@ -51,7 +51,7 @@ def to_target(rows: Sequence[Mapping[str, Any]], target: float) -> dict[str, Any
     costs = {name: None if reached is None else last[column] for name, column in QUANTITIES.items()}
     return costs | {
         "validation_rollouts": last["validation_rollouts"],
-        "num_accepted": sum((row.get("accepted_scale") or 0) > 0 for row in counted),
+        "num_accepted": sum((row.get("accepted_scale") or 0) != 0 for row in counted),
         "final_accuracy": accuracies[-1][1] if accuracies else None,
         "spent": {name: rows[-1][column] for name, column in QUANTITIES.items()},
     }

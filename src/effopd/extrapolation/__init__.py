@@ -17,6 +17,8 @@ Its parts work alone, with weights and a score of your own:
 """
 
 from effopd.extrapolation.callback import EffOPDCallback
+from effopd.extrapolation.line_search import line_search
+from effopd.extrapolation.next_rollouts import NextRolloutsValidator
 from effopd.extrapolation.presets import PRESETS, ExtrapolationConfig
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import Candidate, Score, SearchResult, search
@@ -34,6 +36,7 @@ __all__ = [
     "Displacement",
     "EffOPDCallback",
     "ExtrapolationConfig",
+    "NextRolloutsValidator",
     "PRESETS",
     "RewardValidator",
     "Score",
@@ -42,6 +45,7 @@ __all__ = [
     "Snapshot",
     "TeacherKLValidator",
     "Validator",
+    "line_search",
     "parse_schedule",
     "search",
     "validate",

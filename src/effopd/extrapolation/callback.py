@@ -1,5 +1,6 @@
 """`EffOPDCallback`, which extrapolates the weights of any TRL trainer that generates."""
 
+import logging
 import math
 import random
 import time
@@ -26,34 +27,31 @@ from effopd.extrapolation.checks import (
     check_trainer,
     validation_rows,
 )
+from effopd.extrapolation.line_search import SearchMemory, line_search
+from effopd.extrapolation.next_rollouts import NextRolloutsValidator
 from effopd.extrapolation.presets import ExtrapolationConfig, resolve_preset
 from effopd.extrapolation.records import COSTS, RECORDS, make_record
 from effopd.extrapolation.saved_state import load_state, save_state
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import Score, SearchResult, search
 from effopd.extrapolation.snapshot import Displacement, Snapshot
-from effopd.extrapolation.validation import (
-    RewardFunction,
-    Validator,
-    make_validator,
-    validate,
-)
+from effopd.extrapolation.underflow import reason_to_skip, warn_of_underflow
+from effopd.extrapolation.validation import RewardFunction, Validator, validate
+from effopd.extrapolation.validators import make_validator
 from effopd.files import append_json_line, drop_later_steps
 from effopd.parameters import clean_name, select
 from effopd.sampling import derived_seed
 
-# Shares of changed elements of half-precision weights. In the other elements, the optimizer's updates round to nothing.
-# Below 0.5, the change has a cosine of less than 0.9 with the intended one; below 0.1, of less than 0.5.
-WARN_CHANGED_FRACTION = 0.5
-MIN_CHANGED_FRACTION = 0.1
+logger = logging.getLogger(__name__)
 
 
 class EffOPDCallback(TrainerCallback):
     """Extrapolates the weights along their own update while they train (EffOPD, arXiv 2605.11739).
 
     After each step t of the schedule, it tries the weights `W_t + scale * (W_t - W_anchor)` for increasing scales, and
-    keeps the last that were accepted. The anchor is what the trigger before left. It works on TRL's
-    `DistillationTrainer`, `GRPOTrainer` and `RLOOTrainer`, under DDP and FSDP2:
+    keeps the last that were accepted. The anchor is what the trigger before left. With `preset="line_search"`, it does
+    so before each step, on the rollouts that the step has sampled. It works on TRL's `DistillationTrainer`,
+    `GRPOTrainer` and `RLOOTrainer`, under DDP and FSDP2:
 
         trainer = DistillationTrainer(...)
         trainer.add_callback(EffOPDCallback(trainer, reward=reward_function))
@@ -66,7 +64,7 @@ class EffOPDCallback(TrainerCallback):
         trainer: Trainer that this callback is added to.
         reward: Reward function, or several, with TRL's signature, for validation by reward; None takes the trainer's
             own.
-        preset: Name of the settings, `paper`, `reference` or `adaptive`, or an `ExtrapolationConfig`.
+        preset: Name of the settings, `paper`, `reference`, `adaptive` or `line_search`, or an `ExtrapolationConfig`.
         validation_dataset: Rows that the validation prompts are drawn from; None takes the training set, as in the
             paper.
         validator: Name of a validator, `reward`, `teacher_kl` or `shared_kl`, in place of the preset's; or a validator
@@ -102,8 +100,14 @@ class EffOPDCallback(TrainerCallback):
         self.validator = make_validator(validator or self.config.validator, reward)
         check_trainer(trainer, allow_untested_trainer)
         check_device(self.config.snapshot_device)
-        self._rows = validation_rows(trainer, validation_dataset, self.config)
-        if self.config.scales:
+        self._ahead = self.validator if isinstance(self.validator, NextRolloutsValidator) else None
+        if self._ahead and validation_dataset is not None:
+            raise ConfigurationError(
+                "A validation_dataset was given, and validator='next_rollouts' judges on the rollouts that training "
+                "samples. Leave it out."
+            )
+        self._rows = [] if self._ahead else validation_rows(trainer, validation_dataset, self.config)
+        if self.config.scales or self._ahead:
             self.validator.check(trainer)
         self._names = select(
             (clean_name(name) for name, parameter in trainer.model.named_parameters() if parameter.requires_grad),
@@ -119,6 +123,9 @@ class EffOPDCallback(TrainerCallback):
         self._triggers = parse_schedule(self.config.schedule)
         self._snapshot: Snapshot | None = None
         self._resume_from: Path | None = None
+        if self._ahead:
+            self._ahead.watch(trainer, self._before_step, self.config.num_prompts, self.config.passes)
+        self._memory = SearchMemory()
         trl_hooks.on_resume(trainer, self._remember_checkpoint)
         trl_hooks.on_start(trainer, self._check_added)
         self.cost: dict[str, float] = dict.fromkeys(COSTS, 0)
@@ -142,12 +149,14 @@ class EffOPDCallback(TrainerCallback):
             )
         if self.config.scales:
             check_schedule(self._triggers, self.config.schedule, state.max_steps)
-            self.validator.try_out(self.trainer, self._draw(step=0)[0])
+            if not self._ahead:
+                self.validator.try_out(self.trainer, self._draw(step=0)[0])
         # They are found by clean names, because FSDP2 with activation checkpointing has wrapped the layers since.
         parameters = {clean_name(name): parameter for name, parameter in self.trainer.model.named_parameters()}
         self._snapshot = Snapshot({name: parameters[name] for name in self._names}, self.config.snapshot_device)
         self._optimizer_checked = False
         self.cost, self.num_accepted, self.last = dict.fromkeys(COSTS, 0), 0, None
+        self._memory = SearchMemory()
         records = Path(args.output_dir) / RECORDS
         checkpoint, self._resume_from = self._resume_from, None
         if state.global_step == 0:
@@ -162,6 +171,7 @@ class EffOPDCallback(TrainerCallback):
             saved = load_state(checkpoint, self._snapshot, asdict(self.config), self.trainer.accelerator)
             self.cost.update(saved["cost"])
             self.num_accepted = saved["num_accepted"]
+            self._memory = SearchMemory(**saved.get("memory", {}))
             if state.is_world_process_zero:
                 drop_later_steps(records, state.global_step)
 
@@ -171,17 +181,28 @@ class EffOPDCallback(TrainerCallback):
             raise ConfigurationError(
                 "The EffOPDCallback came when training was under way. Add it before trainer.train()."
             )
-        if self._triggers(state.global_step):
+        if self._ahead:
+            self._ahead.end_step(self.config.passes)
+        elif self._triggers(state.global_step):
             self._extrapolate(state.global_step)
-            if state.is_world_process_zero:
-                append_json_line(Path(args.output_dir) / RECORDS, self.last)
+
+    def _before_step(self) -> None:
+        """Search on the rollouts that a step has sampled and not yet trained on, unless it is the first step."""
+        step = self.trainer.state.global_step + 1
+        if self._snapshot is not None and step > 1 and self._triggers(step):
+            self._extrapolate(step)
 
     @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the anchor into the checkpoint that was just written."""
         assert self._snapshot is not None
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        saved = {"cost": self.cost, "num_accepted": self.num_accepted, "config": asdict(self.config)}
+        saved = {
+            "cost": self.cost,
+            "num_accepted": self.num_accepted,
+            "config": asdict(self.config),
+            "memory": self._memory.state(),
+        }
         save_state(checkpoint, self._snapshot, saved, self.trainer.accelerator, args.should_save)
 
     def _extrapolate(self, step: int) -> None:
@@ -193,12 +214,15 @@ class EffOPDCallback(TrainerCallback):
         with self._timed("extrapolation_seconds"):
             displacement = self._snapshot.displacement()
             self._snapshot.begin()
-        skipped = self._skipped(displacement)
-        self._warn_of_underflow(displacement, skipped, step)
+        skipped = reason_to_skip(displacement)
+        warn_of_underflow(displacement, step)
         evaluate, confirm = self._evaluators(step, displacement)
         try:
             scales = () if skipped else self.config.scales
-            result = search(evaluate, scales, self.config.acceptance, confirm)
+            if self._ahead:
+                result = line_search(evaluate, scales, self._memory.start, self.config.max_kl, self.config.acceptance)
+            else:
+                result = search(evaluate, scales, self.config.acceptance, confirm)
             with self._timed("extrapolation_seconds"):
                 self._finish(result)
         except BaseException:  # not even Ctrl-C may leave a candidate in the model
@@ -207,9 +231,15 @@ class EffOPDCallback(TrainerCallback):
             raise
         with self._timed("extrapolation_seconds"):  # outside the try: once committed, W_t cannot be restored
             self._snapshot.commit()
-        self.num_accepted += result.accepted_scale > 0
+        self.num_accepted += result.accepted_scale != 0
         cost = {key: self.cost[key] - before[key] for key in before}
         self.last = make_record(step, result, displacement, skipped, cost)
+        if self.trainer.state.is_world_process_zero:
+            append_json_line(Path(self.trainer.args.output_dir) / RECORDS, self.last)
+        if self._ahead and result.candidates:
+            advice = self._memory.learn(result.accepted_scale, self.trainer.optimizer.param_groups[0]["lr"])
+            if advice and self.trainer.state.is_world_process_zero:
+                logger.warning(advice)
         for name in ("accepted_scale", "rollouts"):
             trl_hooks.log_metric(self.trainer, f"extrapolation/{name}", float(self.last[name]))
 
@@ -234,7 +264,8 @@ class EffOPDCallback(TrainerCallback):
             seed = derived_seed(self._seed, step, next(samplings) if independent else 0)
             try:
                 with self._timed("validation_seconds"):
-                    score = validate(self.trainer, validator, rows, seed)
+                    ahead = self._ahead
+                    score = ahead.score_live() if ahead else validate(self.trainer, validator, rows, seed)
             except DivergedError:  # it comes before anything is sampled, so there is no cost to count
                 return Score(math.nan)
             for key in ("rollouts", "generated_tokens", "teacher_tokens"):
@@ -250,41 +281,26 @@ class EffOPDCallback(TrainerCallback):
         assert self._snapshot is not None
         if not result.candidates:
             return
-        if result.accepted_scale:
-            self._snapshot.write_candidate(result.accepted_scale)
+        if not result.accepted_scale:
+            self._snapshot.restore()
+        elif self._ahead:
+            self._snapshot.restore()
+            self._ahead.note_sampler()
+        else:
             resampled = trl_hooks.discard_rollouts(self.trainer)
             self.cost["resampled_rollouts"] += resampled[0]
             self.cost["resampled_tokens"] += resampled[1]
-        else:
-            self._snapshot.restore()
+        if result.accepted_scale:
+            self._snapshot.write_candidate(result.accepted_scale)
         trl_hooks.publish_weights(self.trainer)
 
     def _draw(self, step: int) -> list[dict[str, Any]]:
-        """Draw the validation examples of a trigger."""
+        """Draw the validation examples of a trigger; none, if it takes the rollouts of training."""
+        if self._ahead:
+            return []
         seed = self._seed + (step if self.config.redraw_prompts else 0)
         indices = random.Random(seed).sample(range(len(self._rows)), self.config.num_prompts)
         return [self._rows[index] for index in indices]
-
-    def _skipped(self, displacement: Displacement) -> str | None:
-        """Say why candidates of this displacement are not worth validating; None if they are."""
-        if not displacement.changed_fraction:
-            return "no weight differs from the anchor"
-        if _half_precision(displacement) and displacement.changed_fraction < MIN_CHANGED_FRACTION:
-            return (
-                f"only {displacement.changed_fraction:.1%} of the half-precision weights differ from the anchor, so "
-                "that their direction is that of rounding"
-            )
-        return None
-
-    def _warn_of_underflow(self, displacement: Displacement, skipped: str | None, step: int) -> None:
-        half = _half_precision(displacement)
-        if half and displacement.changed_fraction < WARN_CHANGED_FRACTION:
-            warnings.warn(
-                f"Step {step}: only {displacement.changed_fraction:.1%} of the weights differ from the anchor, because "
-                f"updates round to nothing in {half}. {'Nothing is extrapolated here. ' if skipped else ''}Train in "
-                "mixed precision with float32 master weights: load the model with dtype='float32' and set bf16=True.",
-                stacklevel=2,
-            )
 
     def _check_added(self) -> None:
         if self not in self.trainer.callback_handler.callbacks:
@@ -304,8 +320,3 @@ class EffOPDCallback(TrainerCallback):
 
     def _remember_checkpoint(self, checkpoint: str) -> None:
         self._resume_from = Path(checkpoint)
-
-
-def _half_precision(displacement: Displacement) -> str:
-    """List the half-precision dtypes among the selected parameters."""
-    return ", ".join(sorted(str(dtype) for dtype in displacement.largest.keys() & {torch.bfloat16, torch.float16}))

@@ -1,15 +1,15 @@
 """The settings of EffOPD, and those that have names: the rule of the paper, that of its public code, and our own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from effopd.checks import check_choice, check_fields, check_whole
+from effopd.checks import check_choice, check_fields, check_number, check_whole
 from effopd.errors import ConfigurationError
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import PAPER_SCALES, Acceptance, check_scales
 
-ValidatorName = Literal["reward", "teacher_kl", "shared_kl"]
+ValidatorName = Literal["reward", "teacher_kl", "shared_kl", "next_rollouts"]
 RandomNumbers = Literal["independent", "shared"]
 
 
@@ -27,14 +27,21 @@ class ExtrapolationConfig:
         parameters: Parameters to extrapolate: `all` that are trained, `attention_and_mlp`, or those whose names match a
             regular expression.
         validator: Score that candidates are judged by: `reward`, `teacher_kl`, or `shared_kl`, which judges all
-            candidates of a trigger on the completions that W_t wrote, and the accepted one once more on its own.
+            candidates of a trigger on the completions that W_t wrote, and the accepted one once more on its own; or
+            `next_rollouts`, which judges them on the rollouts that the next step has sampled from W_t, before it trains
+            on them, and searches for the best scale as `effopd.extrapolation.line_search` says.
         random_numbers: With `independent`, W_t and each of its candidates sample their completions with random numbers
             of their own, as in the paper. With `shared`, all weights of a trigger sample with the same random numbers,
             which is our variant and another rule: weights that differ little then give nearly the same completions and
             tie exactly, so that `acceptance="paper"` takes small moves up to the largest scale, and `reference` refuses
             them.
-        num_prompts: Number of validation prompts, at least 1. Each gets one completion.
+        num_prompts: Number of validation prompts, at least 1. Each gets one completion. For `next_rollouts`, number of
+            the step's rollouts to judge by, or all if it has fewer.
         redraw_prompts: Whether to draw other prompts at each trigger, and not only once before training.
+        passes: Number of optimizer steps on each step's rollouts, at least 1, before candidates are tried. More than
+            one needs `next_rollouts`, which finds out if they went too far.
+        max_kl: Trust region of `next_rollouts`: largest KL from a candidate to W_t, in nats per token. With None, there
+            is no bound.
         snapshot_device: Device of the two copies of the parameters. With None, they are in pinned CPU memory when
             training on an accelerator, and beside the parameters otherwise.
         seed: Random seed for choosing prompts and sampling completions; with None, the trainer's own seed.
@@ -48,6 +55,8 @@ class ExtrapolationConfig:
     random_numbers: RandomNumbers = "independent"
     num_prompts: int = 50
     redraw_prompts: bool = False
+    passes: int = 1
+    max_kl: float | None = None
     snapshot_device: str | None = None
     seed: int | None = None
 
@@ -67,11 +76,27 @@ class ExtrapolationConfig:
             is_list = isinstance(value, Sequence) and all(isinstance(number, int | float) for number in value)
             if not is_list and not (name == "schedule" and isinstance(value, str)):
                 raise ConfigurationError(f"{name}: got {value!r}, expected a list of numbers.")
+        check_whole("passes", self.passes, 1)
+        if self.max_kl is not None:
+            check_number("max_kl", self.max_kl, above=0, remedy="For no bound, leave it out.")
         parse_schedule(self.schedule)
         object.__setattr__(self, "scales", check_scales(self.scales))
         check_choice("acceptance", self.acceptance, get_args(Acceptance))
         check_choice("validator", self.validator, get_args(ValidatorName))
         check_choice("random_numbers", self.random_numbers, get_args(RandomNumbers))
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        """Refuse settings that have no effect beside the validator."""
+        looks_ahead = self.validator == "next_rollouts"
+        without_effect = ("random_numbers", "redraw_prompts") if looks_ahead else ("passes", "max_kl")
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in without_effect:
+            if (value := getattr(self, name)) != defaults[name]:
+                raise ConfigurationError(
+                    f"{name}={value!r} has no effect with validator={self.validator!r}; leave it out"
+                    f"{'.' if looks_ahead else ', or use preset=' + repr('line_search') + '.'}"
+                )
 
 
 PRESETS = {
@@ -86,6 +111,14 @@ PRESETS = {
     # rollouts that are sampled once.
     "adaptive": ExtrapolationConfig(
         schedule="every:1", scales=tuple(2.0**k for k in range(10)), validator="shared_kl", num_prompts=32
+    ),
+    # Ours looks for the best scale at every step, on rollouts that the next step needs anyway.
+    "line_search": ExtrapolationConfig(
+        schedule="every:1",
+        scales=tuple(2.0**k - 1 for k in range(1, 21)),  # 2, 4, 8, ... times the optimizer's own update
+        acceptance="reference",
+        validator="next_rollouts",
+        num_prompts=64,
     ),
 }
 

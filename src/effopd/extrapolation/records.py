@@ -1,9 +1,12 @@
 """`extrapolations.jsonl`: a line for each trigger.
 
-    step, accepted_scale      the optimizer step, and the scale that was accepted after it; 0.0 if none was
+    step, accepted_scale      the optimizer step, and the scale that was accepted after it; 0.0 if none was. With the
+                              validator next_rollouts, the step that sampled the rollouts, and the scale that was
+                              accepted before it trained on them; a negative one takes a part of the update back
     baseline                  {score, stderr} of W_t, or null if nothing was tried
-    candidates                for each scale tried: scale, score, stderr, accepted, reason in words, and confirmation:
-                              {score, stderr} on completions of its own, or null if that was not asked for
+    candidates                for each scale tried: scale, score, stderr, accepted, reason in words, confirmation:
+                              {score, stderr} on completions of its own, or null if that was not asked for; and
+                              kl_to_current: KL to W_t in nats per token, or null if it was not measured
     skipped                   why nothing was tried, or null
     delta_norm                Frobenius norm of W_t - W_anchor by module kind, and `total`
     cosine_to_previous        cosine of W_t - W_anchor to the anchor's own last move; null at the first trigger
@@ -45,6 +48,7 @@ def make_record(
             {
                 **{"scale": c.scale, **entry(c.score), "accepted": c.accepted, "reason": c.reason},
                 "confirmation": entry(c.confirmation) if c.confirmation else None,
+                "kl_to_current": finite_or_none(c.score.kl_to_current),
             }
             for c in result.candidates
         ],

@@ -34,6 +34,7 @@ class Score:
         rollouts: Number of completions sampled.
         generated_tokens: Number of tokens in them, the end-of-sequence tokens included.
         teacher_tokens: Number of tokens that the teacher scored.
+        kl_to_current: KL from these weights to W_t, in nats per token, on completions of W_t; NaN if not measured.
     """
 
     value: float
@@ -41,6 +42,7 @@ class Score:
     rollouts: int = 0
     generated_tokens: int = 0
     teacher_tokens: int = 0
+    kl_to_current: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class SearchResult:
     Attributes:
         baseline: Score of `W_t`; None if nothing was tried.
         candidates: Candidates that were tried, in the order of their scales.
-        accepted_scale: Largest scale that was accepted; 0.0 if none was.
+        accepted_scale: Scale of the weights that are left, 0.0 if none was accepted. A line search may leave one
+            between -1 and 0, which takes a part of the update back.
     """
 
     baseline: Score | None
@@ -122,7 +125,7 @@ def search(
     candidates: list[Candidate] = []
     for scale in scales:
         score = evaluate(scale)
-        accepted, reason = _compare(score.value, best, acceptance)
+        accepted, reason = compare(score.value, best, acceptance)
         candidates.append(Candidate(scale, score, accepted, reason))
         if not accepted:
             break
@@ -133,7 +136,7 @@ def search(
     return SearchResult(baseline, tuple(candidates), accepted_scale)
 
 
-def _compare(score: float, best: float, acceptance: Acceptance) -> tuple[bool, str]:
+def compare(score: float, best: float, acceptance: Acceptance) -> tuple[bool, str]:
     """Say whether a score is accepted against the best so far, and why."""
     if not math.isfinite(score):
         return False, f"score {score} is not finite"
@@ -153,7 +156,7 @@ def _confirmed(
         if not result[index].accepted:
             continue
         score = confirm(result[index].scale)
-        accepted, reason = _compare(score.value, baseline, acceptance)
+        accepted, reason = compare(score.value, baseline, acceptance)
         reason = f"{result[index].reason}; on completions of its own {reason}"
         result[index] = replace(result[index], accepted=accepted, reason=reason, confirmation=score)
         if accepted:

@@ -111,7 +111,7 @@ class Snapshot:
         """Set the parameters to `W_t + scale * (W_t - anchor)`, each element rounded once from float32.
 
         Args:
-            scale: Multiple of the displacement, finite and at least 0. `1 + scale` is computed in float32, which is
+            scale: Multiple of the displacement, finite and above -1. `1 + scale` is computed in float32, which is
                 exact for integers and halves.
         """
         for name, live in self._live().items():
@@ -175,7 +175,7 @@ class Snapshot:
     def candidate_may_overflow(self, displacement: Displacement, scale: float) -> bool:
         """Whether some element of the candidate could leave the range of its dtype, or is not finite already."""
         return not displacement.finite or any(
-            not weight + scale * delta < torch.finfo(dtype).max
+            not weight + abs(scale) * delta < torch.finfo(dtype).max
             for dtype, (weight, delta) in displacement.largest.items()
         )
 

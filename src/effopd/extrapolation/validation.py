@@ -217,31 +217,6 @@ def check_rewards(function: RewardFunction, values: Any, number: int) -> None:
             raise ConfigurationError(f"Reward function {name!r} returned the reward {value!r}; {expected}")
 
 
-def make_validator(
-    validator: str | Validator, reward: RewardFunction | Sequence[RewardFunction] | None = None
-) -> Validator:
-    """Make the validator of that name (`reward`, `teacher_kl` or `shared_kl`), or return the one that is given.
-
-    Raises:
-        ConfigurationError: The object is no `Validator`, or a reward is given to a validator that does not use it.
-    """
-    if validator == "reward":
-        return RewardValidator(reward)
-    if reward is not None:
-        name = validator if isinstance(validator, str) else type(validator).__name__
-        raise ConfigurationError(
-            f"A reward was given, and the validator {name} does not use it. Leave reward out, or choose "
-            "validator='reward'."
-        )
-    if isinstance(validator, str):
-        return {"teacher_kl": TeacherKLValidator, "shared_kl": SharedKLValidator}[validator]()
-    if not isinstance(validator, Validator):
-        raise ConfigurationError(
-            f"validator={validator!r}: expected a name, or an object of a class derived from effopd's Validator."
-        )
-    return validator
-
-
 def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, Any]], seed: int) -> Score:
     """Score the live weights on examples, which are spread over the processes. This is collective.
 

@@ -10,6 +10,7 @@ def sampled_reverse_kl(
     student_logprobs_BT: torch.Tensor,
     teacher_logprobs_BT: torch.Tensor,
     mask_BT: torch.Tensor,
+    sampling_logprobs_BT: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the policy-gradient loss whose reward for each token is `log pi*(y_t) - log pi_theta(y_t)`, discount 0.
 
@@ -20,6 +21,9 @@ def sampled_reverse_kl(
         student_logprobs_BT: Log-probabilities of the sampled tokens under the student, in nats, with gradients, [B, T].
         teacher_logprobs_BT: Log-probabilities of the same tokens under the teacher, [B, T].
         mask_BT: Mask that is 1 where a token was sampled from the student, else 0, [B, T].
+        sampling_logprobs_BT: Log-probabilities of the tokens under the weights that sampled them, in nats, [B, T], if
+            the student has moved since. Each token's term is then weighted by its importance ratio. None stands for the
+            student's own.
 
     Returns:
         The surrogate loss, and the sampled reverse KL in nats without gradients, each summed over the tokens where the
@@ -27,6 +31,7 @@ def sampled_reverse_kl(
     """
     mask_BT = mask_BT.to(student_logprobs_BT.dtype)
     reward_BT = (teacher_logprobs_BT - student_logprobs_BT).detach()
-    # The importance ratio of a rollout's first and only update is 1, and its gradient is that of the log-probability.
-    ratio_BT = torch.exp(student_logprobs_BT - student_logprobs_BT.detach())
+    if sampling_logprobs_BT is None:
+        sampling_logprobs_BT = student_logprobs_BT.detach()  # a ratio of 1, with the gradient of the log-probability
+    ratio_BT = torch.exp(student_logprobs_BT - sampling_logprobs_BT)
     return -(ratio_BT * reward_BT * mask_BT).sum(), -(reward_BT * mask_BT).sum()

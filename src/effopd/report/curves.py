@@ -118,7 +118,7 @@ def _draw_panel(axes: Axes, runs: Sequence[Mapping[str, Any]], column: str, targ
             (row[column], row["accuracy"])
             for run in group
             for row in run["rows"]
-            if (row.get("accepted_scale") or 0) > 0 and row["accuracy"] is not None
+            if (row.get("accepted_scale") or 0) != 0 and row["accuracy"] is not None
         ]
         if jumps:
             axes.plot(

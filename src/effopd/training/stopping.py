@@ -82,7 +82,7 @@ class EvaluateNearTarget(TrainerCallback):
     def _accepted_at(self, step: int) -> bool:
         """Whether an extrapolation was accepted after this step."""
         return any(
-            callback.last is not None and callback.last["step"] == step and callback.last["accepted_scale"] > 0
+            callback.last is not None and callback.last["step"] == step and callback.last["accepted_scale"] != 0
             for callback in self.trainer.callback_handler.callbacks
             if isinstance(callback, EffOPDCallback)
         )

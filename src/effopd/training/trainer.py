@@ -69,6 +69,7 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
         self.step_rollouts: tuple[list[dict[str, Any]], list[list[int]]] = ([], [])
         self.evaluation_seconds = 0.0
         super().__init__(*args, **kwargs)
+        self.effopd_weighs_tokens = self.args.estimator == "sampled"
         self._accuracy = RewardValidator(evaluation_reward) if evaluation_reward is not None else None
 
     @override
@@ -100,7 +101,8 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Train on one micro-batch, and add its loss to the meter."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        self.meter.loss += loss.item()
+        if not self.effopd_trains_again:
+            self.meter.loss += loss.item()
         return loss
 
     @override
@@ -117,10 +119,10 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
     @override
     def training_loss(self, batch: dict[str, Any]) -> trl_hooks.DivergenceLoss:
         """Return the loss of the estimator that `args` name; whichever it is, it adds the reverse KL to the meter."""
+        if self.effopd_trains_again:
+            return self._sampled_loss(batch) if self.args.estimator == "sampled" else trl_hooks.divergence_loss()
         self.meter.teacher_tokens += int(batch["completion_mask"].sum())
-        if self.args.estimator == "sampled":
-            return self._sampled_loss(batch["completion_ids"])
-        return self._full_vocab_loss()
+        return self._sampled_loss(batch) if self.args.estimator == "sampled" else self._full_vocab_loss()
 
     def _full_vocab_loss(self) -> trl_hooks.DivergenceLoss:
         """Return TRL's own divergence, which is exact over the vocabulary."""
@@ -138,8 +140,11 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
 
         return loss
 
-    def _sampled_loss(self, tokens_BT: torch.Tensor) -> trl_hooks.DivergenceLoss:
-        """Return the paper's policy gradient on the sampled log-ratio of the completions' tokens, int64 [B, T]."""
+    def _sampled_loss(self, batch: dict[str, Any]) -> trl_hooks.DivergenceLoss:
+        """Return the paper's policy gradient on the sampled log-ratio of the completions' tokens.
+
+        When the weights have moved since they sampled, it corrects for that by the importance ratio of each token.
+        """
 
         def loss(
             student_BTH: torch.Tensor,
@@ -153,9 +158,12 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
             **settings: Any,
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             hidden_and_heads = student_BTH, teacher_BTH, student_head_VH, teacher_head_VH
+            tokens_BT = batch["completion_ids"]
             student_BT, teacher_BT, entropy_BT = trl_hooks.token_logprobs(tokens_BT, *hidden_and_heads, **settings)
-            surrogate, reverse_kl = sampled_reverse_kl(student_BT, teacher_BT, mask_BT)
-            self.meter.reverse_kl += (reverse_kl / num_items_in_batch).item()
+            sampling_BT = batch.setdefault(trl_hooks.SAMPLING_LOGPROBS, student_BT.detach())
+            surrogate, reverse_kl = sampled_reverse_kl(student_BT, teacher_BT, mask_BT, sampling_BT)
+            if not self.effopd_trains_again:
+                self.meter.reverse_kl += (reverse_kl / num_items_in_batch).item()
             return surrogate / num_items_in_batch, (entropy_BT.detach() * mask_BT).sum(), mask_BT.sum()
 
         return loss

@@ -21,6 +21,12 @@ signature. Each name stands below the file that uses it:
     distillation.py
         DistillationTrainer._generate_and_score_completions, ._generate, ._get_last_hidden_state, ._compute_loss
                                                         are overridden, to call public methods
+    step_rollouts.py
+        Trainer._prepare_inputs                         samples a step's rollouts, before the step trains on them
+        Trainer._buffered_inputs                        the step's micro-batches, where it puts them
+        DistillationTrainer._get_last_hidden_state, ._forward_redirection
+                                                        let the teacher read a micro-batch
+        Trainer._clip_grad_norm, ._step, ._metrics      one more optimizer step, of which the trainer knows nothing
     changed_weights.py
         Trainer._last_loaded_step                       the step whose weights vLLM holds; -1 makes it load them again
         Trainer._buffered_inputs                        rollouts kept for later steps; None makes it sample again
@@ -56,6 +62,7 @@ from effopd.trl_hooks.divergence import (
 from effopd.trl_hooks.resume import on_resume, on_start
 from effopd.trl_hooks.rewards import wait_for
 from effopd.trl_hooks.rollouts import Rollout, empty_rollout, generate, is_divergence, make_rollouts
+from effopd.trl_hooks.step_rollouts import SAMPLING_LOGPROBS, StepRollouts, StepScore
 from effopd.trl_hooks.trainer import (
     SAMPLING_METHODS,
     TESTED_TRAINERS,
@@ -68,11 +75,14 @@ from effopd.trl_hooks.trainer import (
 from effopd.trl_hooks.vllm import samples_on_a_server
 
 __all__ = [
+    "SAMPLING_LOGPROBS",
     "SAMPLING_METHODS",
     "TESTED_TRAINERS",
     "DivergenceLoss",
     "HookedDistillationTrainer",
     "Rollout",
+    "StepRollouts",
+    "StepScore",
     "can_sample",
     "discard_rollouts",
     "divergence_loss",

@@ -15,7 +15,14 @@ class HookedDistillationTrainer(DistillationTrainer):
 
     A subclass overrides `on_rollouts`, `on_teacher_pass` and `training_loss`. They are called only in training mode,
     and so neither for evaluation nor for validation.
+
+    Attributes:
+        effopd_trains_again: Whether it trains on rollouts that it has trained on before.
+        effopd_weighs_tokens: Whether its loss needs to know how the tokens were sampled, as `SAMPLING_LOGPROBS`.
     """
+
+    effopd_trains_again = False
+    effopd_weighs_tokens = False
 
     def on_rollouts(self, examples: list[dict[str, Any]], completion_ids: list[list[int]], seconds: float) -> None:
         """This is called when completions were sampled for the step under way; by default it does nothing.

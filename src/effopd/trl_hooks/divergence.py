@@ -129,7 +129,7 @@ def divergence_per_rollout(
         zero = mask_BT.new_zeros((), dtype=torch.float32)
         return zero, zero, mask_BT.sum()
 
-    with _unlogged(trainer), torch.no_grad(), trainer.compute_loss_context_manager(), replaced_loss(loss):
+    with unlogged(trainer), torch.no_grad(), trainer.compute_loss_context_manager(), replaced_loss(loss):
         for start in range(0, len(rollouts), size):
             with _teacher_reads_once(trainer, teacher_states, start):
                 trainer.compute_loss(trainer.model_wrapped, pad_rollouts(trainer, rollouts[start : start + size]))
@@ -137,7 +137,7 @@ def divergence_per_rollout(
 
 
 @contextmanager
-def _unlogged(trainer: Any) -> Iterator[None]:
+def unlogged(trainer: Any) -> Iterator[None]:
     """Put the model into evaluation mode, and take back what the trainer notes for its next log within the context."""
     model, noted = trainer.model_wrapped, trainer._metrics["eval"]
     was_training, before = model.training, {key: list(values) for key, values in noted.items()}

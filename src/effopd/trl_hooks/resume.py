@@ -15,7 +15,7 @@ def on_resume(trainer: Any, action: Callable[[str], None]) -> None:
     interruption. If `action` is a bound method, this does not keep its object alive.
     """
     _keep_order_of_prompts(trainer)
-    original, find = trainer._load_optimizer_and_scheduler, _weak(action)
+    original, find = trainer._load_optimizer_and_scheduler, weakly(action)
 
     def load(checkpoint: str | None) -> None:
         original(checkpoint)
@@ -30,7 +30,7 @@ def on_start(trainer: Any, action: Callable[[], None]) -> None:
 
     If `action` is a bound method, this does not keep its object alive.
     """
-    original, find = trainer._init_training_state, _weak(action)
+    original, find = trainer._init_training_state, weakly(action)
 
     def initialize(*args: Any, **kwargs: Any) -> Any:
         if (found := find()) is not None:
@@ -40,7 +40,8 @@ def on_start(trainer: Any, action: Callable[[], None]) -> None:
     trainer._init_training_state = initialize
 
 
-def _weak(action: Callable[..., None]) -> Callable[[], Callable[..., None] | None]:
+def weakly(action: Callable[..., None]) -> Callable[[], Callable[..., None] | None]:
+    """Return a function that finds the action, or None once the object that a bound method belongs to is gone."""
     return weakref.WeakMethod(action) if ismethod(action) else lambda: action
 
 

@@ -1,0 +1,204 @@
+"""Candidates scored on the next step's rollouts: when, on what, at what cost, and what is left alone."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny import assert_same, contains_answer, distillation_trainer, grpo_trainer, tiny_dataset, weights
+
+from effopd import trl_hooks
+from effopd.errors import ConfigurationError, UnsupportedError
+from effopd.extrapolation import EffOPDCallback, NextRolloutsValidator
+from effopd.training.metrics import MetricsCallback
+from extrapolation.scripted import records
+from extrapolation.test_fresh_weights import FakeEngine
+
+
+def add(trainer: Any, **settings: Any) -> EffOPDCallback:
+    callback = EffOPDCallback(trainer, **{"preset": "line_search", "num_prompts": 8} | settings)
+    trainer.add_callback(callback)
+    return callback
+
+
+def test_it_searches_before_each_step_but_the_first_at_no_rollouts(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, learning_rate=1e-5, max_steps=5)
+    callback = add(trainer)
+    metrics = MetricsCallback(trainer, callback)
+    sampled: list[int] = []
+    single = trainer._generate_single_turn
+    trainer._generate_single_turn = lambda *args, **kw: (
+        sampled.append(trainer.state.global_step),
+        single(*args, **kw),
+    )[1]
+    trainer.train()
+    rows = records(tmp_path)
+    assert [row["step"] for row in rows] == [2, 3, 4, 5]
+    assert sampled == [0, 1, 2, 3, 4]  # only training samples
+    for key in ("rollouts", "generated_tokens", "teacher_tokens", "resampled_rollouts"):
+        assert {row[key] for row in rows} == {0}
+    assert rows[0]["accepted_scale"] >= 63  # the rate is far too small
+    assert all(row["validation_seconds"] > 0 for row in rows)
+    for row in rows:
+        scores = [row["baseline"]["score"], *(c["score"] for c in row["candidates"] if c["accepted"])]
+        assert scores == sorted(scores)
+        assert all(c["kl_to_current"] >= 0 for c in row["candidates"])
+    assert callback.num_accepted == sum(row["accepted_scale"] != 0 for row in rows)
+    assert metrics.effopd is callback
+
+
+def test_the_step_trains_the_accepted_weights_on_the_rollouts_that_judged_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = distillation_trainer(tmp_path, learning_rate=1e-4, max_steps=3)
+    callback = add(trainer)
+    seen: list[tuple[dict[str, torch.Tensor], Any]] = []
+    search = callback._extrapolate
+
+    def look(step: int) -> None:
+        anchor = {name: tensor.clone() for name, tensor in callback._snapshot._anchor.items()}  # type: ignore[union-attr]
+        current, batches = weights(trainer), trainer._buffered_inputs
+        search(step)
+        scale = callback.last["accepted_scale"]  # type: ignore[index]
+        assert scale > 0
+        assert trainer._buffered_inputs is batches
+        expected = {name: torch.lerp(anchor[name], current[name], 1 + scale) for name in current}
+        assert_same(weights(trainer), expected)
+        seen.append((expected, batches))
+
+    monkeypatch.setattr(callback, "_extrapolate", look)
+    trained: list[Any] = []
+    loss = trainer.compute_loss
+    trainer.compute_loss = lambda model, batch, **kw: (
+        trained.append((weights(trainer), batch)) if model.training else None,
+        loss(model, batch, **kw),
+    )[1]
+    trainer.train()
+    for (accepted, batches), (live, batch) in zip(seen, trained[1:], strict=True):
+        assert_same(accepted, live)
+        assert batch is batches[0]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_training_is_plain_trl_to_the_bit_where_nothing_is_accepted(accumulation: int, tmp_path: Path) -> None:
+    options = {"gradient_accumulation_steps": accumulation}
+    plain = distillation_trainer(tmp_path / "plain", **options)
+    plain.train()
+    watched = distillation_trainer(tmp_path / "watched", **options)
+    add(watched, max_kl=1e-30)
+    watched.train()
+    rows = records(tmp_path / "watched")
+    assert [row["accepted_scale"] for row in rows] == [0] * 5
+    assert all(len(row["candidates"]) >= 2 for row in rows)
+    assert_same(weights(plain), weights(watched))
+
+
+def test_without_scales_it_only_makes_its_passes(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=3)
+    updates: list[int] = []
+    add(trainer, scales=[], passes=4)
+    trainer.create_optimizer()
+    trainer.optimizer.register_step_post_hook(lambda *_: updates.append(trainer.state.global_step))
+    trainer.train()
+    assert updates == [0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]
+    assert {row["accepted_scale"] for row in records(tmp_path)} == {0}
+
+
+def test_several_passes_that_go_too_far_are_taken_back(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, learning_rate=0.3, max_steps=4)
+    add(trainer, passes=4)
+    trainer.train()
+    rows = records(tmp_path)
+    assert min(row["accepted_scale"] for row in rows) < 0
+    for row in rows:
+        if row["accepted_scale"] < 0:
+            best = next(c for c in row["candidates"] if c["scale"] == row["accepted_scale"])
+            assert best["score"] > row["baseline"]["score"]
+
+
+def test_the_user_is_told_what_it_means_for_the_learning_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = distillation_trainer(tmp_path, learning_rate=1e-7, max_steps=7)
+    add(trainer)
+    with caplog.at_level(logging.WARNING, "effopd"):
+        trainer.train()
+    assert sum("times too small for this training" in message for message in caplog.messages) == 1
+
+
+def test_vllm_is_sent_weights_as_often_as_in_plain_training(tmp_path: Path) -> None:
+    """Candidates generate nothing, and TRL sends the weights before each step's rollouts anyway."""
+    sent = {}
+    for name in ("plain", "searched"):
+        trainer = distillation_trainer(tmp_path / name, max_steps=4, learning_rate=1e-4)
+        engine = FakeEngine(trainer)
+        trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, engine, -1
+        sent[name] = 0
+        sync = engine.sync_weights
+
+        def count(name: str = name, sync: Any = sync) -> None:
+            sent[name] += 1
+            sync()
+
+        engine.sync_weights = count  # type: ignore[method-assign]
+        callback = add(trainer) if name == "searched" else None
+        trainer.train()
+        assert engine.num_stale == 0
+        assert engine.num_generations == 4
+    assert callback is not None
+    assert callback.num_accepted > 0
+    assert sent == {"plain": 4, "searched": 4}
+
+
+def test_an_interruption_leaves_the_weights_of_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = distillation_trainer(tmp_path, learning_rate=1e-4)
+    add(trainer)
+    score, seen = trl_hooks.StepRollouts.score, []
+
+    def interrupted(step: Any) -> Any:
+        seen.append(weights(trainer))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return score(step)
+
+    monkeypatch.setattr(trl_hooks.StepRollouts, "score", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not torch.equal(seen[2]["lm_head.weight"], seen[0]["lm_head.weight"])
+    assert_same(weights(trainer), seen[0])
+
+
+def test_candidates_that_overflow_are_refused(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=2)
+    add(trainer, scales=[3e38])
+    trainer.train()
+    (row,) = records(tmp_path)
+    assert row["candidates"][0]["score"] is None
+    assert "not finite" in row["candidates"][0]["reason"]
+
+
+def test_wrong_use_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="needs TRL's DistillationTrainer; got GRPOTrainer"):
+        add(grpo_trainer(tmp_path))
+    trainer = distillation_trainer(tmp_path)
+    with pytest.raises(ConfigurationError, match="validation_dataset was given"):
+        add(trainer, validation_dataset=tiny_dataset())
+    with pytest.raises(ConfigurationError, match="reward was given"):
+        add(trainer, reward=contains_answer)
+    for name, value in (("random_numbers", "shared"), ("redraw_prompts", True)):
+        with pytest.raises(ConfigurationError, match=f"{name}={value!r} has no effect with validator='next_rollouts'"):
+            add(trainer, **{name: value})
+    for name, value in (("passes", 2), ("max_kl", 0.1)):
+        with pytest.raises(ConfigurationError, match=f"{name}={value!r} has no effect with validator='reward'"):
+            EffOPDCallback(trainer, contains_answer, **{name: value})
+    for name, value in (("passes", 0), ("max_kl", 0.0), ("max_kl", "far")):
+        with pytest.raises(ConfigurationError, match=name):
+            add(trainer, **{name: value})
+    trainer.train_dataset = Dataset.from_dict({"prompt": ["1+1="], "image": ["picture"]})
+    with pytest.raises(UnsupportedError, match="images"):
+        add(trainer)
+
+
+def test_it_scores_nothing_but_the_step_under_way(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no rollouts but those of the step under way"):
+        NextRolloutsValidator().scores(distillation_trainer(tmp_path), [])
