@@ -1,4 +1,4 @@
-"""The plan of `grid.py`, read from `grid.yaml`: which runs each stage consists of, and what they are expected to take."""
+"""The plan of `grid.py`, read from `grid.yaml`: the runs of each stage, and what they are expected to take."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -123,8 +123,8 @@ class Plan:
         """Cells of a method that are planned from the start, without those that others decide."""
         cells: dict[Cell, None] = {}
         for entry in self._stages.values():
-            if method in entry["methods"] and world in entry["worlds"] and "learning_rates" in entry:
-                cells |= dict.fromkeys(_product(entry))
+            if method in entry["methods"] and world in entry["worlds"] and "best" not in entry:
+                cells |= dict.fromkeys(self._cells(entry, method, world, ()) or ())
         return list(cells)
 
     def default(self, method: str) -> Cell:
@@ -170,7 +170,7 @@ class Plan:
     def _best(
         self, choice: Mapping[str, Any], method: str, world: str, records: Collection[Record]
     ) -> list[Cell] | None:
-        """The best cells of earlier stages, by the runs of seed 0 alone, so that later runs do not change the choice."""
+        """The best cells of earlier stages, by the runs of seed 0 alone: later runs do not change the choice."""
         entries = [self._stages[stage] for stage in choice["of"]]
         cells = [cell for entry in entries if method in entry["methods"] for cell in _product(entry)]
         by_cell = {cell_of(record): record for record in records if is_first(record, method, world)}
