@@ -1,7 +1,7 @@
 """One run of `grid.py`: training to the target and beyond it, with what is measured at the target and at the end."""
 
+import copy
 import gc
-import inspect
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,7 +13,14 @@ import torch
 from grid_plan import Run
 from run_records import Record
 from training_runs import CPUClock
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.training_args import OptimizerNames
 from typing_extensions import override
 
@@ -121,6 +128,7 @@ class BeyondTarget(TrainerCallback):
         self.base_second_skill: Record | None = None
         self.at_target: Record | None = None
         self.final: Record | None = None
+        self._base: PreTrainedModel
         self._cpu_seconds = 0.0  # at the end of the last step, before its evaluation
         self._stop_at = run.limit
         self._evaluated_at = 0
@@ -130,7 +138,8 @@ class BeyondTarget(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         with self.clock.apart():
-            self.base_second_skill = second_skill(self.trainer, self.run.world)
+            self._base = copy.deepcopy(self.trainer.accelerator.unwrap_model(self.trainer.model))
+            self.base_second_skill = second_skill(self.trainer, self.run.world, self._base)
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -158,7 +167,7 @@ class BeyondTarget(TrainerCallback):
             self.at_target = {
                 "accuracy": accuracy,
                 "cpu_seconds": self._cpu_seconds,
-                "second_skill": second_skill(self.trainer, self.run.world),
+                "second_skill": second_skill(self.trainer, self.run.world, self._base),
             }
             after = self.run.after_target
             budget = min(max(after["times"] * self._evaluated_at, after["at_least"]), after["at_most"])
@@ -204,8 +213,8 @@ class BeyondTarget(TrainerCallback):
         return int(self.metrics.row["rollouts"])
 
 
-def second_skill(trainer: OPDTrainer, world: str) -> Record | None:
-    """Accuracy on the second skill's prompts and KL to the base there; None if the world has no second skill.
+def second_skill(trainer: OPDTrainer, world: str, base: PreTrainedModel) -> Record | None:
+    """Accuracy on the second skill's prompts and KL to the base there, in nats per token; None if there is none.
 
     The measurement leaves the run's random numbers as they were.
     """
@@ -213,10 +222,14 @@ def second_skill(trainer: OPDTrainer, world: str) -> Record | None:
     if measure is None:
         return None
     model = trainer.accelerator.unwrap_model(trainer.model)
-    named = {"world": world} if "world" in inspect.signature(measure).parameters else {}
+    config = effopd.world.task_config(world)
     with evaluation_mode(model), seeded(0, trainer.accelerator.device):
-        measured: Record | None = measure(model, trainer.processing_class, **named)
-    return measured
+        measured = measure(model, trainer.processing_class, base, config)
+    return {
+        "accuracy": measured["accuracy"],
+        "num_examples": measured["num_examples"],
+        "kl_to_base": measured["kl_to_base"]["nats_per_token"],
+    }
 
 
 def final_measurement(

@@ -1,0 +1,93 @@
+"""The heat maps of `grid.py`: rollouts to the target over rate and prompts per step, a panel for each method."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from grid_plan import Cell
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from effopd.experiments.censored_statistics import CensoredEstimate
+from effopd.report.drawing import save
+
+COLUMNS = 4
+COLOURS = colormaps["viridis_r"]  # dear is dark
+NOTHING = "#eeeeee"
+
+
+def heat_maps(panels: Mapping[str, Mapping[Cell, CensoredEstimate]], path: Path, *, title: str) -> list[Path]:
+    """Draw the median rollouts to the target of every method.
+
+    A cell of whose median only a lower bound is known has that bound's colour, and `>` before its number. A frame marks
+    a method's best cell. All panels have the same colours. Cells that were not run are grey.
+
+    Args:
+        panels: Medians of each cell, by the method's label.
+        path: Path of the files; its suffix is replaced by `.svg` and by `.png`.
+        title: Title of the figure.
+
+    Returns:
+        The paths written.
+    """
+    known = [found.at_least for cells in panels.values() for found in cells.values()]
+    norm = LogNorm(min(known), max(max(known), 1.01 * min(known)))
+    widths = [max(3.0, len({rate for rate, _ in cells})) for cells in panels.values()]
+    columns = min(COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(1.2 + columns * (0.55 + 0.52 * max(widths)), 0.9 + 2.6 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes, (label, cells) in zip(grid.flat, panels.items(), strict=False):
+        _draw(axes, cells, norm)
+        axes.set_title(label, fontsize=10)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    for index, axes in enumerate(list(grid.flat)[: len(panels)]):
+        if index % columns == 0:
+            axes.set_ylabel("prompts per step")
+        if index + columns >= len(panels):
+            axes.set_xlabel("learning rate")
+    drawn = figure.axes[: len(panels)]
+    bar = figure.colorbar(drawn[0].images[0], ax=drawn, shrink=0.8, label="rollouts to the target")
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    figure.suptitle(title, fontsize=11)
+    return save(figure, path)
+
+
+def _draw(axes: Axes, cells: Mapping[Cell, CensoredEstimate], norm: LogNorm) -> None:
+    rates, sizes = sorted({rate for rate, _ in cells}), sorted({prompts for _, prompts in cells})
+    values = np.full((len(sizes), len(rates)), np.nan)
+    for (rate, prompts), found in cells.items():
+        row, column = sizes.index(prompts), rates.index(rate)
+        values[row, column] = found.at_least
+        dark = norm(found.at_least) > 0.5
+        number = short(found.at_least)
+        text = number if found.is_exact else f">{number}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "black")
+    axes.set_facecolor(NOTHING)
+    axes.imshow(values, cmap=COLOURS, norm=norm, origin="lower", aspect="auto")
+    arrived = {cell: found for cell, found in cells.items() if math.isfinite(found.at_most)}
+    if arrived:
+        rate, prompts = min(arrived, key=lambda cell: (arrived[cell].at_most, cell))
+        corner = rates.index(rate) - 0.5, sizes.index(prompts) - 0.5
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#d55e00", linewidth=2.5, clip_on=False))
+    axes.set_xticks(
+        range(len(rates)), [f"{rate:.0e}".replace("e-0", "e-") if rate < 0.01 else f"{rate:g}" for rate in rates]
+    )
+    axes.set_yticks(range(len(sizes)), [f"{size:,}" for size in sizes])
+    axes.tick_params(labelsize=8, length=0)
+    axes.spines[:].set_visible(False)
+
+
+def short(number: float) -> str:
+    """Write a number of rollouts in few characters: `704`, `2.8k`, `24k`."""
+    if number < 1000:
+        return f"{number:.0f}"
+    return f"{number / 1000:.1f}k" if number < 9950 else f"{number / 1000:.0f}k"
