@@ -1,6 +1,5 @@
 """The heat maps of `grid.py`: rollouts to the target over rate and prompts per step, a panel for each method."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from run_records import rate_text
 
 from effopd.experiments.censored_statistics import CensoredEstimate
 from effopd.report.drawing import save
@@ -21,7 +21,9 @@ COLOURS = colormaps["viridis_r"]  # dear is dark
 NOTHING = "#eeeeee"
 
 
-def heat_maps(panels: Mapping[str, Mapping[Cell, CensoredEstimate]], path: Path, *, title: str) -> list[Path]:
+def heat_maps(
+    panels: Mapping[str, Mapping[Cell, CensoredEstimate]], best: Mapping[str, Cell | None], path: Path, *, title: str
+) -> list[Path]:
     """Draw the median rollouts to the target of every method.
 
     A cell of whose median only a lower bound is known has that bound's colour, and `>` before its number. A frame marks
@@ -29,6 +31,7 @@ def heat_maps(panels: Mapping[str, Mapping[Cell, CensoredEstimate]], path: Path,
 
     Args:
         panels: Medians of each cell, by the method's label.
+        best: The cell to frame, by the method's label; None for no frame.
         path: Path of the files; its suffix is replaced by `.svg` and by `.png`.
         title: Title of the figure.
 
@@ -43,7 +46,7 @@ def heat_maps(panels: Mapping[str, Mapping[Cell, CensoredEstimate]], path: Path,
     figure = Figure(figsize=(1.2 + columns * (0.55 + 0.52 * max(widths)), 0.9 + 2.6 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes, (label, cells) in zip(grid.flat, panels.items(), strict=False):
-        _draw(axes, cells, norm)
+        _draw(axes, cells, best[label], norm)
         axes.set_title(label, fontsize=10)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
@@ -61,7 +64,7 @@ def heat_maps(panels: Mapping[str, Mapping[Cell, CensoredEstimate]], path: Path,
     return save(figure, path)
 
 
-def _draw(axes: Axes, cells: Mapping[Cell, CensoredEstimate], norm: LogNorm) -> None:
+def _draw(axes: Axes, cells: Mapping[Cell, CensoredEstimate], best: Cell | None, norm: LogNorm) -> None:
     rates, sizes = sorted({rate for rate, _ in cells}), sorted({prompts for _, prompts in cells})
     values = np.full((len(sizes), len(rates)), np.nan)
     for (rate, prompts), found in cells.items():
@@ -73,14 +76,10 @@ def _draw(axes: Axes, cells: Mapping[Cell, CensoredEstimate], norm: LogNorm) -> 
         axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color="white" if dark else "black")
     axes.set_facecolor(NOTHING)
     axes.imshow(values, cmap=COLOURS, norm=norm, origin="lower", aspect="auto")
-    arrived = {cell: found for cell, found in cells.items() if math.isfinite(found.at_most)}
-    if arrived:
-        rate, prompts = min(arrived, key=lambda cell: (arrived[cell].at_most, cell))
-        corner = rates.index(rate) - 0.5, sizes.index(prompts) - 0.5
+    if best:
+        corner = rates.index(best[0]) - 0.5, sizes.index(best[1]) - 0.5
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#d55e00", linewidth=2.5, clip_on=False))
-    axes.set_xticks(
-        range(len(rates)), [f"{rate:.0e}".replace("e-0", "e-") if rate < 0.01 else f"{rate:g}" for rate in rates]
-    )
+    axes.set_xticks(range(len(rates)), [rate_text(rate) for rate in rates])
     axes.set_yticks(range(len(sizes)), [f"{size:,}" for size in sizes])
     axes.tick_params(labelsize=8, length=0)
     axes.spines[:].set_visible(False)

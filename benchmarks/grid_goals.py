@@ -3,13 +3,14 @@
 Where runs are censored, a ratio is known between bounds only. A goal is met or missed if both bounds say so.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
 from grid_plan import Cell, Plan, cell_of
-from run_records import Record, costs, of_the_same_seeds
+from run_records import Record, costs, of_the_same_seeds, rate_text
 
 from effopd.experiments.censored_statistics import CensoredEstimate, largest_cost_ratio, median_cost, median_cost_ratio
 
@@ -97,8 +98,8 @@ class World:
         runs, needed = self.runs.get((method, cell), []), self.plan.settings["seeds_for_a_goal"]
         if len(runs) < needed:
             raise NotMeasuredError(
-                f"{len(runs)} of {needed} seeds of {self.plan.methods[method]['label']} at {cell[0]:g} with {cell[1]} "
-                "prompts"
+                f"{len(runs)} of {needed} seeds of {self.plan.methods[method]['label']} at {rate_text(cell[0])} "
+                f"with {cell[1]} prompts"
             )
         return runs
 
@@ -118,14 +119,25 @@ class World:
             raise NotMeasuredError(f"{len(missing)} of the {len(cells)} cells of {label} have no run")
         if not cells:
             raise NotMeasuredError(f"the plan has no cells of {label} with {prompts} prompts")
-
-        def cost(runs: Sequence[Record]) -> tuple[float, float]:
-            found = median_cost(costs(runs, quantity), num_resamples=1)
-            return found.at_most, found.at_least
-
-        self.enough(*min(cells, key=lambda key: cost(self.runs[key][:1])))
+        self.enough(*min(cells, key=lambda key: _cost(self.runs[key][:1], quantity)))
         needed = self.plan.settings["seeds_for_a_goal"]
-        return min((self.runs[key] for key in cells if len(self.runs[key]) >= needed), key=cost)
+        measured = (self.runs[key] for key in cells if len(self.runs[key]) >= needed)
+        return min(measured, key=lambda runs: _cost(runs, quantity))
+
+    def best_cell(self, method: str) -> Cell | None:
+        """A method's cell with the least median rollouts, among those with enough seeds for a goal if there are any."""
+        runs = {cell: runs for (name, cell), runs in self.runs.items() if name == method}
+        needed = self.plan.settings["seeds_for_a_goal"]
+        runs = {cell: each for cell, each in runs.items() if len(each) >= needed} or runs
+        medians = {cell: _cost(each, "rollouts") for cell, each in runs.items()}
+        arrived = [cell for cell, (at_most, _) in medians.items() if math.isfinite(at_most)]
+        return min(arrived, key=lambda cell: (medians[cell], cell), default=None)
+
+
+def _cost(runs: Sequence[Record], quantity: str) -> tuple[float, float]:
+    """Upper and lower bound of a median cost: a cell that does not arrive comes after all that do."""
+    found = median_cost(costs(runs, quantity), num_resamples=1)
+    return found.at_most, found.at_least
 
 
 def ratio(numerator: Sequence[Record], denominator: Sequence[Record], quantity: str = "rollouts") -> CensoredEstimate:
@@ -155,12 +167,8 @@ def _at_most(found: CensoredEstimate, bound: float, *, strictly: bool = False) -
 
     outcomes = {holds(found.at_least), holds(found.at_most)}
     outcome = UNDECIDED if len(outcomes) > 1 else MET if outcomes == {True} else MISSED
-    by = _margin(1 - found.at_least / bound, outcome) if found.is_exact else ""
+    by = f"{abs(1 - found.at_least / bound):.0%}" if found.is_exact else ""
     return Verdict("", outcome, found.format(".2f"), f"{'below' if strictly else 'at most'} {bound:g}", by)
-
-
-def _margin(relative: float, outcome: str) -> str:
-    return f"{abs(relative):.0%} {'to spare' if outcome == MET else 'short'}"
 
 
 def _worst(verdicts: Sequence[tuple[str, CensoredEstimate]], bound: float, *, strictly: bool = False) -> Verdict:
@@ -174,15 +182,17 @@ def _worst(verdicts: Sequence[tuple[str, CensoredEstimate]], bound: float, *, st
 
 def _speedup(world: World) -> Verdict:
     best = world.best(["vanilla"])
-    found = [(f"at {cell[0]:g}", ratio(best, world.enough(world.method, cell))) for cell in world.default_cells()]
+    found = [
+        (f"at {rate_text(cell[0])}", ratio(best, world.enough(world.method, cell))) for cell in world.default_cells()
+    ]
     where, least = min(found, key=lambda item: (item[1].at_least, item[1].at_most))
     needed = 1.5
     certain = [estimate.at_least >= needed for _, estimate in found]
     impossible = [estimate.at_most < needed for _, estimate in found]
     outcome = MISSED if any(impossible) else MET if all(certain) else UNDECIDED
-    by = _margin(least.at_least / needed - 1, outcome) if least.is_exact else ""
+    by = f"{abs(least.at_least / needed - 1):.0%}" if least.is_exact else ""
     rate, prompts = cell_of(best[0])
-    text = f"{least.format('.2f')} {where}, against {rate:g} with {prompts} prompts"
+    text = f"{least.format('.2f')} {where}, against {rate_text(rate)} with {prompts} prompts"
     return Verdict("", outcome, text, f"at least {needed}", by)
 
 
@@ -194,7 +204,7 @@ def _same_prompts(world: World) -> Verdict:
         best = world.best(["vanilla"], prompts=prompts)
         for rate in world.rates:
             estimate = ratio(world.enough(world.method, (rate, prompts)), best)
-            found.append((f"at {rate:g} with {prompts} prompts", estimate))
+            found.append((f"at {rate_text(rate)} with {prompts} prompts", estimate))
     return _worst(found, 1.0)
 
 
@@ -232,8 +242,8 @@ def _final_accuracy(world: World) -> Verdict:
     rate = min(found, key=found.__getitem__)
     points = 100 * found[rate]
     outcome = MET if points >= -1 else MISSED
-    by = f"{abs(points + 1):.2f} points {'to spare' if outcome == MET else 'short'}"
-    return Verdict("", outcome, f"{points:+.2f} points at {rate:g}", "at least -1 point", by)
+    by = f"{abs(points + 1):.2f} points"
+    return Verdict("", outcome, f"{points:+.2f} points at {rate_text(rate)}", "at least -1 point", by)
 
 
 def _forgetting(world: World) -> Verdict:
@@ -267,7 +277,7 @@ def forgetting(runs: Sequence[Record]) -> tuple[float, float] | None:
 def _seconds(world: World) -> Verdict:
     best = world.best(["vanilla"], "cpu_seconds")
     found = [
-        (f"at {cell[0]:g}", ratio(world.enough(world.method, cell), best, "cpu_seconds"))
+        (f"at {rate_text(cell[0])}", ratio(world.enough(world.method, cell), best, "cpu_seconds"))
         for cell in world.default_cells()
     ]
     return _worst(found, 1.0, strictly=True)

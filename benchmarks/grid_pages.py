@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from grid_goals import MET, MISSED, STATEMENTS
-from run_records import Record, estimate, table_of
+from run_records import Record, estimate, rate_text, table_of
 
 MANY_SEEDS = 3  # from which on an interval is written
 
@@ -15,30 +15,33 @@ def shown(value: dict[str, float | None] | None, seeds: int, spec: str = ",.0f")
     return estimate(value).format(spec, interval=seeds >= MANY_SEEDS) if value else ""
 
 
-def times(value: dict[str, float | None], seeds: int, spec: str = ".2g") -> str:
-    """A ratio of costs, theirs over ours, in words: `2.1 times fewer [1.8, 2.4]`."""
+def times(value: dict[str, float | None], seeds: int) -> str:
+    """A ratio of costs, theirs over ours, in words: `2.10 times fewer [1.80, 2.40]`, `1.30 times as many`."""
     found = estimate(value)
-    if not found.is_exact:
-        return f"a ratio of {found.format(spec, interval=seeds >= MANY_SEEDS)}"
-    low, high = found.low, found.high
-    ratio, word = (found.at_least, "fewer") if found.at_least >= 1 else (1 / found.at_least, "more")
-    if word == "more":
-        low, high = 1 / high if high else math.inf, 1 / low if low else math.inf
-    text = f"{number(ratio)} times {word}"
-    if seeds < MANY_SEEDS:
+    bounds = found.at_least, found.at_most, found.low, found.high
+    word = "fewer"
+    if found.at_most < 1:
+        word = "as many"
+        low, high, first, last = (1 / bound if bound else math.inf for bound in bounds)
+        bounds = high, low, last, first
+    low, high, first, last = bounds
+    if math.isinf(high):
+        text = f"over {number(low)} times {word}" if low >= 1 else "not decided: runs were given up"
+    else:
+        text = f"{number(low)} times {word}" if low == high else f"{number(low)} to {number(high)} times {word}"
+    if seeds < MANY_SEEDS or (math.isinf(high) and low < 1):
         return text
-    bound = "no bound" if math.isinf(high) else number(high)
-    return f"{text} [{number(low)}, {bound}]"
+    return f"{text} [{number(first)}, {'no bound' if math.isinf(last) else number(last)}]"
 
 
 def number(value: float) -> str:
-    """A ratio with two or three digits."""
-    return f"{value:,.0f}" if value >= 20 else f"{value:.1f}" if value >= 3 else f"{value:.2f}"
+    """A ratio with three digits or so."""
+    return f"{value:,.0f}" if value >= 20 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def place(cell: Sequence[float]) -> str:
     """A cell in words."""
-    return f"{cell[0]:g} with {cell[1]:,} prompts"
+    return f"{rate_text(cell[0])} with {cell[1]:,} prompts"
 
 
 def grid_page(summary: Record) -> str:
@@ -90,14 +93,18 @@ def _what_is_counted(summary: Record) -> str:
     )
 
 
+def _statements(summary: Record) -> dict[str, str]:
+    """The goals in words, with the method's name."""
+    return {goal: text.replace("the method", summary["method"]["label"]) for goal, text in STATEMENTS.items()}
+
+
 def _goals(summary: Record) -> str:
-    statements = "\n".join(f"- **{goal}** {text}" for goal, text in STATEMENTS.items())
+    statements = "\n".join(f"- **{goal}** {text}" for goal, text in _statements(summary).items())
     rows = [
         [row["goal"], row["world"], row["outcome"], row["found"], row["needed"], row["by"]] for row in summary["goals"]
     ]
-    return (
-        f'"The method" is {summary["method"]["label"]}; a goal needs {summary["seeds_for_a_goal"]} seeds.\n\n'
-        f"{statements}\n\n" + table_of(["goal", "world", "outcome", "found", "needed", "by"], rows)
+    return f"A cell that a goal speaks of needs {summary['seeds_for_a_goal']} seeds.\n\n{statements}\n\n" + table_of(
+        ["goal", "world", "outcome", "found", "needed", "by"], rows
     )
 
 
@@ -119,8 +126,8 @@ def _tuning(summary: Record) -> str:
     return (
         "Rollouts that a user pays: who takes the default cell; who knows the best cell already; and who tries every "
         "cell of the method's grid once, to the target or until the run is given up. The last but one column is a "
-        "search that gives up every run once it has spent what the best one needs, which nobody knows beforehand. Grids "
-        "of different size are not comparable.\n\n"
+        "search that gives up every run once it has spent what the best one needs, which nobody knows beforehand. "
+        "Grids of different size are not comparable.\n\n"
         + table_of(
             ["world", "method", "no tuning", "best cell", "whole grid", "grid, given up early", "cells run"], rows
         )
@@ -137,7 +144,7 @@ def _cells(rows: Iterable[Record]) -> str:
         body.append(
             [
                 row["label"],
-                f"{row['learning_rate']:g}",
+                rate_text(row["learning_rate"]),
                 f"{row['prompts_per_step']:,}",
                 str(seeds),
                 *(shown(row[name], seeds) for name in ("rollouts", "steps", "generated_tokens", "cpu_seconds")),
@@ -168,13 +175,15 @@ def help_page(summary: Record) -> str:
     for quantity, title in (("rollouts", "Rollouts"), ("cpu_seconds", "CPU seconds")):
         if table := _situations(summary, worlds, quantity):
             parts += [f"## {title}, against vanilla OPD", f"{label.capitalize()} in its default cell needs", table]
-    parts += ["## What was promised, and what was found", _outcomes(summary, worlds)]
+    parts += ["## What was aimed at, and what was found", _outcomes(summary, worlds)]
     return "\n\n".join(parts) + "\n"
 
 
 def _in_short(summary: Record, label: str) -> Iterable[str]:
-    """For each world a sentence with the two medians that a user compares."""
-    lines = []
+    """Where it needs fewer rollouts than vanilla at its best, and for each world the medians that a user compares."""
+    lines, against = [], _against_best(summary)
+    if against:
+        yield f"In its default cell, against vanilla OPD in its best cell, {label} needs {against}."
     for row in summary["tuning"]:
         vanilla = row["method"] == "vanilla"
         if row["method"] not in ("vanilla", summary["method"]["name"]) or not row["default_rollouts"]:
@@ -190,6 +199,17 @@ def _in_short(summary: Record, label: str) -> Iterable[str]:
         lines.append(f"{text}.")
     if lines:
         yield "\n".join(lines)
+
+
+def _against_best(summary: Record) -> str:
+    """In which worlds the default cell needs fewer, more, or about as many rollouts as vanilla's best cell."""
+    worlds: dict[str, list[str]] = {"fewer rollouts": [], "more rollouts": [], "not clearly more or fewer": []}
+    for row in summary["comparisons"]:
+        if row["situation"] == "best" and "rollouts" in row:
+            found = estimate(row["rollouts"])
+            outcome = "fewer rollouts" if found.low > 1 else "more rollouts" if found.high < 1 else [*worlds][-1]
+            worlds[outcome].append(f"`{row['world']}`")
+    return "; ".join(f"{outcome} in {', '.join(names)}" for outcome, names in worlds.items() if names)
 
 
 def _situations(summary: Record, worlds: Sequence[str], quantity: str) -> str:
@@ -224,7 +244,11 @@ def _searches(summary: Record) -> Iterable[tuple[str, str]]:
             continue
         ours = estimate(row["default_rollouts"])
         if ours.is_exact:
-            yield world, f"{number(vanilla['search_rollouts'] / ours.at_least)} times fewer"
+            text = f"{number(vanilla['search_rollouts'] / ours.at_least)} times fewer"
+            if "search_with_early_stopping" in vanilla:
+                early = number(vanilla["search_with_early_stopping"] / ours.at_least)
+                text += f" ({early} times, if every run is given up at the cost of the best)"
+            yield world, text
 
 
 def _outcomes(summary: Record, worlds: Sequence[str]) -> str:
@@ -234,7 +258,7 @@ def _outcomes(summary: Record, worlds: Sequence[str]) -> str:
         row = by_goal[goal, world]
         if row["outcome"] not in (MET, MISSED):
             return str(row["outcome"])
-        return f"**{row['outcome']}**: {row['found']}" + (f" ({row['by']})" if row["by"] else "")
+        return f"**{row['outcome']}**{' by ' if row['by'] else ''}{row['by']}"
 
-    rows = [[text, *(cell(goal, world) for world in worlds)] for goal, text in STATEMENTS.items()]
+    rows = [[text, *(cell(goal, world) for world in worlds)] for goal, text in _statements(summary).items()]
     return table_of(["goal", *(f"`{world}`" for world in worlds)], rows)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,11 @@ class Run:
     final_problems: int
     after_target: dict[str, int]
     fall: float
-    expected_cost: float  # CPU seconds; the only field that is not compared
+    expected_cost: float = field(default=0.0, compare=False)  # CPU seconds
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Run) and vars(self) | {"expected_cost": 0} == vars(other) | {"expected_cost": 0}
-
-    __hash__ = None  # type: ignore[assignment]
+    def recorded(self) -> Record:
+        """The settings as a record holds them."""
+        return {name: value for name, value in asdict(self).items() if name != "expected_cost"}
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from grid_figure import heat_maps
 from grid_goals import NotMeasuredError, World, failed, forgetting, group, judge_all
 from grid_pages import grid_page, help_page
 from grid_plan import Cell, Plan, cell_of
-from run_records import Record, costs, estimate, of_the_same_seeds, one_row_per_line, versions_of
+from run_records import Record, costs, of_the_same_seeds, one_row_per_line, versions_of
 
 from effopd.experiments.censored_statistics import CensoredEstimate, median_cost, median_cost_ratio
 from effopd.files import write_text
@@ -25,19 +25,22 @@ def write_report(
     write_text(results / "grid.json", one_row_per_line(summary))
     write_text(results / "grid.md", grid_page(summary))
     write_text(page, help_page(summary))
-    for world in summary["worlds"]:
-        draw(summary, world["world"], results / f"grid-{world['world']}.svg")
+    for entry in summary["worlds"]:
+        draw(World(entry["world"], group(records, entry["world"]), plan), results / f"grid-{entry['world']}.svg")
 
 
-def draw(summary: Record, world: str, path: Path) -> None:
+def draw(world: World, path: Path) -> None:
     """Draw the heat maps of a world."""
     panels: dict[str, dict[Cell, CensoredEstimate]] = {}
-    for row in summary["cells"]:
-        if row["world"] == world:
-            found = estimate(row["rollouts"])
-            panels.setdefault(row["label"], {})[row["learning_rate"], row["prompts_per_step"]] = found
-    target = next(entry["target"] for entry in summary["worlds"] if entry["world"] == world)
-    heat_maps(panels, path, title=f"Rollouts to accuracy {target:g} in the world {world}")
+    best: dict[str, Cell | None] = {}
+    for method, entry in world.plan.methods.items():
+        cells = {cell: runs for (name, cell), runs in world.runs.items() if name == method}
+        if cells:
+            label = entry["label"]
+            panels[label] = {cell: median_cost(costs(runs, "rollouts")) for cell, runs in cells.items()}
+            best[label] = world.best_cell(method)
+    title = f"Rollouts to accuracy {world.plan.target(world.name):g} in the world {world.name}"
+    heat_maps(panels, best, path, title=title)
 
 
 def summarise(records: Sequence[Record], plan: Plan) -> Record:
@@ -120,7 +123,7 @@ def tuning(world: World) -> Iterable[Record]:
     """
     for method in world.plan.methods:
         cells = world.plan.grid(method, world.name)
-        firsts = [runs[0] for cell in cells if (runs := world.runs.get((method, cell))) and runs[0]["run"]["seed"] == 0]
+        firsts = [each[0] for cell in cells if (each := world.runs.get((method, cell))) and each[0]["run"]["seed"] == 0]
         default = world.runs.get((method, world.plan.default(method)))
         if not firsts:
             continue
@@ -134,9 +137,10 @@ def tuning(world: World) -> Iterable[Record]:
             arrived = [run["rollouts_to_target"] for run in firsts if run["rollouts_to_target"]]
             if arrived:
                 row["search_with_early_stopping"] = sum(min(each, *arrived) for each in spent)
-                row["best"] = cell_of(min(firsts, key=lambda run: run["rollouts_to_target"] or float("inf")))
-                best = world.runs[method, row["best"]]
-                row |= {"best_rollouts": median_cost(costs(best, "rollouts")).to_json(), "best_seeds": len(best)}
+            if best := world.best_cell(method):
+                runs = world.runs[method, best]
+                row |= {"best": best, "best_rollouts": median_cost(costs(runs, "rollouts")).to_json()}
+                row["best_seeds"] = len(runs)
         yield row
 
 

@@ -5,7 +5,6 @@ import gc
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def do_run(run: Run, directory: Path) -> Record:
     shutil.rmtree(directory)
     gc.collect()
     return {
-        "run": asdict(run),
+        "run": run.recorded(),
         "diverged": diverged,
         **beyond[0].outcome(rows),
         "seconds": rows[-1]["seconds"],

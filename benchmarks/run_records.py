@@ -56,3 +56,8 @@ def table_of(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate: `3e-5`, `0.01`, `1`."""
+    return f"{rate:.0e}".replace("e-0", "e-") if rate < 0.01 else f"{rate:g}"
