@@ -167,8 +167,12 @@ def _at_most(found: CensoredEstimate, bound: float, *, strictly: bool = False) -
 
     outcomes = {holds(found.at_least), holds(found.at_most)}
     outcome = UNDECIDED if len(outcomes) > 1 else MET if outcomes == {True} else MISSED
-    by = f"{abs(1 - found.at_least / bound):.0%}" if found.is_exact else ""
+    by = _percent(1 - found.at_least / bound) if found.is_exact else ""
     return Verdict("", outcome, found.format(".2f"), f"{'below' if strictly else 'at most'} {bound:g}", by)
+
+
+def _percent(share: float) -> str:
+    return f"{abs(share):.0%}" if abs(share) >= 0.1 else f"{abs(share):.1%}"
 
 
 def _worst(verdicts: Sequence[tuple[str, CensoredEstimate]], bound: float, *, strictly: bool = False) -> Verdict:
@@ -190,7 +194,7 @@ def _speedup(world: World) -> Verdict:
     certain = [estimate.at_least >= needed for _, estimate in found]
     impossible = [estimate.at_most < needed for _, estimate in found]
     outcome = MISSED if any(impossible) else MET if all(certain) else UNDECIDED
-    by = f"{abs(least.at_least / needed - 1):.0%}" if least.is_exact else ""
+    by = _percent(least.at_least / needed - 1) if least.is_exact else ""
     rate, prompts = cell_of(best[0])
     text = f"{least.format('.2f')} {where}, against {rate_text(rate)} with {prompts} prompts"
     return Verdict("", outcome, text, f"at least {needed}", by)

@@ -1,13 +1,10 @@
 """Records as `benchmarks/grid_run.py` makes them, with made-up outcomes."""
 
-import sys
 from pathlib import Path
 
+from grid_plan import Plan
+
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "benchmarks"))  # as if the script had been started
-
-from grid_plan import Plan  # noqa: E402
-
 VERSIONS = {"python": "3.12", "torch": "2"}
 QUANTITIES = ("steps", "rollouts", "generated_tokens", "teacher_tokens", "seconds", "cpu_seconds")
 
