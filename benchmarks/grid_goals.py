@@ -251,7 +251,8 @@ def _final_accuracy(world: World) -> Verdict:
 
 
 def _forgetting(world: World) -> Verdict:
-    vanilla = forgetting(world.best(["vanilla"]))
+    best = world.best(["vanilla"])
+    vanilla = forgetting(best)
     found = {cell[0]: forgetting(world.enough(world.method, cell)) for cell in world.default_cells()}
     if vanilla is None or None in found.values():
         raise NotMeasuredError("a run that did not arrive, or a world without a second skill")
@@ -264,9 +265,17 @@ def _forgetting(world: World) -> Verdict:
     outcome = MET if loss <= 0 and kl <= 0 else MISSED
     text = (
         f"against vanilla's loss of {100 * vanilla[0]:.2f} points and KL of {vanilla[1]:.4f} nats, "
-        f"{100 * loss:+.2f} points and {kl:+.4f} nats"
+        f"{100 * loss:+.2f} points and {kl:+.4f} nats, at accuracies from "
+        f"{min(accuracy_at_target(world.runs[world.method, cell]) for cell in world.default_cells()):.3f} "
+        f"against {accuracy_at_target(best):.3f}"
     )
     return Verdict("", outcome, text, "both at most 0")
+
+
+def accuracy_at_target(runs: Sequence[Record]) -> float:
+    """Median accuracy with which the target was reached; nan if no run reached it."""
+    reached = [run["at_target"]["accuracy"] for run in runs if run["at_target"]]
+    return median(reached) if reached else math.nan
 
 
 def forgetting(runs: Sequence[Record]) -> tuple[float, float] | None:

@@ -88,7 +88,8 @@ def _what_is_counted(summary: Record) -> str:
             "measured. `failed` counts runs that diverged, did not arrive, or were measured more than "
             f"{settings['fall']:g} below the target afterwards.",
             "- Second skill: what the base can do and training does not practise. Lost is the base's accuracy there "
-            "less that of the run at the target; the KL to the base is in nats per token.",
+            "less that of the run at the target; the KL to the base is in nats per token. A run that is far above the "
+            "target when it is first measured there may have forgotten more for that.",
         ]
     )
 
@@ -149,6 +150,7 @@ def _cells(rows: Iterable[Record]) -> str:
                 str(seeds),
                 *(shown(row[name], seeds) for name in ("rollouts", "steps", "generated_tokens", "cpu_seconds")),
                 f"{row['num_failed']}",
+                optional(row["accuracy_at_target"], ".3f"),
                 optional(row["lowest_after_target"], ".3f"),
                 optional(row["final_accuracy"], ".3f"),
                 optional(row["final_reverse_kl_per_token"], ".4f"),
@@ -157,7 +159,7 @@ def _cells(rows: Iterable[Record]) -> str:
             ]
         )
     header = ["method", "rate", "prompts", "seeds", "rollouts", "steps", "generated tokens", "CPU seconds", "failed"]
-    header += ["lowest after target", "final accuracy", "KL to teacher", "second skill lost", "KL to base"]
+    header += ["at target", "lowest afterwards", "final accuracy", "KL to teacher", "second skill lost", "KL to base"]
     return table_of(header, body)
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from statistics import median
 
 from grid_figure import heat_maps
-from grid_goals import NotMeasuredError, World, failed, forgetting, group, judge_all
+from grid_goals import NotMeasuredError, World, accuracy_at_target, failed, forgetting, group, judge_all
 from grid_pages import grid_page, help_page
 from grid_plan import Cell, Plan, cell_of
 from run_records import Record, costs, of_the_same_seeds, one_row_per_line, versions_of
 
 from effopd.experiments.censored_statistics import CensoredEstimate, median_cost, median_cost_ratio
-from effopd.files import write_text
+from effopd.files import finite_or_none, write_text
 
 QUANTITIES = ("rollouts", "steps", "generated_tokens", "teacher_tokens", "seconds", "cpu_seconds")
 COMPARED = ("rollouts", "cpu_seconds")
@@ -80,6 +80,7 @@ def cell_rows(world: World) -> Iterable[Record]:
             "num_diverged": sum(run["diverged"] for run in runs),
             "num_failed": sum(map(failed, runs)),
             **{name: median_cost(costs(runs, name)).to_json() for name in QUANTITIES},
+            "accuracy_at_target": finite_or_none(accuracy_at_target(runs)),
             "num_accepted": median(run["num_accepted"] for run in runs),
             "final_accuracy": median(each["accuracy"] for each in final) if final else None,
             "final_reverse_kl_per_token": median(each["reverse_kl_per_token"] for each in final) if final else None,
