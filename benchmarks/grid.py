@@ -43,7 +43,8 @@ def finished(plan: Plan, worlds: Sequence[str], out: Path) -> tuple[dict[str, Re
 
 
 def do_stages(plan: Plan, stages: Sequence[str], worlds: Sequence[str], out: Path) -> None:
-    """Do the runs of the stages in their order, all worlds of a stage at a time."""
+    """Do the runs of the stages in their order, all worlds of a stage at a time. A failure does not stop the others."""
+    failures = []
     with workers() as executor:
         from grid_run import do_run
 
@@ -55,7 +56,12 @@ def do_stages(plan: Plan, stages: Sequence[str], worlds: Sequence[str], out: Pat
                 print(f"{stage} in {', '.join(waiting)} depends on earlier stages, which are not finished.", flush=True)
             runs = [run for each in planned.values() if each for run in each]
             print(f"Stage {stage}:", flush=True)
-            do_runs(executor, do_run, runs, out, out / WORK, 1.0)
+            try:
+                do_runs(executor, do_run, runs, out, out / WORK, 1.0)
+            except SystemExit as error:
+                failures.append(f"{stage}: {error}")
+    if failures:
+        raise SystemExit("\n".join(failures))
 
 
 def print_plan(plan: Plan, worlds: Sequence[str], out: Path) -> None:

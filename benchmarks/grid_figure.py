@@ -1,6 +1,6 @@
 """The heat maps of `grid.py`: rollouts to the target over rate and prompts per step, a panel for each method."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ def heat_maps(
     """Draw the median rollouts to the target of every method.
 
     A cell of whose median only a lower bound is known has that bound's colour, and `>` before its number. A frame marks
-    a method's best cell. All panels have the same colours. Cells that were not run are grey.
+    a method's best cell. All panels have the same colours, and the same axes but for rates of a kind of their own.
+    Cells that were not run are grey.
 
     Args:
         panels: Medians of each cell, by the method's label.
@@ -40,13 +41,15 @@ def heat_maps(
     """
     known = [found.at_least for cells in panels.values() for found in cells.values()]
     norm = LogNorm(min(known), max(max(known), 1.01 * min(known)))
-    widths = [max(3.0, len({rate for rate, _ in cells})) for cells in panels.values()]
+    sizes = sorted({prompts for cells in panels.values() for _, prompts in cells})
+    rates = {label: shared_rates(cells, panels.values()) for label, cells in panels.items()}
     columns = min(COLUMNS, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(1.2 + columns * (0.55 + 0.52 * max(widths)), 0.9 + 2.6 * lines), layout="constrained")
+    width, height = 0.5 + 0.42 * max(3, *map(len, rates.values())), 0.6 + 0.36 * max(3, len(sizes))
+    figure = Figure(figsize=(1.4 + columns * width, 0.6 + lines * height), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes, (label, cells) in zip(grid.flat, panels.items(), strict=False):
-        _draw(axes, cells, best[label], norm)
+        _draw(axes, cells, best[label], norm, rates[label], sizes)
         axes.set_title(label, fontsize=10)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
@@ -64,8 +67,21 @@ def heat_maps(
     return save(figure, path)
 
 
-def _draw(axes: Axes, cells: Mapping[Cell, CensoredEstimate], best: Cell | None, norm: LogNorm) -> None:
-    rates, sizes = sorted({rate for rate, _ in cells}), sorted({prompts for _, prompts in cells})
+def shared_rates(cells: Iterable[Cell], panels: Iterable[Iterable[Cell]]) -> list[float]:
+    """Rates of a panel's axis: its own, and those of all panels that have one of them."""
+    rates = {rate for rate, _ in cells}
+    others = [{rate for rate, _ in other} for other in panels]
+    return sorted(rates.union(*(other for other in others if other & rates)))
+
+
+def _draw(
+    axes: Axes,
+    cells: Mapping[Cell, CensoredEstimate],
+    best: Cell | None,
+    norm: LogNorm,
+    rates: Sequence[float],
+    sizes: Sequence[int],
+) -> None:
     values = np.full((len(sizes), len(rates)), np.nan)
     for (rate, prompts), found in cells.items():
         row, column = sizes.index(prompts), rates.index(rate)

@@ -62,6 +62,8 @@ def grid_page(summary: Record) -> str:
         parts += [
             f"## World `{name}`, target {world['target']:g}",
             f"![Rollouts to the target](grid-{name}.png)",
+            "The frame marks a method's best cell, among those with enough seeds for a goal where there are any. Grey "
+            "cells were not run.",
             _cells(rows),
         ]
     versions = ", ".join(f"{name} {value}" for name, value in summary["versions"].items())

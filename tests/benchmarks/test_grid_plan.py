@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import grid
 import grid_plan
@@ -159,13 +160,6 @@ def test_a_record_of_another_plan_is_refused(tmp_path):
 def test_stages_are_done_in_their_order_and_wait_for_what_they_depend_on(tmp_path, monkeypatch, capsys):
     made, done = plan(), []
 
-    class Workers:
-        def __enter__(self):
-            return None
-
-        def __exit__(self, *error):
-            return False
-
     def do_runs(executor, do_run, runs, records, work, rate):
         done.append([run.name for run in runs])
         for run in runs:
@@ -173,7 +167,7 @@ def test_stages_are_done_in_their_order_and_wait_for_what_they_depend_on(tmp_pat
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(record(run, 100 * run.prompts_per_step)))
 
-    monkeypatch.setattr(grid, "workers", Workers)
+    monkeypatch.setattr(grid, "workers", nullcontext)
     monkeypatch.setattr(grid, "do_runs", do_runs)
     grid.do_stages(made, ["vanilla-best"], ["style"], tmp_path)
     assert done == [[]]
@@ -181,3 +175,17 @@ def test_stages_are_done_in_their_order_and_wait_for_what_they_depend_on(tmp_pat
     grid.do_stages(made, ["vanilla", "vanilla-best"], ["style"], tmp_path)
     assert len(done[1]) == 30
     assert len(done[2]) == 6 * 5  # three with 16 prompts are the cheapest in rollouts; one each with 32, 64 and 256
+
+
+def test_a_stage_that_fails_does_not_stop_the_next(tmp_path, monkeypatch):
+    tried = []
+
+    def do_runs(executor, do_run, runs, *arguments):
+        tried.append(runs[0].method)
+        raise SystemExit(f"{runs[0].name} failed")
+
+    monkeypatch.setattr(grid, "workers", nullcontext)
+    monkeypatch.setattr(grid, "do_runs", do_runs)
+    with pytest.raises(SystemExit, match=r"vanilla: style/\S+ failed\nreuse: style/\S+ failed"):
+        grid.do_stages(plan(), ["vanilla", "reuse"], ["style"], tmp_path)
+    assert tried == ["vanilla", "passes-2"]

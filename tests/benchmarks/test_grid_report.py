@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 from fabricated_runs import ROOT, fabricate, plan, record
-from grid_figure import heat_maps, short
+from grid_figure import heat_maps, shared_rates, short
 from grid_goals import World, group
 from grid_pages import grid_page, help_page, times
 from grid_report import cell_rows, comparisons, summarise, tuning, write_report
@@ -191,3 +191,9 @@ def test_a_run_that_fell_back_is_in_the_table():
         "| vanilla OPD | 1e-3 | 32 | 1 | 320 | 10 | 3,200 | 1 | 1 | 0.950 | 0.800 | 0.970 | 0.0050 | 0.010 | 0.0020 |"
         in page
     )
+
+
+def test_panels_share_the_rates_of_one_kind():
+    adam, few, sgd = {(1e-4, 64): None, (1e-3, 64): None}, {(1e-4, 32): None}, {(0.1, 64): None}
+    assert shared_rates(few, [adam, few, sgd]) == [1e-4, 1e-3]
+    assert shared_rates(sgd, [adam, few, sgd]) == [0.1]
