@@ -9,28 +9,22 @@ OUT/runs; the same command continues after an interruption. Tables and figure go
 
 import argparse
 import gc
-import json
 import math
-import multiprocessing
 import os
 import shutil
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 
 from speedup_report import USUAL_STEP, write_report
+from training_runs import NUM_WORKERS, CPUClock, do_runs, read_records, workers
 
-from effopd.files import write_json
-
-NUM_WORKERS = 2
 METHODS = ("vanilla", "paper", "reference", "adaptive")
 LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # two decades, and one above the best, to show that it is
 COMMON_RATE = 1e-4  # at which every method is run with large steps
@@ -69,7 +63,7 @@ class Run:
         return f"{self.method}{estimator}-lr{self.learning_rate:g}-b{self.prompts_per_step}-s{self.seed}"
 
     @property
-    def expected_rollouts(self) -> float:
+    def expected_cost(self) -> float:
         table = EXPECTED[self.method]
         nearest = min(table, key=lambda rate: abs(math.log(rate / self.learning_rate)))
         return table[nearest] * max(1.0, self.prompts_per_step / 300)
@@ -149,23 +143,6 @@ QUICK = Plan(
 )
 
 
-def start_worker() -> None:
-    """What a worker process does once: imports, and one thread."""
-    import torch
-
-    import effopd.experiments.demo  # noqa: F401
-
-    torch.set_num_threads(1)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
 def do_run(run: Run, directory: Path) -> dict[str, Any]:
     """Train, in a worker process; returns the record."""
     from effopd.experiments.arguments import world_run_arguments
@@ -220,87 +197,6 @@ def do_run(run: Run, directory: Path) -> dict[str, Any]:
     }
 
 
-class CPUClock:
-    """CPU seconds of this process from the first step to the last, those of evaluation apart."""
-
-    def __init__(self) -> None:
-        self.seconds = self.evaluation_seconds = 0.0
-
-    def watch(self, trainer: Any) -> None:
-        evaluate, loop = trainer.evaluate, trainer._inner_training_loop
-
-        def timed_evaluate(*args: Any, **kwargs: Any) -> Any:
-            started = time.process_time()
-            result = evaluate(*args, **kwargs)
-            self.evaluation_seconds += time.process_time() - started
-            return result
-
-        def timed_loop(*args: Any, **kwargs: Any) -> Any:
-            started = time.process_time()
-            result = loop(*args, **kwargs)
-            self.seconds = time.process_time() - started - self.evaluation_seconds
-            return result
-
-        trainer.evaluate, trainer._inner_training_loop = timed_evaluate, timed_loop
-
-
-def finish_run(run: Run, out: Path) -> tuple[str, str | None]:
-    """Do a run and write its record, in a worker process; returns its name and, if it failed, why."""
-    try:
-        write_json(out / "runs" / f"{run.name}.json", do_run(run, out / "work" / run.name))
-    except Exception:  # the other runs go on; the parent reports it
-        return run.name, traceback.format_exc()
-    return run.name, None
-
-
-def read_records(runs: Sequence[Run], out: Path) -> dict[str, dict[str, Any]]:
-    """Records of those runs that are finished, by name."""
-    records = {}
-    for run in runs:
-        path = out / "runs" / f"{run.name}.json"
-        if path.exists():
-            records[run.name] = json.loads(path.read_text())
-            if Run(**records[run.name]["run"]) != run:
-                raise SystemExit(
-                    f"{path} is of other settings ({records[run.name]['run']}) than asked for ({asdict(run)}). "
-                    "Choose another --out, or remove it."
-                )
-    return records
-
-
-def do_runs(executor: ProcessPoolExecutor, runs: Sequence[Run], out: Path, rate: float | None) -> float:
-    """Do what is not done yet, shortest expected first; returns the seconds per rollout that were seen."""
-    finished = read_records(runs, out)
-    waiting = sorted((run for run in runs if run.name not in finished), key=lambda run: run.expected_rollouts)
-    print(f"{len(finished)} of {len(runs)} runs are finished already, {len(waiting)} to do.", flush=True)
-    if not waiting:
-        return rate or 0.0
-    if rate is None:
-        rate = measure_rate(executor, out)
-    print(f"Estimate: {minutes(expected_seconds(waiting, rate))} with {NUM_WORKERS} workers.", flush=True)
-    started, failures, left = time.perf_counter(), [], {run.name: run for run in waiting}
-    expected_all = expected_seconds(waiting, 1.0)
-    for future in as_completed([executor.submit(finish_run, run, out) for run in waiting]):
-        name, error = future.result()
-        run = left.pop(name)
-        if error:
-            failures.append(name)
-            print(f"{name} FAILED:\n{error}", file=sys.stderr, flush=True)
-            continue
-        record = read_records([run], out)[name]
-        elapsed = time.perf_counter() - started
-        expected_left = expected_seconds(left.values(), 1.0)
-        rate = elapsed / max(expected_all - expected_left, 1.0)
-        print(
-            f"[{len(waiting) - len(left)}/{len(waiting)}, {minutes(elapsed)}, about "
-            f"{minutes(expected_left * rate)} left] {name}: {describe(record)}",
-            flush=True,
-        )
-    if failures:
-        raise SystemExit(f"{len(failures)} runs failed: {', '.join(failures)}. The same command tries them again.")
-    return rate
-
-
 def measure_rate(executor: ProcessPoolExecutor, out: Path) -> float:
     """Seconds per rollout on an idle core, from a few steps on every worker at a time."""
     trials = [Run("vanilla", COMMON_RATE, 256, seed, 1.0, 8 * 256) for seed in range(NUM_WORKERS)]
@@ -317,21 +213,6 @@ def measure_rate(executor: ProcessPoolExecutor, out: Path) -> float:
     return float(cpu / rollouts) * 1.2  # evaluations and loading
 
 
-def expected_seconds(runs: Iterable[Run], rate: float) -> float:
-    return sum(run.expected_rollouts for run in runs) * rate / NUM_WORKERS
-
-
-def describe(record: dict[str, Any]) -> str:
-    cpu = record["spent"]["cpu_seconds_to_target"]
-    if record["steps_to_target"] is None:
-        return f"censored at {record['final_accuracy']:.3f}, {cpu:.0f} s of CPU"
-    return f"{record['steps_to_target']} steps, {record['rollouts_to_target']:,} rollouts, {cpu:.0f} s of CPU"
-
-
-def minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of reaching a target accuracy, with and without EffOPD.")
     parser.add_argument("--out", type=Path, default=Path("runs/speedup"), help="default: %(default)s")
@@ -345,26 +226,22 @@ def main() -> None:
     results = options.results or (options.out / "results" if options.quick else Path(__file__).parent / "results")
     usual = plan.runs()
     first = usual + plan.sampled_runs()
+    directory, work = options.out / "runs", options.out / "work"
     if not options.report_only:
-        with ProcessPoolExecutor(
-            NUM_WORKERS, multiprocessing.get_context("spawn"), initializer=start_worker
-        ) as executor:
-            try:
-                rate = do_runs(executor, first, options.out, None)
-                others = plan.other_step_runs(read_records(usual, options.out).values())
-                do_runs(executor, others, options.out, rate)
-            except BaseException:
-                executor.shutdown(wait=False, cancel_futures=True)
-                raise
-    records = read_records(first, options.out)
+        with workers() as executor:
+            measure = partial(measure_rate, executor, options.out)
+            rate = do_runs(executor, do_run, first, directory, work, measure)
+            others = plan.other_step_runs(read_records(usual, directory).values())
+            do_runs(executor, do_run, others, directory, work, rate or measure)
+    records = read_records(first, directory)
     if not records:
         raise SystemExit(f"{options.out} holds no finished runs. Leave out --report-only to do them.")
     missing = len(first) - len(records)
     if missing:
         note = f"{missing} of the {len(first)} runs with {USUAL_STEP} prompts a step, and all others, are to be done."
     else:
-        others = plan.other_step_runs(read_records(usual, options.out).values())
-        records |= read_records(others, options.out)
+        others = plan.other_step_runs(read_records(usual, directory).values())
+        records |= read_records(others, directory)
         missing = len(first) + len(others) - len(records)
         note = f"{missing} of the {len(others)} runs with more or fewer prompts per step are still to do."
     command = "python benchmarks/speedup.py" + (" --quick" if options.quick else "")

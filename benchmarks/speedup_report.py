@@ -1,6 +1,5 @@
 """From the records of `speedup.py` to medians, intervals, speed-ups, a Markdown table and a figure. No torch."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -8,12 +7,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from effopd.experiments.censored_statistics import CensoredEstimate, largest_cost_ratio, median_cost, median_cost_ratio
-from effopd.experiments.cost_to_target import CostRange, cost_range
+from run_records import Record, costs, estimate, of_the_same_seeds, one_row_per_line, table_of, versions_of
+
+from effopd.experiments.censored_statistics import largest_cost_ratio, median_cost, median_cost_ratio
 from effopd.files import write_text
 from effopd.report.curves import CostPoint, cost_figure
 
-Record = dict[str, Any]
 Section = tuple[str, int]  # estimator, prompts per step
 Cells = dict[tuple[Section, str, float], list[Record]]  # (section, method, learning rate) -> runs
 
@@ -42,16 +41,6 @@ def group(records: Iterable[Record]) -> Cells:
         (section, list(LABELS)[method], rate): list(runs)
         for (section, method, rate), runs in groupby(ordered, key=lambda record: key(record)[:3])
     }
-
-
-def costs(runs: Sequence[Record], quantity: str) -> list[CostRange]:
-    return [cost_range(run, f"{quantity}_to_target") for run in runs]
-
-
-def of_the_same_seeds(groups: Sequence[Sequence[Record]]) -> list[list[Record]] | None:
-    """The runs of those seeds that all groups have, in the same order; None if there is no such seed."""
-    seeds = set.intersection(*({run["run"]["seed"] for run in group} for group in groups))
-    return [[run for run in group if run["run"]["seed"] in seeds] for group in groups] if seeds else None
 
 
 def best_learning_rates(records: Iterable[Record], section: Section = USUAL) -> dict[str, float]:
@@ -97,7 +86,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         "target_accuracy": records[0]["run"]["target_accuracy"],
         "evaluation_problems": records[0]["run"]["evaluation_problems"],
         "limit": max(record["run"]["limit"] for record in records),
-        "versions": _versions(records),
+        "versions": versions_of(records),
         "cells": rows,
         "worst_to_best_rate": _worst_to_best(cells),
         "runs": [_compact(record) for runs in cells.values() for record in runs],
@@ -131,25 +120,14 @@ def _compact(record: Record) -> dict[str, Any]:
     return result
 
 
-def _versions(records: Sequence[Record]) -> dict[str, Any]:
-    """One version per package, or all that occur among the runs."""
-    packages = records[0]["versions"]
-    found = {package: sorted({record["versions"][package] for record in records}) for package in packages}
-    return {package: values[0] if len(values) == 1 else values for package, values in found.items()}
-
-
-def _estimate(value: dict[str, float | None]) -> CensoredEstimate:
-    return CensoredEstimate(**{key: math.inf if number is None else number for key, number in value.items()})
-
-
 def write_report(records: Sequence[Record], directory: Path, command: str, note: str = "") -> None:
     """Write speedup.json, speedup.md, speedup.svg and speedup.png; `note` stands at the head of the Markdown."""
     summary = {"command": command, "note": note, **summarise(records)}
-    write_text(directory / "speedup.json", _one_row_per_line(summary))
+    write_text(directory / "speedup.json", one_row_per_line(summary))
     write_text(directory / "speedup.md", markdown(summary))
     series = {
         LABELS[method]: [
-            CostPoint(row["learning_rate"], **vars(_estimate(row["rollouts"])))
+            CostPoint(row["learning_rate"], **vars(estimate(row["rollouts"])))
             for row in summary["cells"]
             if row["method"] == method and (row["estimator"], row["prompts_per_step"]) == USUAL
         ]
@@ -161,18 +139,6 @@ def write_report(records: Sequence[Record], directory: Path, command: str, note:
         target=summary["target_accuracy"],
         limit=summary["limit"],
     )
-
-
-def _one_row_per_line(summary: dict[str, Any]) -> str:
-    """JSON with each cell and each run on a line of its own: compact, and still readable as a diff."""
-    lines = []
-    for key, value in summary.items():
-        if isinstance(value, list):
-            rows = ",\n    ".join(json.dumps(row, allow_nan=False) for row in value)
-            lines.append(f"  {json.dumps(key)}: [\n    {rows}\n  ]")
-        else:
-            lines.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def markdown(summary: dict[str, Any]) -> str:
@@ -242,16 +208,16 @@ def _tables(rows: Sequence[Record], limit: int) -> Iterable[str]:
             [f"{rate:g}", *(cell(by_cell[name, rate]) if (name, rate) in by_cell else "" for name in names)]
             for rate in rates
         ]
-        return f"{title}\n\n" + _table(["learning rate", *(LABELS[name] for name in names)], body)
+        return f"{title}\n\n" + table_of(["learning rate", *(LABELS[name] for name in names)], body)
 
     def cost(quantity: str, spec: str = ",.0f") -> Any:
         return lambda row: (
-            _estimate(row[quantity]).format(spec)
+            estimate(row[quantity]).format(spec)
             + (f" ({row['num_censored']} of {row['num_runs']} censored)" if row["num_censored"] else "")
         )
 
     def speedup(key: str, quantity: str) -> Any:
-        return lambda row: _estimate(row[key][quantity]).format(".2f") if key in row else ""
+        return lambda row: estimate(row[key][quantity]).format(".2f") if key in row else ""
 
     yield table("**Rollouts to the target**", methods, cost("rollouts"))
     yield table("**Optimizer steps to the target**", methods, cost("steps"))
@@ -275,14 +241,9 @@ def _tables(rows: Sequence[Record], limit: int) -> Iterable[str]:
 
 def _sensitivity_table(worst_to_best: dict[str, Any]) -> str:
     rows = [
-        [LABELS[method], f"{entry['best']:g}", f"{entry['worst']:g}", _estimate(entry["ratio"]).format(".1f")]
+        [LABELS[method], f"{entry['best']:g}", f"{entry['worst']:g}", estimate(entry["ratio"]).format(".1f")]
         for method, entry in worst_to_best.items()
     ]
-    return "Median rollouts at the worst learning rate over those at the best.\n\n" + _table(
+    return "Median rollouts at the worst learning rate over those at the best.\n\n" + table_of(
         ["method", "best", "worst", "ratio"], rows
     )
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

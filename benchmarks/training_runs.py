@@ -1,0 +1,209 @@
+"""Many training runs, two at a time: workers with one thread, resuming, and CPU seconds without those of evaluation.
+
+A benchmark describes each of its training runs by a frozen dataclass, a `TrainingRun`. Every finished run leaves
+one JSON file, whose `run` holds the fields of the dataclass, so that another start of the benchmark finds what is done.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from effopd.files import write_json
+
+NUM_WORKERS = 2
+Record = dict[str, Any]
+
+
+class TrainingRun(Protocol):
+    """A training run: a frozen dataclass with everything that decides its outcome but the versions of the packages."""
+
+    __dataclass_fields__: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the run's file without its suffix, which may have folders in it."""
+        ...
+
+    @property
+    def expected_cost(self) -> float:
+        """What the run is expected to cost, in a unit that all runs of the benchmark share."""
+        ...
+
+
+Run = TypeVar("Run", bound=TrainingRun)
+DoRun = Callable[[Run, Path], Record]
+"""Does a run in a directory of its own, and returns its record. It is called in a worker process."""
+
+
+def start_worker() -> None:
+    """What a worker process does once: imports, and one thread."""
+    import torch
+
+    import effopd.experiments.demo  # noqa: F401
+
+    torch.set_num_threads(1)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def workers() -> Iterator[ProcessPoolExecutor]:
+    """Start the worker processes. An exception gives up the runs that have not begun, and waits for no others."""
+    with ProcessPoolExecutor(NUM_WORKERS, multiprocessing.get_context("spawn"), initializer=start_worker) as executor:
+        try:
+            yield executor
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+class CPUClock:
+    """CPU seconds of this process from the first step to the last, those of evaluation apart.
+
+    Attributes:
+        seconds: CPU seconds of the training loop, once it has ended.
+        evaluation_seconds: CPU seconds of `trainer.evaluate` and of what was done within `apart`.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = self.evaluation_seconds = self._started = 0.0
+
+    def watch(self, trainer: Any) -> None:
+        """Measure the training loop and the evaluations of a trainer."""
+        evaluate, loop = trainer.evaluate, trainer._inner_training_loop
+
+        def timed_evaluate(*args: Any, **kwargs: Any) -> Any:
+            with self.apart():
+                return evaluate(*args, **kwargs)
+
+        def timed_loop(*args: Any, **kwargs: Any) -> Any:
+            self._started = time.process_time()
+            try:
+                return loop(*args, **kwargs)
+            finally:
+                self.seconds = self.now()
+
+        trainer.evaluate, trainer._inner_training_loop = timed_evaluate, timed_loop
+
+    def now(self) -> float:
+        """Return the CPU seconds of the training loop so far. Not to be called within `apart`."""
+        return time.process_time() - self._started - self.evaluation_seconds
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Count what is done within the context as evaluation. Not to be nested."""
+        started = time.process_time()
+        try:
+            yield
+        finally:
+            self.evaluation_seconds += time.process_time() - started
+
+
+def finish_run(do_run: DoRun[Run], run: Run, records: Path, work: Path) -> tuple[str, str | None]:
+    """Do a run and write its record, in a worker process; returns its name and, if it failed, why."""
+    try:
+        write_json(records / f"{run.name}.json", do_run(run, work / run.name))
+    except Exception:  # the other runs go on; the parent reports it
+        return run.name, traceback.format_exc()
+    return run.name, None
+
+
+def read_records(runs: Iterable[Run], records: Path) -> dict[str, Record]:
+    """Records of those runs that are finished, by name."""
+    found = {}
+    for run in runs:
+        path = records / f"{run.name}.json"
+        if path.exists():
+            found[run.name] = json.loads(path.read_text())
+            if type(run)(**found[run.name]["run"]) != run:
+                raise SystemExit(
+                    f"{path} is of other settings ({found[run.name]['run']}) than asked for ({asdict(run)}). "
+                    "Choose another --out, or remove it."
+                )
+    return found
+
+
+def do_runs(
+    executor: ProcessPoolExecutor,
+    do_run: DoRun[Run],
+    runs: Sequence[Run],
+    records: Path,
+    work: Path,
+    rate: float | Callable[[], float],
+) -> float | None:
+    """Do what is not done yet, shortest expected first.
+
+    Args:
+        executor: Worker processes, from `workers`.
+        do_run: Function that does one run, which a worker process can import.
+        runs: Runs to be finished.
+        records: Directory of the records.
+        work: Directory for the files of the runs under way.
+        rate: CPU seconds per unit of expected cost, for the first estimate; or a function that measures them.
+
+    Returns:
+        The seconds per unit of expected cost that were seen with one worker; None if there was nothing to do.
+    """
+    finished = read_records(runs, records)
+    waiting = sorted((run for run in runs if run.name not in finished), key=lambda run: run.expected_cost)
+    print(f"{len(finished)} of {len(runs)} runs are finished already, {len(waiting)} to do.", flush=True)
+    if not waiting:
+        return None
+    seen = rate() if callable(rate) else rate
+    print(f"Estimate: {minutes(expected_seconds(waiting, seen))} with {NUM_WORKERS} workers.", flush=True)
+    started, failures, left = time.perf_counter(), [], {run.name: run for run in waiting}
+    expected_all = expected_seconds(waiting, 1.0)
+    for future in as_completed([executor.submit(finish_run, do_run, run, records, work) for run in waiting]):
+        name, error = future.result()
+        run = left.pop(name)
+        if error:
+            failures.append(name)
+            print(f"{name} FAILED:\n{error}", file=sys.stderr, flush=True)
+            continue
+        elapsed = time.perf_counter() - started
+        expected_left = expected_seconds(left.values(), 1.0)
+        seen = elapsed / max(expected_all - expected_left, 1.0)
+        print(
+            f"[{len(waiting) - len(left)}/{len(waiting)}, {minutes(elapsed)}, about "
+            f"{minutes(expected_left * seen)} left] {name}: {describe(read_records([run], records)[name])}",
+            flush=True,
+        )
+    if failures:
+        raise SystemExit(f"{len(failures)} runs failed: {', '.join(failures)}. The same command tries them again.")
+    return seen
+
+
+def expected_seconds(runs: Iterable[TrainingRun], rate: float) -> float:
+    """Expected wall time of the runs with all workers, at a rate in seconds per unit of expected cost."""
+    return sum(run.expected_cost for run in runs) * rate / NUM_WORKERS
+
+
+def describe(record: Record) -> str:
+    """Say in one line how a run ended."""
+    cpu = record["spent"]["cpu_seconds_to_target"]
+    if record["steps_to_target"] is None:
+        accuracy = "before any evaluation" if record["final_accuracy"] is None else f"at {record['final_accuracy']:.3f}"
+        return f"{'diverged' if record.get('diverged') else 'censored'} {accuracy}, {cpu:.0f} s of CPU"
+    cpu = record["cpu_seconds_to_target"]
+    return f"{record['steps_to_target']} steps, {record['rollouts_to_target']:,} rollouts, {cpu:.0f} s of CPU"
+
+
+def minutes(seconds: float) -> str:
+    """Write a duration."""
+    return f"{seconds / 60:.1f} min"
