@@ -1,7 +1,8 @@
 """The rule of the line search: where it goes, when it stops, and what it remembers and says."""
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -88,30 +89,46 @@ def test_without_scales_nothing_is_evaluated() -> None:
     assert line_search(evaluate, ()) == SearchResult(None, (), 0.0)
 
 
-def test_the_user_is_told_once_that_the_rate_is_too_small() -> None:
+def learn(caplog: pytest.LogCaptureFixture, memory: SearchMemory, scales: Sequence[float], rate: float) -> list[str]:
+    """Let a memory learn from searches; return what it said at each, or nothing."""
+    said = []
+    for scale in scales:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "effopd"):
+            memory.learn(scale, rate)
+        said.append(" ".join(caplog.messages))
+    return said
+
+
+def test_the_user_is_told_once_that_the_rate_is_too_small(caplog: pytest.LogCaptureFixture) -> None:
     memory = SearchMemory()
-    told = [memory.learn(scale, 1e-5) for scale in (15.0, 15.0, 31.0, 7.0, 15.0, 15.0)]
-    assert [message is not None for message in told] == [False] * 3 + [True] + [False] * 2
-    assert "learning rate of 1e-05 is about 16 times too small" in str(told[3])
+    said = learn(caplog, memory, (15.0, 15.0, 31.0, 7.0, 15.0, 15.0), 1e-5)
+    assert [bool(message) for message in said] == [False] * 3 + [True] + [False] * 2
+    assert "learning rate of 1e-05 is about 16 times too small" in said[3]
     assert memory.start == 15
 
 
-def test_the_user_is_told_that_the_rate_is_too_large() -> None:
+def test_the_user_is_told_that_the_rate_is_too_large(caplog: pytest.LogCaptureFixture) -> None:
     memory = SearchMemory()
-    told = [memory.learn(-0.75, 0.1) for _ in range(4)]
-    assert "learning rate of 0.1 is about 4 times too large" in str(told[3])
+    assert "learning rate of 0.1 is about 4 times too large" in learn(caplog, memory, [-0.75] * 4, 0.1)[3]
     assert memory.start == 0
 
 
-def test_a_rate_that_fits_is_not_spoken_of() -> None:
-    memory = SearchMemory()
-    assert not any(memory.learn(scale, 1e-3) for scale in (1.0, 15.0, 15.0, 15.0, 0.0, 15.0, 15.0, 15.0))
+def test_a_rate_that_fits_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    assert not any(learn(caplog, SearchMemory(), (1.0, 15.0, 15.0, 15.0, 0.0, 15.0, 15.0, 15.0), 1e-3))
 
 
-def test_memory_goes_on_from_its_state() -> None:
+def test_other_processes_are_silent(caplog: pytest.LogCaptureFixture) -> None:
     memory = SearchMemory()
-    for scale in (15.0, 15.0, 31.0):
-        memory.learn(scale, 1e-5)
+    for _ in range(5):
+        memory.learn(15.0, 1e-5, is_main_process=False)
+    assert memory.is_told
+    assert not caplog.messages
+
+
+def test_memory_goes_on_from_its_state(caplog: pytest.LogCaptureFixture) -> None:
+    memory = SearchMemory()
+    learn(caplog, memory, (15.0, 15.0, 31.0), 1e-5)
     again = SearchMemory(**memory.state())
-    assert again.learn(7.0, 1e-5) == memory.learn(7.0, 1e-5) is not None
-    assert SearchMemory(**memory.state()).learn(7.0, 1e-5) is None  # it remembers that it spoke
+    assert learn(caplog, again, [7.0], 1e-5) == learn(caplog, memory, [7.0], 1e-5) != [""]
+    assert learn(caplog, SearchMemory(**memory.state()), [7.0], 1e-5) == [""]  # it remembers that it spoke

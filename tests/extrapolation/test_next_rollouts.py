@@ -177,6 +177,20 @@ def test_candidates_that_overflow_are_refused(tmp_path: Path) -> None:
     assert "not finite" in row["candidates"][0]["reason"]
 
 
+@pytest.mark.parametrize(("max_kl", "steps"), [(None, [1, 1, 1]), (1e-30, [1, 2, 3])])
+def test_the_optimizer_starts_anew_after_a_jump_and_only_then(
+    max_kl: float | None, steps: list[int], tmp_path: Path
+) -> None:
+    trainer = distillation_trainer(tmp_path, learning_rate=1e-5, max_steps=3)
+    add(trainer, max_kl=max_kl)
+    trainer.create_optimizer()
+    seen: list[int] = []
+    weight = trainer.model.lm_head.weight
+    trainer.optimizer.register_step_post_hook(lambda optimizer, *_: seen.append(int(optimizer.state[weight]["step"])))
+    trainer.train()
+    assert seen == steps
+
+
 def test_wrong_use_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="needs TRL's DistillationTrainer; got GRPOTrainer"):
         add(grpo_trainer(tmp_path))
@@ -194,6 +208,8 @@ def test_wrong_use_is_refused_before_training(tmp_path: Path) -> None:
     for name, value in (("passes", 0), ("max_kl", 0.0), ("max_kl", "far")):
         with pytest.raises(ConfigurationError, match=name):
             add(trainer, **{name: value})
+    with pytest.raises(UnsupportedError, match="adagrad"):
+        add(distillation_trainer(tmp_path, optim="adagrad"))
     trainer.train_dataset = Dataset.from_dict({"prompt": ["1+1="], "image": ["picture"]})
     with pytest.raises(UnsupportedError, match="images"):
         add(trainer)

@@ -1,6 +1,5 @@
 """`EffOPDCallback`, which extrapolates the weights of any TRL trainer that generates."""
 
-import logging
 import math
 import random
 import time
@@ -41,8 +40,6 @@ from effopd.extrapolation.validators import make_validator
 from effopd.files import append_json_line, drop_later_steps
 from effopd.parameters import clean_name, select
 from effopd.sampling import derived_seed
-
-logger = logging.getLogger(__name__)
 
 
 class EffOPDCallback(TrainerCallback):
@@ -237,9 +234,8 @@ class EffOPDCallback(TrainerCallback):
         if self.trainer.state.is_world_process_zero:
             append_json_line(Path(self.trainer.args.output_dir) / RECORDS, self.last)
         if self._ahead and result.candidates:
-            advice = self._memory.learn(result.accepted_scale, self.trainer.optimizer.param_groups[0]["lr"])
-            if advice and self.trainer.state.is_world_process_zero:
-                logger.warning(advice)
+            rate = self.trainer.optimizer.param_groups[0]["lr"]
+            self._memory.learn(result.accepted_scale, rate, self.trainer.state.is_world_process_zero)
         for name in ("accepted_scale", "rollouts"):
             trl_hooks.log_metric(self.trainer, f"extrapolation/{name}", float(self.last[name]))
 
@@ -286,10 +282,11 @@ class EffOPDCallback(TrainerCallback):
         elif self._ahead:
             self._snapshot.restore()
             self._ahead.note_sampler()
+            self.trainer.optimizer.state.clear()  # its moments point along the line that was searched
         else:
             resampled = trl_hooks.discard_rollouts(self.trainer)
-            self.cost["resampled_rollouts"] += resampled[0]
-            self.cost["resampled_tokens"] += resampled[1]
+            for key, number in zip(("resampled_rollouts", "resampled_tokens"), resampled, strict=True):
+                self.cost[key] += number
         if result.accepted_scale:
             self._snapshot.write_candidate(result.accepted_scale)
         trl_hooks.publish_weights(self.trainer)

@@ -5,11 +5,14 @@ rollouts. So the search climbs from the scale that was accepted before: to large
 to smaller ones; and where even the smallest is worse than W_t itself, to scales that take a part of the update back.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import Any
 
 from effopd.extrapolation.search import Acceptance, Candidate, Score, SearchResult, compare
+
+logger = logging.getLogger(__name__)
 
 TAKEN_BACK = tuple(2.0**-k - 1 for k in range(1, 7))
 """Scales that leave 1/2, 1/4, ... 1/64 of the update."""
@@ -91,25 +94,27 @@ class SearchMemory:
         self.factors = list(factors)
         self.is_told = is_told
 
-    def learn(self, accepted_scale: float, learning_rate: float) -> str | None:
-        """Note the outcome of a search, and return what to tell the user, if anything."""
+    def learn(self, accepted_scale: float, learning_rate: float, is_main_process: bool = True) -> None:
+        """Note the outcome of a search, and let the main process tell the user about it, if there is something."""
         self.start = max(accepted_scale, 0.0)
         self.factors = [*self.factors, 1.0 + accepted_scale][-NUM_REMEMBERED:]
         if self.is_told or len(self.factors) < NUM_REMEMBERED or not learning_rate:
-            return None
+            return
         factor = median(self.factors)
         if min(self.factors) >= FAR:
             times, word = factor, "small"
         elif max(self.factors) <= 1 / FAR:
             times, word = 1 / factor, "large"
         else:
-            return None
+            return
         self.is_told = True
-        return (
-            f"Your learning rate of {learning_rate:g} is about {times:.0f} times too {word} for this training: at each "
-            f"of the last {NUM_REMEMBERED} searches, {factor:.3g} times the optimizer's own update was best. The line "
-            "search makes up for it, so nothing has to be done."
-        )
+        if is_main_process:
+            logger.warning(
+                "Your learning rate of %g is about %.0f times too %s for this training: at each of the last %d searches, "
+                "%.3g times the optimizer's own update was best. The line search makes up for it, so nothing has to be "
+                "done.",
+                *(learning_rate, times, word, NUM_REMEMBERED, factor),
+            )
 
     def state(self) -> dict[str, Any]:
         """Return the arguments that make the same memory again."""

@@ -37,6 +37,11 @@ class NextRolloutsValidator(Validator):
                 f"validator='next_rollouts' scores by the exact KL to a teacher on the rollouts of one step, for which "
                 f"it needs TRL's DistillationTrainer; got {type(trainer).__name__}. Use preset='paper'."
             )
+        if getattr(trainer.args, "optim", None) == "adagrad":
+            raise UnsupportedError(
+                "optim='adagrad' fills its state once and for all, and the line search empties the optimizer's state "
+                "after each jump. Use another, such as optim='adamw_torch'."
+            )
         columns = set(getattr(trainer.train_dataset, "column_names", None) or ())
         if {"image", "images"} & columns:
             raise UnsupportedError(
