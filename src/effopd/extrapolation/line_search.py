@@ -110,9 +110,9 @@ class SearchMemory:
         self.is_told = True
         if is_main_process:
             logger.warning(
-                "Your learning rate of %g is about %.0f times too %s for this training: at each of the last %d searches, "
-                "%.3g times the optimizer's own update was best. The line search makes up for it, so nothing has to be "
-                "done.",
+                "Your learning rate of %g is about %.0f times too %s for this training: at each of the last %d "
+                "searches, %.3g times the optimizer's own update was best. The line search makes up for it, so nothing "
+                "has to be done.",
                 *(learning_rate, times, word, NUM_REMEMBERED, factor),
             )
 
