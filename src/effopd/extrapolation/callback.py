@@ -26,7 +26,8 @@ from effopd.extrapolation.checks import (
     check_trainer,
     validation_rows,
 )
-from effopd.extrapolation.line_search import SearchMemory, line_search
+from effopd.extrapolation.learning_rate import LearningRateMultiple
+from effopd.extrapolation.line_search import line_search
 from effopd.extrapolation.next_rollouts import NextRolloutsValidator
 from effopd.extrapolation.presets import ExtrapolationConfig, resolve_preset
 from effopd.extrapolation.records import COSTS, RECORDS, make_record
@@ -122,7 +123,7 @@ class EffOPDCallback(TrainerCallback):
         self._resume_from: Path | None = None
         if self._ahead:
             self._ahead.watch(trainer, self._before_step, self.config.num_prompts, self.config.passes)
-        self._memory = SearchMemory()
+        self._rate = LearningRateMultiple()
         trl_hooks.on_resume(trainer, self._remember_checkpoint)
         trl_hooks.on_start(trainer, self._check_added)
         self.cost: dict[str, float] = dict.fromkeys(COSTS, 0)
@@ -153,7 +154,8 @@ class EffOPDCallback(TrainerCallback):
         self._snapshot = Snapshot({name: parameters[name] for name in self._names}, self.config.snapshot_device)
         self._optimizer_checked = False
         self.cost, self.num_accepted, self.last = dict.fromkeys(COSTS, 0), 0, None
-        self._memory = SearchMemory()
+        self._rate.detach()
+        self._rate = LearningRateMultiple()
         records = Path(args.output_dir) / RECORDS
         checkpoint, self._resume_from = self._resume_from, None
         if state.global_step == 0:
@@ -168,9 +170,11 @@ class EffOPDCallback(TrainerCallback):
             saved = load_state(checkpoint, self._snapshot, asdict(self.config), self.trainer.accelerator)
             self.cost.update(saved["cost"])
             self.num_accepted = saved["num_accepted"]
-            self._memory = SearchMemory(**saved.get("memory", {}))
+            self._rate = LearningRateMultiple(**saved.get("rate", {}))
             if state.is_world_process_zero:
                 drop_later_steps(records, state.global_step)
+        if self._ahead:
+            self._rate.attach(self.trainer.optimizer)
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -194,12 +198,8 @@ class EffOPDCallback(TrainerCallback):
         """Put the anchor into the checkpoint that was just written."""
         assert self._snapshot is not None
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        saved = {
-            "cost": self.cost,
-            "num_accepted": self.num_accepted,
-            "config": asdict(self.config),
-            "memory": self._memory.state(),
-        }
+        saved = {"cost": self.cost, "num_accepted": self.num_accepted, "config": asdict(self.config)}
+        saved["rate"] = self._rate.state()
         save_state(checkpoint, self._snapshot, saved, self.trainer.accelerator, args.should_save)
 
     def _extrapolate(self, step: int) -> None:
@@ -217,7 +217,7 @@ class EffOPDCallback(TrainerCallback):
         try:
             scales = () if skipped else self.config.scales
             if self._ahead:
-                result = line_search(evaluate, scales, self._memory.start, self.config.max_kl, self.config.acceptance)
+                result = line_search(evaluate, scales, self.config.max_kl, self.config.acceptance)
             else:
                 result = search(evaluate, scales, self.config.acceptance, confirm)
             with self._timed("extrapolation_seconds"):
@@ -230,12 +230,13 @@ class EffOPDCallback(TrainerCallback):
             self._snapshot.commit()
         self.num_accepted += result.accepted_scale != 0
         cost = {key: self.cost[key] - before[key] for key in before}
-        self.last = make_record(step, result, displacement, skipped, cost)
+        if self._ahead and result.candidates:
+            self._rate.learn(
+                1 + result.accepted_scale, self.trainer.optimizer, self.trainer.state.is_world_process_zero
+            )
+        self.last = make_record(step, result, displacement, skipped, cost, self._rate.multiple)
         if self.trainer.state.is_world_process_zero:
             append_json_line(Path(self.trainer.args.output_dir) / RECORDS, self.last)
-        if self._ahead and result.candidates:
-            rate = self.trainer.optimizer.param_groups[0]["lr"]
-            self._memory.learn(result.accepted_scale, rate, self.trainer.state.is_world_process_zero)
         for name in ("accepted_scale", "rollouts"):
             trl_hooks.log_metric(self.trainer, f"extrapolation/{name}", float(self.last[name]))
 
@@ -282,7 +283,8 @@ class EffOPDCallback(TrainerCallback):
         elif self._ahead:
             self._snapshot.restore()
             self._ahead.note_sampler()
-            self.trainer.optimizer.state.clear()  # its moments point along the line that was searched
+            if result.accepted_scale > 0:
+                self.trainer.optimizer.state.clear()  # its moments are of the place that the jump left
         else:
             resampled = trl_hooks.discard_rollouts(self.trainer)
             for key, number in zip(("resampled_rollouts", "resampled_tokens"), resampled, strict=True):
@@ -293,10 +295,9 @@ class EffOPDCallback(TrainerCallback):
 
     def _draw(self, step: int) -> list[dict[str, Any]]:
         """Draw the validation examples of a trigger; none, if it takes the rollouts of training."""
-        if self._ahead:
-            return []
         seed = self._seed + (step if self.config.redraw_prompts else 0)
-        indices = random.Random(seed).sample(range(len(self._rows)), self.config.num_prompts)
+        number = 0 if self._ahead else self.config.num_prompts
+        indices = random.Random(seed).sample(range(len(self._rows)), number)
         return [self._rows[index] for index in indices]
 
     def _check_added(self) -> None:

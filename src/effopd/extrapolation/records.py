@@ -10,6 +10,7 @@
     skipped                   why nothing was tried, or null
     delta_norm                Frobenius norm of W_t - W_anchor by module kind, and `total`
     cosine_to_previous        cosine of W_t - W_anchor to the anchor's own last move; null at the first trigger
+    learning_rate_multiple    what a line search multiplies the learning rate by from this step on; else 1
     changed_fraction          share of elements that differ from the anchor, in [0, 1]
     rollouts, generated_tokens, teacher_tokens    what validation sampled, and what of it the teacher scored
     resampled_rollouts, resampled_tokens          what GRPO and RLOO sample a second time because of a jump in the
@@ -33,7 +34,12 @@ COSTS = (
 
 
 def make_record(
-    step: int, result: SearchResult, displacement: Displacement, skipped: str | None, cost: dict[str, float]
+    step: int,
+    result: SearchResult,
+    displacement: Displacement,
+    skipped: str | None,
+    cost: dict[str, float],
+    learning_rate_multiple: float = 1.0,
 ) -> dict[str, Any]:
     """Make the line of one trigger; `cost` holds what this trigger alone spent, by the names in `COSTS`."""
 
@@ -55,6 +61,7 @@ def make_record(
         "skipped": skipped,
         "delta_norm": {kind: finite_or_none(norm) for kind, norm in displacement.norms.items()},
         "cosine_to_previous": finite_or_none(displacement.cosine_to_previous),
+        "learning_rate_multiple": learning_rate_multiple,
         "changed_fraction": displacement.changed_fraction,
         **cost,
     }

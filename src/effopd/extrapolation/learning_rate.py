@@ -1,0 +1,81 @@
+"""The learning rate that line searches ask for: a multiple of the optimizer's own.
+
+If the best weights lie at 8 times the optimizer's update, its learning rate is 8 times too small. From then on it steps
+with 8 times the rate, so that its update is about right, its moments fit its steps, and several passes over the same
+rollouts are steps of the right size too.
+"""
+
+import logging
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+LARGEST_MULTIPLE = 2.0**40
+"""Bound of the multiple, and the inverse of its lower bound."""
+FAR = 4.0
+"""Multiple from which, and below whose inverse, the user is told that the learning rate does not fit."""
+NUM_SEARCHES = 4
+"""Number of searches in a row after which the multiple must have been far from 1 before the user is told."""
+
+
+class LearningRateMultiple:
+    """Multiplies an optimizer's learning rate while it steps; schedules and logs see the rate that the user set.
+
+    Args:
+        multiple: Number that the learning rate is multiplied by.
+        num_far: Number of searches in a row that left the multiple far from 1.
+        is_told: Whether the user was told so.
+    """
+
+    def __init__(self, multiple: float = 1.0, num_far: int = 0, is_told: bool = False) -> None:
+        self.multiple = multiple
+        self.num_far = num_far
+        self.is_told = is_told
+        self._handles: list[Any] = []
+
+    def attach(self, optimizer: Any) -> None:
+        """Act on this optimizer's steps from now on, and on no other's."""
+        self.detach()
+        rates: list[Any] = []
+
+        def multiply(torch_optimizer: Any, *_: Any) -> None:
+            rates[:] = [group["lr"] for group in torch_optimizer.param_groups]
+            for group in torch_optimizer.param_groups:
+                group["lr"] = group["lr"] * self.multiple
+
+        def give_back(torch_optimizer: Any, *_: Any) -> None:
+            for group, rate in zip(torch_optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+        inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+        self._handles = [inner.register_step_pre_hook(multiply), inner.register_step_post_hook(give_back)]
+
+    def detach(self) -> None:
+        """Let go of the optimizer."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def learn(self, factor: float, optimizer: Any, is_main_process: bool = True) -> None:
+        """Take in what factor of the optimizer's update was best, and let the main process say once what that means."""
+        self.multiple = min(max(self.multiple * factor, 1 / LARGEST_MULTIPLE), LARGEST_MULTIPLE)
+        is_far = self.multiple >= FAR or self.multiple <= 1 / FAR
+        self.num_far = self.num_far + 1 if is_far else 0
+        if self.is_told or self.num_far < NUM_SEARCHES:
+            return
+        self.is_told = True
+        if is_main_process:
+            learning_rate = float(optimizer.param_groups[0]["lr"])
+            is_small = self.multiple > 1
+            logger.warning(
+                "Your learning rate of %g is about %.0f times too %s for this training: the line search steps with "
+                "%.2g, and goes on adapting it. Nothing has to be done.",
+                learning_rate,
+                self.multiple if is_small else 1 / self.multiple,
+                "small" if is_small else "large",
+                learning_rate * self.multiple,
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Return the arguments that make the same object again."""
+        return {"multiple": self.multiple, "num_far": self.num_far, "is_told": self.is_told}

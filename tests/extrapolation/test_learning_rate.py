@@ -1,0 +1,88 @@
+"""The multiple of the learning rate: what the optimizer steps with, what others see, and what the user is told."""
+
+import logging
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from effopd.extrapolation.learning_rate import LARGEST_MULTIPLE, LearningRateMultiple
+
+
+def sgd(rate: float) -> torch.optim.Optimizer:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.ones(1)
+    return torch.optim.SGD([parameter], lr=rate)
+
+
+def moved_by_a_step(optimizer: torch.optim.Optimizer) -> float:
+    (parameter,) = optimizer.param_groups[0]["params"]
+    before = parameter.item()
+    optimizer.step()
+    return float(before - parameter.item())
+
+
+def test_it_multiplies_the_rate_while_the_optimizer_steps_and_only_then() -> None:
+    optimizer, multiple = sgd(0.125), LearningRateMultiple(4.0)
+    multiple.attach(optimizer)
+    assert moved_by_a_step(optimizer) == 0.5
+    assert optimizer.param_groups[0]["lr"] == 0.125
+    multiple.attach(optimizer)  # a second time, which does not multiply twice
+    assert moved_by_a_step(optimizer) == 0.5
+    multiple.detach()
+    assert moved_by_a_step(optimizer) == 0.125
+
+
+def test_it_learns_the_product_of_the_factors_within_bounds() -> None:
+    multiple = LearningRateMultiple()
+    for factor in (64.0, 2.0, 0.5, 1.0, 0.25):
+        multiple.learn(factor, sgd(1e-5))
+    assert multiple.multiple == 16
+    for _ in range(3):
+        multiple.learn(2.0**20, sgd(1e-5))
+    assert multiple.multiple == LARGEST_MULTIPLE
+
+
+def said(
+    caplog: pytest.LogCaptureFixture, multiple: LearningRateMultiple, factors: Sequence[float], rate: float
+) -> list[str]:
+    """What it said after each factor, or nothing."""
+    messages = []
+    for factor in factors:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "effopd"):
+            multiple.learn(factor, sgd(rate))
+        messages.append(" ".join(caplog.messages))
+    return messages
+
+
+def test_the_user_is_told_once_that_the_rate_is_too_small(caplog: pytest.LogCaptureFixture) -> None:
+    messages = said(caplog, LearningRateMultiple(), (32.0, 1.0, 0.5, 1.0, 1.0, 2.0), 1e-5)
+    assert [bool(message) for message in messages] == [False] * 3 + [True] + [False] * 2
+    assert "Your learning rate of 1e-05 is about 16 times too small" in messages[3]
+    assert "steps with 0.00016" in messages[3]
+
+
+def test_the_user_is_told_that_the_rate_is_too_large(caplog: pytest.LogCaptureFixture) -> None:
+    messages = said(caplog, LearningRateMultiple(), (0.25, 0.5, 1.0, 1.0), 0.1)
+    assert "Your learning rate of 0.1 is about 8 times too large" in messages[3]
+
+
+def test_a_rate_that_fits_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    assert not any(said(caplog, LearningRateMultiple(), (8.0, 1.0, 1.0, 0.25, 1.0, 0.5, 1.0, 1.0), 1e-3))
+
+
+def test_other_processes_are_silent(caplog: pytest.LogCaptureFixture) -> None:
+    multiple = LearningRateMultiple()
+    for factor in (16.0, 1.0, 1.0, 1.0):
+        multiple.learn(factor, sgd(1e-5), is_main_process=False)
+    assert multiple.is_told
+    assert not caplog.messages
+
+
+def test_it_goes_on_from_its_state(caplog: pytest.LogCaptureFixture) -> None:
+    multiple = LearningRateMultiple()
+    said(caplog, multiple, (16.0, 1.0, 1.0), 1e-5)
+    again = LearningRateMultiple(**multiple.state())
+    assert said(caplog, again, [2.0], 1e-5) == said(caplog, multiple, [2.0], 1e-5) != [""]
+    assert said(caplog, LearningRateMultiple(**multiple.state()), [1.0], 1e-5) == [""]  # it remembers that it spoke
