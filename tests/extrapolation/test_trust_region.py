@@ -33,7 +33,7 @@ def train(out: Path, model: Any, tokenizer: Any, max_kl: float | None) -> list[t
         train_dataset=make_dataset("train", 256, 0, TaskConfig()),
         processing_class=tokenizer,
     )
-    callback = EffOPDCallback(trainer, preset="line_search", max_kl=max_kl)
+    callback = EffOPDCallback(trainer, preset="line_search", passes=1, max_kl=max_kl)
     trainer.add_callback(callback)
     search, seen = callback._extrapolate, []
 

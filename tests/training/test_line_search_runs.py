@@ -36,7 +36,7 @@ def token_logprobs(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def test_after_a_jump_the_sampled_estimator_weighs_tokens_by_their_importance(tmp_path: Path) -> None:
     trainer = opd_trainer(tmp_path, estimator="sampled", max_steps=2, learning_rate=1e-4, gradient_accumulation_steps=2)
-    callback = EffOPDCallback(trainer, preset="line_search", num_prompts=8)
+    callback = EffOPDCallback(trainer, preset="line_search", num_prompts=8, passes=1, max_kl=None)
     trainer.add_callback(callback)
     sampled_by: list[torch.Tensor] = []
     search, loss_of = callback._extrapolate, trainer.compute_loss

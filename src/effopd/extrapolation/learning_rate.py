@@ -6,6 +6,7 @@ rollouts are steps of the right size too.
 """
 
 import logging
+import math
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,13 @@ class LearningRateMultiple:
         self._handles.clear()
 
     def learn(self, factor: float, optimizer: Any, is_main_process: bool = True) -> None:
-        """Take in what factor of the optimizer's update was best, and let the main process say once what that means."""
-        self.multiple = min(max(self.multiple * factor, 1 / LARGEST_MULTIPLE), LARGEST_MULTIPLE)
+        """Take in what factor of the optimizer's update was best, and let the main process say once what that means.
+
+        A factor below 1 counts as its square root. The update was computed from few rollouts, and the noise in it makes a
+        shorter one look best to other rollouts, although the sum of many such updates has less noise than each.
+        """
+        change = factor if factor >= 1 else math.sqrt(factor)
+        self.multiple = min(max(self.multiple * change, 1 / LARGEST_MULTIPLE), LARGEST_MULTIPLE)
         is_far = self.multiple >= FAR or self.multiple <= 1 / FAR
         self.num_far = self.num_far + 1 if is_far else 0
         if self.is_told or self.num_far < NUM_SEARCHES:

@@ -119,6 +119,8 @@ PRESETS = {
         acceptance="reference",
         validator="next_rollouts",
         num_prompts=64,
+        passes=4,
+        max_kl=0.1,
     ),
 }
 
