@@ -60,8 +60,8 @@ class LearningRateMultiple:
     def learn(self, factor: float, optimizer: Any, is_main_process: bool = True) -> None:
         """Take in what factor of the optimizer's update was best, and let the main process say once what that means.
 
-        A factor below 1 counts as its square root. The update was computed from few rollouts, and the noise in it makes a
-        shorter one look best to other rollouts, although the sum of many such updates has less noise than each.
+        A factor below 1 counts as its square root. The update was computed from few rollouts, and the noise in it makes
+        a shorter one look best to other rollouts, although the sum of many such updates has less noise than each.
         """
         change = factor if factor >= 1 else math.sqrt(factor)
         self.multiple = min(max(self.multiple * change, 1 / LARGEST_MULTIPLE), LARGEST_MULTIPLE)
