@@ -28,12 +28,16 @@ from effopd.world.pretrain import PretrainingConfig
 from effopd.world.reward import answering_style, world_reward
 from effopd.world.task import TaskConfig, make_dataset
 from effopd.world.teacher import TeacherConfig
+from effopd.world.worlds import DEFAULT_WORLD, WORLDS, WorldSettings, split_name, task_config
 
 __all__ = [
+    "DEFAULT_WORLD",
     "ModelSize",
     "PretrainingConfig",
     "TaskConfig",
     "TeacherConfig",
+    "WORLDS",
+    "WorldSettings",
     "answering_style",
     "base_dir",
     "build_world",
@@ -41,6 +45,8 @@ __all__ = [
     "make_dataset",
     "measure_accuracy",
     "model_path",
+    "split_name",
+    "task_config",
     "teacher_dir",
     "world_reward",
 ]
