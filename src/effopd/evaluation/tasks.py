@@ -7,7 +7,7 @@ load_task("math500")                    # a benchmark from the hub, or with `dat
 load_task("lm-eval:gsm8k")              # a task of lm-evaluation-harness, with its prompts and its scoring
 """
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from effopd.checks import check_whole
@@ -17,7 +17,7 @@ from effopd.evaluation.benchmarks import BENCHMARKS
 from effopd.evaluation.dataset_rows import SUFFIXES
 from effopd.evaluation.file_tasks import load_file
 from effopd.evaluation.lm_eval_tasks import PREFIX, load_lm_eval_task
-from effopd.evaluation.task import Task
+from effopd.evaluation.task import Grader, Task
 from effopd.grading.world import grade_world
 from effopd.world import make_dataset, split_name, task_config
 
@@ -67,6 +67,10 @@ def _world(name: str, limit: int, seed: int) -> Task:
     world, split = split_name(name)
     config = task_config(world)
     dataset = make_dataset(split or "evaluation", limit, seed, config)  # type: ignore[arg-type]  # which it checks
-    grader = partial(grade_world, num_operations=config.num_operations)
     limit_tokens = config.max_completion_length + 2
-    return Task(name, list(dataset["prompt"]), list(dataset["answer"]), grader, limit_tokens)
+    return Task(name, list(dataset["prompt"]), list(dataset["answer"]), _grader(config.num_operations), limit_tokens)
+
+
+@cache  # so that the same task has the same grader
+def _grader(num_operations: int) -> Grader:
+    return partial(grade_world, num_operations=num_operations)

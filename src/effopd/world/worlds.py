@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from effopd.errors import ConfigurationError
 from effopd.world.model import ModelSize
 from effopd.world.pretrain import PretrainingConfig
+from effopd.world.sibling import SiblingConfig
 from effopd.world.task import TaskConfig
 from effopd.world.teacher import TeacherConfig
 
@@ -30,7 +31,7 @@ class WorldSettings:
     task: TaskConfig = field(default_factory=TaskConfig)
     model_size: ModelSize = field(default_factory=ModelSize)
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    teacher: TeacherConfig | SiblingConfig = field(default_factory=TeacherConfig)
     seed: int = 0
 
 
