@@ -44,9 +44,9 @@ def measure_concentration(
         num_steps: Number of products with A, at least the largest of `RANKS`; fewer if the Krylov space ends before.
 
     Returns:
-        `share_of_b` by the number of eigenvectors, as text (None if b is 0, as for two equal models); the first 10 `eigenvalues`; the
-        `largest_relative_residual` ||A u - lambda u|| / lambda of the first 10 and of all eigenvectors that were used,
-        by number; `num_completions` and `num_steps`.
+        `share_of_b` by the number of eigenvectors, as text (None if b is 0, as for two equal models); the first 10
+        `eigenvalues`; the `largest_relative_residual` ||A u - lambda u|| / lambda of the first 10 and of all
+        eigenvectors that were used, by number; `num_completions` and `num_steps`.
     """
     tokenizer = AutoTokenizer.from_pretrained(base_dir)
     base, teacher = (
