@@ -58,5 +58,6 @@ def test_it_agrees_with_the_dense_matrix(tmp_path: Path, monkeypatch: pytest.Mon
     assert found["eigenvalues"] == pytest.approx(eigenvalues[:10].tolist(), rel=1e-6)
     for rank in (1, 3, 5):
         assert found["share_of_b"][str(rank)] == pytest.approx(shares[rank - 1].item(), abs=1e-6)
+    assert found["largest_share_in_one"] == pytest.approx(shares.diff(prepend=torch.zeros(1)).max().item(), abs=1e-6)
     assert found["largest_relative_residual"]["5"] < 1e-6
     assert found["num_completions"] == 3

@@ -28,7 +28,7 @@ def measure_concentration(
     prompts: list[str],
     seed: int,
     max_new_tokens: int,
-    num_steps: int = 150,
+    num_steps: int = 100,
 ) -> dict[str, Any]:
     """Measure which share of |b|^2 lies in the first eigenvectors of A, in float64 on the CPU.
 
@@ -44,9 +44,10 @@ def measure_concentration(
         num_steps: Number of products with A, at least the largest of `RANKS`; fewer if the Krylov space ends before.
 
     Returns:
-        `share_of_b` by the number of eigenvectors, as text (None if b is 0, as for two equal models); the first 10
-        `eigenvalues`; the `largest_relative_residual` ||A u - lambda u|| / lambda of the first 10 and of all
-        eigenvectors that were used, by number; `num_completions` and `num_steps`.
+        `share_of_b` by the number of eigenvectors, as text, and `largest_share_in_one` eigenvector, whichever it is
+        (None if b is 0, as for two equal models); the first 10 `eigenvalues`; the `largest_relative_residual`
+        ||A u - lambda u|| / lambda of the first 10 and of all eigenvectors that were used, by number;
+        `num_completions` and `num_steps`.
     """
     tokenizer = AutoTokenizer.from_pretrained(base_dir)
     base, teacher = (
@@ -70,10 +71,12 @@ def measure_concentration(
     )
     generator = torch.Generator().manual_seed(seed)
     eigenvalues, residuals, overlaps = _lanczos(product, b, num_steps, generator)
-    shares = (overlaps**2).cumsum(0) / b.norm() ** 2
+    single = overlaps**2 / b.norm() ** 2
+    shares = single.cumsum(0)
     relative = residuals / eigenvalues.abs()
     return {
         "share_of_b": {str(rank): finite_or_none(shares[min(rank, len(shares)) - 1].item()) for rank in RANKS},
+        "largest_share_in_one": finite_or_none(single.max().item()),
         "eigenvalues": eigenvalues[:10].tolist(),
         "largest_relative_residual": {str(rank): finite_or_none(relative[:rank].max().item()) for rank in RANKS[1:]},
         "num_completions": len(prompts),

@@ -18,7 +18,7 @@ MEASURES = "measures"
 CONCENTRATION_PROMPTS = 64
 
 
-def measure_world(directory: Path, num_examples: int = 2000, lanczos_steps: int = 150) -> dict[str, Any]:
+def measure_world(directory: Path, num_examples: int = 2000, lanczos_steps: int = 100) -> dict[str, Any]:
     """Measure what the axes of a world are about, and add it to the world's card under `measures`.
 
     Args:
