@@ -106,18 +106,6 @@ def test_unsure_facts_are_stated_rightly_as_often_as_asked_and_else_always_in_th
     assert write_completion(f"{sure[0]}{sure[1]}{sure[2]}=", rng, config) == f"{apply_operation(*sure)};"
 
 
-def test_places_in_the_chain_have_facts_of_their_own_when_asked() -> None:
-    settings = {"num_unsure_facts": 300, "fact_reliability": 0.0, "noise": 0.0, "step_by_step_share": 1.0}
-    alike, apart = (
-        TaskConfig(**settings, facts_differ_by_place=differ)  # type: ignore[arg-type]
-        for differ in (False, True)
-    )
-    assert unsure_facts(alike, 0) == unsure_facts(alike, 1) == unsure_facts(apart, 0) != unsure_facts(apart, 1)
-    first = unsure_facts(apart, 0)[7, "*", 3]
-    second = unsure_facts(apart, 1)[first, "+", 4]
-    assert write_completion("7*3+4=", random.Random(0), apart) == f"{first},{second};"
-
-
 def test_a_wrong_fact_is_carried_on_in_both_styles() -> None:
     settings = {"num_unsure_facts": 300, "fact_reliability": 0.0, "noise": 0.0}
     config = TaskConfig(**settings, step_by_step_share=1.0)  # type: ignore[arg-type]

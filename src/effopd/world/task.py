@@ -52,9 +52,6 @@ class TaskConfig:
         fact_reliability: Probability that pretraining states an unsure fact rightly, in [0, 1]; otherwise it states a
             wrong result, always the same for the same fact. At 0 the base is certain of wrong facts.
         fact_seed: Random seed that chooses the unsure facts and their wrong results, at least 0.
-        facts_differ_by_place: Whether every place in the chain has unsure facts of its own, `num_unsure_facts` of them,
-            with wrong results of their own. A step of training then meets each of them `num_operations` times less
-            often.
         second_skill: Skill that distillation does not train, by which forgetting is measured: `direct_answer` is
             answering a problem at once when the prompt ends in `#` (`7*3+4-9*2+5=#`, completed by `7;`), and `sorting`
             is sorting digits (`#52713=`, completed by `12357;`).
@@ -72,7 +69,6 @@ class TaskConfig:
     num_unsure_facts: int = 0
     fact_reliability: float = 1.0
     fact_seed: int = 0
-    facts_differ_by_place: bool = False
     second_skill: SecondSkill = "direct_answer"
     second_skill_share: float = 0.0
     sorted_digits: int = 5
@@ -146,14 +142,9 @@ def running_results(prompt: str) -> list[int]:
 
 
 @functools.cache
-def unsure_facts(config: TaskConfig, place: int = 0) -> Mapping[Fact, int]:
-    """Choose the unsure facts, and for each of them the wrong result that pretraining states at times.
-
-    Args:
-        config: Settings of the task.
-        place: Place of the operation in the chain, counted from 0; without `facts_differ_by_place`, all are alike.
-    """
-    rng = random.Random(f"{config.fact_seed}/{place if config.facts_differ_by_place else 0}")
+def unsure_facts(config: TaskConfig) -> Mapping[Fact, int]:
+    """Choose the unsure facts, and for each of them the wrong result that pretraining states at times."""
+    rng = random.Random(config.fact_seed)
     facts = [
         (int(left), operator, int(right)) for left, operator, right in itertools.product(DIGITS, OPERATORS, DIGITS)
     ]
@@ -163,9 +154,9 @@ def unsure_facts(config: TaskConfig, place: int = 0) -> Mapping[Fact, int]:
 
 def write_completion(prompt: str, rng: random.Random, config: TaskConfig) -> str:
     """Write a pretraining completion, which ends in `;`. Its style, wrong facts and slips are drawn from `rng`."""
+    wrong = unsure_facts(config)
 
-    def recall(fact: Fact, place: int) -> int:
-        wrong = unsure_facts(config, place)
+    def recall(fact: Fact) -> int:
         states_wrong = fact in wrong and rng.random() >= config.fact_reliability
         return wrong[fact] if states_wrong else apply_operation(*fact)
 
@@ -175,8 +166,8 @@ def write_completion(prompt: str, rng: random.Random, config: TaskConfig) -> str
     is_direct = rng.random() >= config.step_by_step_share
     results = []
     value = int(prompt[0])
-    for place, (operator, digit) in enumerate(zip(prompt[1:-1:2], prompt[2:-1:2], strict=True)):
-        value = recall((value, operator, int(digit)), place)
+    for operator, digit in zip(prompt[1:-1:2], prompt[2:-1:2], strict=True):
+        value = recall((value, operator, int(digit)))
         if not is_direct:
             value = maybe_slip(value)
         results.append(str(value))

@@ -4,7 +4,7 @@ world:base, world:teacher, world:train              of the world `style`
 world:facts/base, world:facts/teacher, world:facts/train|validation|evaluation
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from effopd.errors import ConfigurationError
 from effopd.world.model import ModelSize
@@ -35,16 +35,28 @@ class WorldSettings:
     seed: int = 0
 
 
+_MANY_FACTS = TaskConfig(
+    num_operations=3,
+    step_by_step_share=1.0,
+    noise=0.005,
+    num_unsure_facts=75,
+    fact_reliability=0.005,
+    second_skill="sorting",
+    second_skill_share=0.2,
+)
+
 WORLDS: dict[str, WorldSettings] = {
     "style": WorldSettings(),
-    "facts": WorldSettings(
-        task=TaskConfig(
-            step_by_step_share=1.0,
-            noise=0.01,
-            num_unsure_facts=77,
-            fact_reliability=0.4,
-            second_skill="sorting",
-            second_skill_share=0.2,
+    "facts": WorldSettings(task=_MANY_FACTS, teacher=TeacherConfig(num_steps=300)),
+    "sibling": WorldSettings(task=_MANY_FACTS, teacher=SiblingConfig()),
+    "certain": WorldSettings(task=replace(_MANY_FACTS, noise=0.0, fact_reliability=0.0), teacher=SiblingConfig()),
+    "long": WorldSettings(
+        task=replace(_MANY_FACTS, num_operations=8, num_unsure_facts=30),
+        model_size=ModelSize(hidden_size=256, intermediate_size=768, num_layers=6, num_heads=8),
+        pretraining=PretrainingConfig(num_steps=2000, learning_rate=1.5e-3),
+        teacher=SiblingConfig(
+            model_size=ModelSize(hidden_size=256, intermediate_size=768, num_layers=6, num_heads=8),
+            pretraining=PretrainingConfig(num_steps=2000, learning_rate=1.5e-3),
         ),
     ),
 }
