@@ -38,16 +38,16 @@ class WorldSettings:
 _MANY_FACTS = TaskConfig(
     num_operations=3,
     step_by_step_share=1.0,
-    noise=0.005,
-    num_unsure_facts=75,
-    fact_reliability=0.005,
+    noise=0.002,
+    num_unsure_facts=100,
+    fact_reliability=0.003,
     second_skill="sorting",
     second_skill_share=0.2,
 )
 
 WORLDS: dict[str, WorldSettings] = {
     "style": WorldSettings(),
-    "facts": WorldSettings(task=_MANY_FACTS, teacher=TeacherConfig(num_steps=300)),
+    "facts": WorldSettings(task=_MANY_FACTS, teacher=TeacherConfig(num_steps=500, learning_rate=1e-3)),
     "sibling": WorldSettings(task=_MANY_FACTS, teacher=SiblingConfig()),
     "certain": WorldSettings(task=replace(_MANY_FACTS, noise=0.0, fact_reliability=0.0), teacher=SiblingConfig()),
     "long": WorldSettings(
