@@ -3,6 +3,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,8 +66,14 @@ def test_shipped_worlds_were_built_as_their_names_say(name: str) -> None:
     built, settings = world.card(name)["settings"], world.WORLDS[name]
     assert world.TaskConfig(**built["task"]) == settings.task
     assert built["seed"] == settings.seed
-    for part in ("model_size", "pretraining", "teacher"):
+    assert type(settings.teacher)(**_with_parts(built["teacher"])) == settings.teacher
+    for part in ("model_size", "pretraining"):
         assert built[part] == asdict(getattr(settings, part))
+
+
+def _with_parts(settings: dict[str, Any]) -> dict[str, Any]:
+    parts = {"model_size": world.ModelSize, "pretraining": world.PretrainingConfig}
+    return {name: parts[name](**value) if name in parts else value for name, value in settings.items()}
 
 
 def test_only_what_is_needed_is_shipped() -> None:

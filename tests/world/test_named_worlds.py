@@ -100,6 +100,23 @@ def test_a_named_world_is_built_once_and_found(tiny: Path, monkeypatch: pytest.M
     assert build_named_world("tiny") == built
 
 
+def test_grpo_may_start_from_a_twin_of_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the base's own reliability, the twin is the base; with another one, it is not."""
+    started: list[torch.Tensor] = []
+
+    def note_start(model: Any, *args: Any, **kwargs: Any) -> list[float]:
+        started.append(model.lm_head.weight.detach().clone())
+        return [0.0]
+
+    monkeypatch.setattr(build, "train_teacher", note_start)
+    task = TaskConfig(num_operations=2, num_unsure_facts=300, fact_reliability=0.0)
+    for reliability in (None, 0.0, 1.0):
+        teacher = replace(SETTINGS["teacher"], twin_reliability=reliability)
+        build_world(tmp_path / str(reliability), **SETTINGS | {"config": task, "teacher": teacher})
+    assert torch.equal(started[0], started[1])
+    assert not torch.equal(started[0], started[2])
+
+
 def test_measures_of_other_models_are_not_kept(tmp_path: Path) -> None:
     build_world(tmp_path, seed=1, **SETTINGS)
     assert "measures" in measure_world(tmp_path, num_examples=20, lanczos_steps=50)

@@ -7,7 +7,7 @@ stage that is there is therefore finished, and an interrupted build goes on with
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,8 @@ def build_world(
         config: Settings of the task; the default task if None.
         model_size: Sizes of the base, and of a teacher that is made from it; the default sizes if None.
         pretraining: Settings of the base's training; the default ones if None.
-        teacher: Settings of the teacher's training from the base by GRPO, or of a sibling that becomes the teacher; the
-            default ones of GRPO if None.
+        teacher: Settings of the teacher's training by GRPO from the base or a twin of it, or of a sibling that becomes
+            the teacher; the default ones of GRPO if None.
         teacher_checkpoints: Whether a checkpoint is kept every `teacher.save_steps` steps of the teacher's training by
             GRPO.
         num_evaluation_examples: Number of problems of the evaluation split that each model is measured on.
@@ -177,7 +177,11 @@ def _make_grpo_teacher(
     device: torch.device,
 ) -> Record:
     tokenizer = AutoTokenizer.from_pretrained(out / "base")
-    model = AutoModelForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
+    if config.twin_reliability is None:
+        model = AutoModelForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
+    else:
+        task = replace(settings.task, fact_reliability=config.twin_reliability)
+        model, _ = pretrain(tokenizer, settings.model_size, task, settings.pretraining, settings.seed, device)
     run_dir = folder / "run"
     rewards = train_teacher(
         model,

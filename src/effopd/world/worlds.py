@@ -47,7 +47,7 @@ _MANY_FACTS = TaskConfig(
 
 WORLDS: dict[str, WorldSettings] = {
     "style": WorldSettings(),
-    "facts": WorldSettings(task=_MANY_FACTS, teacher=TeacherConfig(num_steps=500, learning_rate=1e-3)),
+    "facts": WorldSettings(task=_MANY_FACTS, teacher=TeacherConfig(num_steps=120, twin_reliability=0.2)),
     "sibling": WorldSettings(task=_MANY_FACTS, teacher=SiblingConfig()),
     "certain": WorldSettings(task=replace(_MANY_FACTS, noise=0.0, fact_reliability=0.0), teacher=SiblingConfig()),
     "long": WorldSettings(
