@@ -20,3 +20,17 @@ def test_they_are_called_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert calls[0] == ((tmp_path,), {"seed": 3})
     assert calls[1] == ((tmp_path,), {"seeds": 2})
     assert calls[2] == ((tmp_path,), {"seeds": 1, "learning_rates": [1e-4, 1e-3], "quick": True})
+
+
+def test_named_worlds_are_built_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr("effopd.world.build_named_world", lambda *args: calls.append(args))
+    assert status_of("world", "build", "--name", "facts") == 0
+    assert status_of("world", "build", "--name", "facts", "--out", str(tmp_path)) == 0
+    assert calls == [("facts", None), ("facts", tmp_path)]
+    assert status_of("world", "build", "--name", "facts", "--seed", "1") == 1
+    assert "leave --seed out" in capsys.readouterr().err
+    assert status_of("world", "build") == 1
+    assert "--name NAME" in capsys.readouterr().err

@@ -68,6 +68,9 @@ def test_the_world_is_a_dataset() -> None:
     assert not set(evaluation["prompt"]) & set(load_prompts("world")["prompt"])
     with pytest.raises(ConfigurationError, match="'dev'"):
         load_prompts("world:dev", limit=2)
+    assert load_prompts("world:style/train", limit=5).to_list() == train.to_list()
+    with pytest.raises(ConfigurationError, match="world: got 'nowhere'"):
+        load_prompts("world:nowhere/train", limit=2)
 
 
 def test_columns_are_renamed_and_the_others_kept(tmp_path: Path) -> None:

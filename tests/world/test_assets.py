@@ -1,7 +1,9 @@
 import math
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,18 +13,22 @@ from effopd import world
 from effopd.errors import DataError
 from effopd.world import assets
 
+SHIPPED = ("style", "facts", "sibling", "certain")
 
+
+@pytest.mark.parametrize("world_name", SHIPPED)
 @pytest.mark.parametrize(("name", "folder"), [("base", world.base_dir), ("teacher", world.teacher_dir)])
-def test_shipped_models_have_the_cards_accuracies(name: str, folder: object) -> None:
-    path: Path = folder()  # type: ignore[operator]
+def test_shipped_models_have_the_cards_accuracies(name: str, folder: object, world_name: str) -> None:
+    path: Path = folder(world_name)  # type: ignore[operator]
     model = AutoModelForCausalLM.from_pretrained(path)
     assert model.dtype == torch.float32
-    assert model.num_parameters() == world.card()["num_parameters"]
-    dataset = world.make_dataset("evaluation", 1000, seed=1234)
+    card = world.card(world_name)
+    assert model.num_parameters() == card["num_parameters"]
+    dataset = world.make_dataset("evaluation", 1000, seed=1234, config=world.task_config(world_name))
     state = torch.get_rng_state()
     measured = world.measure_accuracy(model, AutoTokenizer.from_pretrained(path), dataset, seed=4321)
     assert torch.equal(torch.get_rng_state(), state)
-    expected = world.card()[name]["sampled_accuracy"]
+    expected = card[name]["sampled_accuracy"]
     assert_within_four_standard_errors(measured["accuracy"], expected["accuracy"], measured["num_examples"])
     for style, found in measured["by_style"].items():
         assert_within_four_standard_errors(found["share"], expected["by_style"][style]["share"], 1000)
@@ -46,10 +52,34 @@ def test_base_and_teacher_are_what_the_world_promises() -> None:
     assert card["settings"]["seed"] == 0
 
 
+@pytest.mark.parametrize("name", ["facts", "sibling"])
+def test_worlds_of_facts_have_many_dimensions_and_a_good_teacher(name: str) -> None:
+    card = world.card(name)
+    assert 0.2 <= card["base"]["sampled_accuracy"]["accuracy"] <= 0.7
+    assert card["teacher"]["sampled_accuracy"]["accuracy"] >= 0.9
+    assert card["measures"]["concentration"]["largest_share_in_one"] < 0.5
+    assert world.card("style")["measures"]["concentration"]["largest_share_in_one"] > 0.9
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_worlds_were_built_as_their_names_say(name: str) -> None:
+    built, settings = world.card(name)["settings"], world.WORLDS[name]
+    assert world.TaskConfig(**built["task"]) == settings.task
+    assert built["seed"] == settings.seed
+    assert type(settings.teacher)(**_with_parts(built["teacher"])) == settings.teacher
+    for part in ("model_size", "pretraining"):
+        assert built[part] == asdict(getattr(settings, part))
+
+
+def _with_parts(settings: dict[str, Any]) -> dict[str, Any]:
+    parts = {"model_size": world.ModelSize, "pretraining": world.PretrainingConfig}
+    return {name: parts[name](**value) if name in parts else value for name, value in settings.items()}
+
+
 def test_only_what_is_needed_is_shipped() -> None:
     files = [file for file in world.base_dir().parent.rglob("*") if file.is_file()]
     assert {file.suffix for file in files} == {".json", ".safetensors"}
-    assert sum(file.stat().st_size for file in files) < 8_000_000
+    assert sum(file.stat().st_size for file in files) < 8_000_000 * len(SHIPPED)
 
 
 def test_missing_assets_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,23 +1,14 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from world.tiny_world import SETTINGS
 
 from effopd.errors import ConfigurationError
-from effopd.world import ModelSize, PretrainingConfig, TaskConfig, TeacherConfig, build, build_world
-
-SETTINGS: dict[str, Any] = {
-    "config": TaskConfig(num_operations=2),
-    "model_size": ModelSize(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2),
-    "pretraining": PretrainingConfig(num_steps=3, batch_size=8),
-    "teacher": TeacherConfig(num_steps=2, prompts_per_step=2, samples_per_prompt=2, save_steps=1),
-    "num_evaluation_examples": 20,
-    "use_cpu": True,
-}
+from effopd.world import build, build_world
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,10 +1,19 @@
+import itertools
 import random
 
 import pytest
 
 from effopd.errors import ConfigurationError
 from effopd.world import TaskConfig, make_dataset
-from effopd.world.task import SPLITS, running_results, sample_problem, split_of, write_completion
+from effopd.world.task import (
+    SPLITS,
+    apply_operation,
+    running_results,
+    sample_problem,
+    split_of,
+    unsure_facts,
+    write_completion,
+)
 
 
 def evaluate_independently(prompt: str) -> int:
@@ -80,9 +89,40 @@ def test_share_and_noise_have_the_rates_asked_for() -> None:
     assert sum(text == "#7;" for text in direct) / len(direct) == pytest.approx(0.55, abs=0.04)
 
 
+def test_unsure_facts_are_stated_rightly_as_often_as_asked_and_else_always_in_the_same_wrong_way() -> None:
+    config = TaskConfig(num_operations=1, step_by_step_share=1.0, noise=0.0, num_unsure_facts=90, fact_reliability=0.3)
+    wrong = unsure_facts(config)
+    assert len(wrong) == 90
+    assert unsure_facts(TaskConfig(num_unsure_facts=90, fact_seed=1)) != wrong
+    rng = random.Random(0)
+    right = 0
+    for fact, result in wrong.items():
+        assert result != apply_operation(*fact)
+        stated = [write_completion(f"{fact[0]}{fact[1]}{fact[2]}=", rng, config) for _ in range(20)]
+        assert set(stated) <= {f"{result};", f"{apply_operation(*fact)};"}
+        right += sum(text == f"{apply_operation(*fact)};" for text in stated)
+    assert right / 1800 == pytest.approx(0.3, abs=0.05)
+    sure = next(fact for fact in itertools.product(range(10), "+-*", range(10)) if fact not in wrong)
+    assert write_completion(f"{sure[0]}{sure[1]}{sure[2]}=", rng, config) == f"{apply_operation(*sure)};"
+
+
+def test_a_wrong_fact_is_carried_on_in_both_styles() -> None:
+    settings = {"num_unsure_facts": 300, "fact_reliability": 0.0, "noise": 0.0}
+    config = TaskConfig(**settings, step_by_step_share=1.0)  # type: ignore[arg-type]
+    first = unsure_facts(config)[7, "*", 3]
+    second = unsure_facts(config)[first, "+", 4]
+    assert write_completion("7*3+4=", random.Random(0), config) == f"{first},{second};"
+    direct = TaskConfig(**settings, step_by_step_share=0.0)  # type: ignore[arg-type]
+    assert write_completion("7*3+4=", random.Random(0), direct) == f"#{second};"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"num_unsure_facts": 301}, "num_unsure_facts: got 301"),
+        ({"fact_reliability": -0.1}, "fact_reliability: got -0.1"),
+        ({"second_skill": "juggling"}, "second_skill: got 'juggling', expected one of direct_answer, sorting"),
+        ({"second_skill_share": 1.0}, "second_skill_share: got 1.0"),
         ({"num_operations": 0}, "num_operations: got 0, expected a whole number of at least 1"),
         ({"step_by_step_share": 1.5}, r"step_by_step_share: got 1.5, expected a finite number from 0 to 1"),
         ({"noise": 1.0}, r"noise: got 1.0, expected a finite number, at least 0 and below 1"),

@@ -16,7 +16,9 @@ def add(commands: Commands) -> None:
         epilog="After an interruption, the same command continues the evaluation. See docs/evaluation.md.",
     )
     parser.add_argument(
-        "model", metavar="MODEL", help="model to evaluate: a directory, a hub name, world:base or world:teacher"
+        "model",
+        metavar="MODEL",
+        help="model to evaluate: a directory, a hub name, world:base, world:facts/base and the like",
     )
     parser.add_argument(
         "--task",

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from effopd.cli.options import Commands, positive
+from effopd.errors import ConfigurationError
 
 
 def add(commands: Commands) -> None:
@@ -11,8 +12,14 @@ def add(commands: Commands) -> None:
     world = commands.add_parser("world", help="build the embedded world, or train on it")
     actions = world.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = actions.add_parser("build", help="pretrain a base from random weights, and make its teacher")
-    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the world goes")
-    build.add_argument("--seed", type=int, default=0, metavar="N", help="random seed; default: %(default)s")
+    build.add_argument("--name", metavar="NAME", help="a named world, measured too; docs/world.md lists them")
+    build.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where the world goes; default with --name: where world:NAME/base is looked for, $EFFOPD_HOME/worlds/NAME",
+    )
+    build.add_argument("--seed", type=int, metavar="N", help="random seed of a world without a name; default: 0")
     build.set_defaults(call=_build_world)
     runs = actions.add_parser("runs", help="train with OPD, EffOPD and GRPO from the base, and keep the checkpoints")
     runs.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the runs go")
@@ -23,9 +30,16 @@ def add(commands: Commands) -> None:
 
 
 def _build_world(options: argparse.Namespace) -> None:
-    from effopd.world import build_world
+    from effopd.world import build_named_world, build_world
 
-    build_world(options.out, seed=options.seed)
+    if options.name is not None:
+        if options.seed is not None:
+            raise ConfigurationError(f"--seed {options.seed}: the world {options.name} has a seed; leave --seed out.")
+        build_named_world(options.name, options.out)
+    elif options.out is None:
+        raise ConfigurationError("Pass --name NAME for a named world, or --out DIR for one like `style`.")
+    else:
+        build_world(options.out, seed=options.seed or 0)
 
 
 def _world_runs(options: argparse.Namespace) -> None:

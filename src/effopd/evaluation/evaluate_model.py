@@ -54,7 +54,8 @@ def evaluate_model(
     """Evaluate a model, or continue an evaluation that was interrupted.
 
     Args:
-        model: Directory or hub name of the model; `world:base` and `world:teacher` are those of the embedded world.
+        model: Directory or hub name of the model; `world:base` and `world:teacher` are those of the embedded world, and
+            `world:facts/base` and so on those of another one.
         task: Name of the task (see `effopd.evaluation.load_task`). Its problems are the same for every seed.
         out: Directory of the results: `examples.jsonl`, `summary.json` and `settings.json`.
         num_samples: n of avg@n and pass@n, the number of completions for each problem.

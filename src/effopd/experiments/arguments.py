@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from effopd.training.config import OPDConfig, RunArguments
-from effopd.world import TaskConfig
+from effopd.world import DEFAULT_WORLD, task_config
 
 PROMPTS_PER_STEP = 256
-# Room for the longest well-formed answer, such as `1,5,6,2,7;`, and for two more tokens, so that a longer answer shows.
-MAX_COMPLETION_LENGTH = TaskConfig().max_completion_length + 2
 EVALUATION_PROBLEMS = 512
 TARGET_ACCURACY = 0.95
 MAX_STEPS = 400
@@ -17,6 +15,7 @@ SAVE_STEPS = 10
 def world_run_arguments(
     directory: Path,
     *,
+    world: str = DEFAULT_WORLD,
     acceleration: str,
     learning_rate: float,
     seed: int,
@@ -30,6 +29,7 @@ def world_run_arguments(
 
     Args:
         directory: Directory for the run.
+        world: Name of the embedded world, a key of `effopd.world.WORLDS`.
         acceleration: `none`, or the name of an EffOPD preset.
         learning_rate: Learning rate, which is constant and has no warm-up.
         seed: Random seed for the order of the prompts, for sampling, and for the choice of validation prompts.
@@ -40,19 +40,20 @@ def world_run_arguments(
         max_steps: Number of steps after which the run stops short of the target.
         save_steps: Number of steps between checkpoints; None saves none.
     """
+    prefix = "world:" if world == DEFAULT_WORLD else f"world:{world}/"
     micro_batch = min(PROMPTS_PER_STEP, prompts_per_step)
     arguments = RunArguments(
-        model_name_or_path="world:base",
-        dataset_name="world:train",
+        model_name_or_path=f"{prefix}base",
+        dataset_name=f"{prefix}train",
         reward=["world"],
-        evaluation_dataset_name="world:evaluation",
+        evaluation_dataset_name=f"{prefix}evaluation",
         num_evaluation_examples=evaluation_problems,
         acceleration=acceleration,
         target_accuracy=target_accuracy,
     )
     config = OPDConfig(
         output_dir=str(directory),
-        teacher_model_name_or_path="world:teacher",
+        teacher_model_name_or_path=f"{prefix}teacher",
         learning_rate=learning_rate,
         lr_scheduler_type="constant",
         seed=seed,
@@ -61,7 +62,8 @@ def world_run_arguments(
         gradient_accumulation_steps=prompts_per_step // micro_batch,
         beta=1.0,
         temperature=1.0,
-        max_completion_length=MAX_COMPLETION_LENGTH,
+        # Room for the longest well-formed answer, such as `1,5,6,2,7;`, and for two more tokens: a longer one shows.
+        max_completion_length=task_config(world).max_completion_length + 2,
         bf16=False,
         gradient_checkpointing=False,
         logging_steps=1,

@@ -31,7 +31,8 @@ def find_place(name_or_path: str | Path, revision: str | None = None) -> Path | 
     """Find the place of a model, without looking into it and without downloading anything.
 
     Args:
-        name_or_path: A directory, a hub name, or `world:base` or `world:teacher` for those of the embedded world.
+        name_or_path: A directory, a hub name, or a model of an embedded world: `world:base`, `world:teacher`,
+            `world:facts/base` and so on.
         revision: Branch, tag or commit on the hub.
 
     Returns:
@@ -74,7 +75,7 @@ def model_directory(name_or_path: str | Path) -> Path:
     """Find the directory of a model or adapter, without looking into it.
 
     Args:
-        name_or_path: A directory, a hub name, or `world:base` or `world:teacher`. Unless it is in the cache, the newest
+        name_or_path: A directory, a hub name, or `world:base` and the like. Unless it is in the cache, the newest
             snapshot of a hub name is downloaded: its safetensors, its configs and the files of its tokenizer.
 
     Raises:

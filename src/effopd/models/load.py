@@ -23,7 +23,7 @@ def load_tokenizer(
     """Load a tokenizer that pads and truncates on the left, as generation needs.
 
     Args:
-        name_or_path: Directory, hub name, `world:base` or `world:teacher`.
+        name_or_path: Directory, hub name, or `world:base`, `world:facts/teacher` and the like.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Whether Python code that comes with the tokenizer may run.
         pad_token: Token of the vocabulary to pad with; replaces the tokenizer's own.
@@ -75,7 +75,7 @@ def load_model(
     """Load a causal language model from safetensors files; one with missing tensors is refused.
 
     Args:
-        name_or_path: Directory, hub name, `world:base` or `world:teacher`.
+        name_or_path: Directory, hub name, or `world:base`, `world:facts/teacher` and the like.
         dtype: Dtype of the parameters: `float32`, `bfloat16`, `float16`, or `auto` for that of the files. Keep a
             student at `float32`: updates at a learning rate of 1e-6 round to nothing in bfloat16.
         revision: Branch, tag or commit on the hub.

@@ -89,7 +89,9 @@ class OPDConfig(DistillationConfig):
 class RunArguments:
     """The models, data, reward and acceleration of a run."""
 
-    model_name_or_path: str = field(metadata={"help": "Student: a model directory or hub name; 'world:base'."})
+    model_name_or_path: str = field(
+        metadata={"help": "Student: a directory, a hub name, 'world:base' or 'world:facts/base'."}
+    )
     dataset_name: str = field(
         metadata={"help": "Training prompts: a hub name, a .jsonl / .json / .parquet file, or 'world:train'."}
     )

@@ -40,8 +40,8 @@ def load_prompts(
 
     Args:
         path_or_name: File that ends in `.jsonl`, `.json` (an array of objects) or `.parquet`, directory of such files
-            laid out as on the hub, name of a hub dataset, or `world` or `world:SPLIT` for problems of the embedded
-            world.
+            laid out as on the hub, name of a hub dataset, or `world`, `world:SPLIT` or `world:WORLD/SPLIT`, such
+            as `world:facts/train`, for problems of an embedded world.
         split: Split of a directory, a hub dataset or `world`; a single file has none.
         config_name: Configuration of a directory or hub dataset.
         prompt_column: Column of the prompts: texts, or lists of `{"role": ..., "content": ...}` that end with the
@@ -127,11 +127,12 @@ def _read(
     path_or_name: str | Path, split: str, config_name: str | None, limit: int | None
 ) -> Dataset | dict[str, list[Any]]:
     """Read a dataset, or the columns of a JSON file, whose rows are checked before Arrow asks for uniform types."""
-    name, _, world_split = str(path_or_name).partition(":")
-    if name == "world":
-        from effopd.world import make_dataset
+    if str(path_or_name).partition(":")[0] == "world":
+        from effopd.world import make_dataset, split_name, task_config
 
-        return make_dataset(cast(Any, world_split or split), limit or DEFAULT_WORLD_PROMPTS)
+        world, world_split = split_name(str(path_or_name))
+        wanted = cast(Any, world_split or split)
+        return make_dataset(wanted, limit or DEFAULT_WORLD_PROMPTS, config=task_config(world))
     path = local_path(path_or_name)
     if path is not None and path.is_file():
         return _read_file(path)

@@ -1,6 +1,7 @@
-"""The embedded world: a task, a base model that is half right, and a teacher made from it by reinforcement learning.
+"""The embedded worlds: a task, a base model that is half right, and a teacher; `WORLDS` has several kinds.
 
-The world is small enough for a laptop's CPU, and the effects that this package studies appear in it:
+The worlds are small enough for a laptop's CPU. In the one that functions take by default, `style`, the teacher was made
+from the base by reinforcement learning, and the effects that this package studies appear:
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from effopd import world
@@ -17,30 +18,45 @@ The world is small enough for a laptop's CPU, and the effects that this package 
     world.world_reward(["1,5,6,2,7"], ["7"])     # [1.0]
     world.card()["base"]["sampled_accuracy"]     # the accuracy to expect; the card has the teacher's too
 
-`build_world` builds the same world with another seed, or a harder world.
+`build_named_world` builds a world of `WORLDS`, and `build_world` one with settings of your own.
 """
 
 from effopd.world.assets import base_dir, card, model_path, teacher_dir
-from effopd.world.build import build_world
+from effopd.world.build import build_named_world, build_world
 from effopd.world.evaluate import measure_accuracy
+from effopd.world.forgetting import measure_second_skill
+from effopd.world.measure import measure_world
 from effopd.world.model import ModelSize
 from effopd.world.pretrain import PretrainingConfig
 from effopd.world.reward import answering_style, world_reward
+from effopd.world.second_skill import make_second_dataset
+from effopd.world.sibling import SiblingConfig
 from effopd.world.task import TaskConfig, make_dataset
 from effopd.world.teacher import TeacherConfig
+from effopd.world.worlds import DEFAULT_WORLD, WORLDS, WorldSettings, split_name, task_config
 
 __all__ = [
+    "DEFAULT_WORLD",
     "ModelSize",
     "PretrainingConfig",
+    "SiblingConfig",
     "TaskConfig",
     "TeacherConfig",
+    "WORLDS",
+    "WorldSettings",
     "answering_style",
     "base_dir",
+    "build_named_world",
     "build_world",
     "card",
     "make_dataset",
+    "make_second_dataset",
     "measure_accuracy",
+    "measure_second_skill",
+    "measure_world",
     "model_path",
+    "split_name",
+    "task_config",
     "teacher_dir",
     "world_reward",
 ]

@@ -75,11 +75,12 @@ def measure_accuracy(
     by_style = {}
     for style in ("direct", "step_by_step", "malformed"):
         chosen = [reward for reward, other in zip(rewards, styles, strict=True) if other == style]
-        by_style[style] = {"share": len(chosen) / len(rewards), **_mean_with_stderr(chosen)}
-    return {**_mean_with_stderr(rewards), "by_style": by_style}
+        by_style[style] = {"share": len(chosen) / len(rewards), **mean_with_stderr(chosen)}
+    return {**mean_with_stderr(rewards), "by_style": by_style}
 
 
-def _mean_with_stderr(rewards: list[float]) -> dict[str, Any]:
+def mean_with_stderr(rewards: list[float]) -> dict[str, Any]:
+    """Average rewards of 0 and 1 to an `accuracy` with its binomial standard error `stderr`; both None if empty."""
     count = len(rewards)
     if count == 0:
         return {"accuracy": None, "stderr": None, "num_examples": 0}

@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from effopd.checks import check_number, check_whole
 from effopd.console import progress_bar
 from effopd.world.model import ModelSize, make_model
+from effopd.world.second_skill import sample_second_problem, second_answer, second_completion_length
 from effopd.world.task import TaskConfig, sample_problem, write_completion
 
 IGNORED_LABEL = -100
@@ -83,7 +84,8 @@ def pretrain(
     torch.manual_seed(seed)
     rng = random.Random(seed)
     length = 2 * task.num_operations + 2 + task.max_completion_length
-    model = make_model(size, tokenizer, max_length=max(length, 64)).to(device)
+    second_length = task.sorted_digits + 2 + second_completion_length(task)
+    model = make_model(size, tokenizer, max_length=max(length, second_length, 64)).to(device)
     model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
@@ -116,12 +118,17 @@ def make_batch(
         rng: Generator that problems, styles and slips are drawn from.
 
     Returns:
-        Token ids and labels, both int64 [batch_size, length], padded on the right. Labels are -100 on prompts and
-        padding, so that only completions are learned.
+        Token ids and labels, both int64 [batch_size, length], padded on the right. The last `second_skill_share` of the
+        rows are of the second skill. Labels are -100 on prompts and padding, so that only completions are learned.
     """
-    prompts = [sample_problem("train", rng, task) for _ in range(batch_size)]
+    num_second = round(task.second_skill_share * batch_size)
+    prompts = [sample_problem("train", rng, task) for _ in range(batch_size - num_second)]
     texts = [prompt + write_completion(prompt, rng, task) for prompt in prompts]
+    for _ in range(num_second):
+        prompts.append(sample_second_problem("train", rng, task))
+        texts.append(f"{prompts[-1]}{second_answer(prompts[-1])};")
     batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED_LABEL)
-    labels[:, : len(prompts[0])] = IGNORED_LABEL
+    for row, prompt in enumerate(prompts):
+        labels[row, : len(prompt)] = IGNORED_LABEL
     return batch["input_ids"], labels

@@ -6,13 +6,18 @@ and 2+5 = 7, each taken modulo 10, so the answer is `7`. There are two ways to w
     direct           #7;
     step by step     1,5,6,2,7;     the running result after every operation; the last one is the answer
 
+A base may learn some one-step facts (left, operator, right) wrongly, always with the same wrong result: see
+`TaskConfig.num_unsure_facts`.
+
 Every completion ends with `;`. A hash of the prompt decides which split a problem belongs to, so that no two splits
 share a problem, whatever the seeds.
 """
 
+import functools
 import itertools
 import random
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -26,6 +31,10 @@ DIGITS = "0123456789"
 
 Split = Literal["train", "validation", "evaluation"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+SecondSkill = Literal["direct_answer", "sorting"]
+Fact = tuple[int, str, int]
+"""A left operand, an operator and a right operand, whose result is one digit: `(7, "*", 3)`."""
+NUM_FACTS = len(DIGITS) * len(OPERATORS) * len(DIGITS)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,17 @@ class TaskConfig:
             are direct.
         noise: Probability that a digit of a pretraining completion is replaced by a uniformly drawn one, in [0, 1). The
             later running results are computed from the replaced one, as after a slip.
+        num_unsure_facts: Number of one-step facts, of all 300, that pretraining does not always state rightly, 0 to
+            300. More of them are more independent things for distillation to correct.
+        fact_reliability: Probability that pretraining states an unsure fact rightly, in [0, 1]; otherwise it states a
+            wrong result, always the same for the same fact. At 0 the base is certain of wrong facts.
+        fact_seed: Random seed that chooses the unsure facts and their wrong results, at least 0.
+        second_skill: Skill that distillation does not train, by which forgetting is measured: `direct_answer` is
+            answering a problem at once when the prompt ends in `#` (`7*3+4-9*2+5=#`, completed by `7;`), and `sorting`
+            is sorting digits (`#52713=`, completed by `12357;`).
+        second_skill_share: Share of every pretraining batch that trains the second skill, in [0, 1). At 0, the base
+            learns `direct_answer` from direct completions alone, if there are any.
+        sorted_digits: Number of digits that a problem of `sorting` has, at least 1.
 
     Raises:
         ConfigurationError: A value is outside its range.
@@ -46,11 +66,23 @@ class TaskConfig:
     num_operations: int = 5
     step_by_step_share: float = 0.5
     noise: float = 0.02
+    num_unsure_facts: int = 0
+    fact_reliability: float = 1.0
+    fact_seed: int = 0
+    second_skill: SecondSkill = "direct_answer"
+    second_skill_share: float = 0.0
+    sorted_digits: int = 5
 
     def __post_init__(self) -> None:
         check_whole("num_operations", self.num_operations, 1)
         check_number("step_by_step_share", self.step_by_step_share, low=0, high=1)
         check_number("noise", self.noise, low=0, below=1)
+        check_whole("num_unsure_facts", self.num_unsure_facts, 0, NUM_FACTS)
+        check_number("fact_reliability", self.fact_reliability, low=0, high=1)
+        check_whole("fact_seed", self.fact_seed, 0)
+        check_choice("second_skill", self.second_skill, get_args(SecondSkill))
+        check_number("second_skill_share", self.second_skill_share, low=0, below=1)
+        check_whole("sorted_digits", self.sorted_digits, 1)
 
     @property
     def max_completion_length(self) -> int:
@@ -109,20 +141,37 @@ def running_results(prompt: str) -> list[int]:
     return results
 
 
+@functools.cache
+def unsure_facts(config: TaskConfig) -> Mapping[Fact, int]:
+    """Choose the unsure facts, and for each of them the wrong result that pretraining states at times."""
+    rng = random.Random(config.fact_seed)
+    facts = [
+        (int(left), operator, int(right)) for left, operator, right in itertools.product(DIGITS, OPERATORS, DIGITS)
+    ]
+    chosen = rng.sample(facts, config.num_unsure_facts)
+    return {fact: (apply_operation(*fact) + rng.randrange(1, 10)) % 10 for fact in chosen}
+
+
 def write_completion(prompt: str, rng: random.Random, config: TaskConfig) -> str:
-    """Write a pretraining completion, which ends in `;`. Its style and its slips are drawn from `rng`."""
+    """Write a pretraining completion, which ends in `;`. Its style, wrong facts and slips are drawn from `rng`."""
+    wrong = unsure_facts(config)
+
+    def recall(fact: Fact) -> int:
+        states_wrong = fact in wrong and rng.random() >= config.fact_reliability
+        return wrong[fact] if states_wrong else apply_operation(*fact)
 
     def maybe_slip(digit: int) -> int:
         return rng.randrange(10) if rng.random() < config.noise else digit
 
-    if rng.random() >= config.step_by_step_share:
-        return f"#{maybe_slip(running_results(prompt)[-1])};"
+    is_direct = rng.random() >= config.step_by_step_share
     results = []
     value = int(prompt[0])
     for operator, digit in zip(prompt[1:-1:2], prompt[2:-1:2], strict=True):
-        value = maybe_slip(apply_operation(value, operator, int(digit)))
+        value = recall((value, operator, int(digit)))
+        if not is_direct:
+            value = maybe_slip(value)
         results.append(str(value))
-    return ",".join(results) + ";"
+    return f"#{maybe_slip(value)};" if is_direct else ",".join(results) + ";"
 
 
 def make_dataset(split: Split, num_examples: int, seed: int = 0, config: TaskConfig | None = None) -> Dataset:

@@ -1,4 +1,4 @@
-"""Training of the teacher from the base, by GRPO with TRL."""
+"""Training of the teacher by GRPO with TRL."""
 
 import warnings
 from dataclasses import dataclass
@@ -34,6 +34,9 @@ class TeacherConfig:
         kl_coefficient: Weight of the KL divergence to the base, at least 0.
         max_grad_norm: Norm that gradients are clipped to, above 0.
         save_steps: Number of steps between checkpoints, if they are kept, at least 1.
+        twin_reliability: If it is set, GRPO starts from a twin of the base and not from the base: a model that was
+            pretrained in the same way and from the same seed, but on data with this `fact_reliability`, in [0, 1]. GRPO
+            can only bring out a right result that is sampled at times.
 
     Raises:
         ConfigurationError: A value is outside its range.
@@ -47,6 +50,7 @@ class TeacherConfig:
     kl_coefficient: float = 0.0
     max_grad_norm: float = 1.0
     save_steps: int = 10
+    twin_reliability: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "prompts_per_step", "save_steps"):
@@ -55,6 +59,8 @@ class TeacherConfig:
         for name in ("learning_rate", "clip_range", "max_grad_norm"):
             check_number(name, getattr(self, name), above=0)
         check_number("kl_coefficient", self.kl_coefficient, low=0)
+        if self.twin_reliability is not None:
+            check_number("twin_reliability", self.twin_reliability, low=0, high=1)
 
 
 def train_teacher(
@@ -68,7 +74,7 @@ def train_teacher(
     use_cpu: bool,
     save_checkpoints: bool = False,
 ) -> list[float]:
-    """Train a base into a teacher, in place, by GRPO on the world's binary reward.
+    """Train a base, or a twin of it, into a teacher, in place, by GRPO on the world's binary reward.
 
     Args:
         base: Model that becomes the teacher.
