@@ -16,7 +16,7 @@ LARGEST_MULTIPLE = 2.0**40
 FAR = 4.0
 """Multiple from which, and below whose inverse, the user is told that the learning rate does not fit."""
 NUM_SEARCHES = 4
-"""Number of searches in a row after which the multiple must have been far from 1 before the user is told."""
+"""Number of searches after which the user is told, or never: later, a falling multiple is what ends any training."""
 
 
 class LearningRateMultiple:
@@ -24,14 +24,12 @@ class LearningRateMultiple:
 
     Args:
         multiple: Number that the learning rate is multiplied by.
-        num_far: Number of searches in a row that left the multiple far from 1.
-        is_told: Whether the user was told so.
+        num_searches: Number of searches so far.
     """
 
-    def __init__(self, multiple: float = 1.0, num_far: int = 0, is_told: bool = False) -> None:
+    def __init__(self, multiple: float = 1.0, num_searches: int = 0) -> None:
         self.multiple = multiple
-        self.num_far = num_far
-        self.is_told = is_told
+        self.num_searches = num_searches
         self._handles: list[Any] = []
 
     def attach(self, optimizer: Any) -> None:
@@ -65,12 +63,9 @@ class LearningRateMultiple:
         """
         change = factor if factor >= 1 else math.sqrt(factor)
         self.multiple = min(max(self.multiple * change, 1 / LARGEST_MULTIPLE), LARGEST_MULTIPLE)
+        self.num_searches += 1
         is_far = self.multiple >= FAR or self.multiple <= 1 / FAR
-        self.num_far = self.num_far + 1 if is_far else 0
-        if self.is_told or self.num_far < NUM_SEARCHES:
-            return
-        self.is_told = True
-        if is_main_process:
+        if is_far and self.num_searches == NUM_SEARCHES and is_main_process:
             learning_rate = float(optimizer.param_groups[0]["lr"])
             is_small = self.multiple > 1
             logger.warning(
@@ -84,4 +79,4 @@ class LearningRateMultiple:
 
     def state(self) -> dict[str, Any]:
         """Return the arguments that make the same object again."""
-        return {"multiple": self.multiple, "num_far": self.num_far, "is_told": self.is_told}
+        return {"multiple": self.multiple, "num_searches": self.num_searches}
