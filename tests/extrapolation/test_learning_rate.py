@@ -35,10 +35,10 @@ def test_it_multiplies_the_rate_while_the_optimizer_steps_and_only_then() -> Non
 
 def test_it_learns_the_product_of_the_factors_within_bounds() -> None:
     multiple = LearningRateMultiple()
-    for factor in (64.0, 2.0, 0.25, 1.0, 1 / 16):  # of those below 1, the square roots
+    for factor in (64.0, 2.0, 0.5, 1.0, 1 / 16, 4.0):  # of those after the fourth, the square roots
         multiple.learn(factor, sgd(1e-5))
-    assert multiple.multiple == 16
-    for _ in range(3):
+    assert multiple.multiple == 32
+    for _ in range(5):
         multiple.learn(2.0**20, sgd(1e-5))
     assert multiple.multiple == LARGEST_MULTIPLE
 
@@ -57,19 +57,19 @@ def said(
 
 
 def test_the_user_is_told_once_that_the_rate_is_too_small(caplog: pytest.LogCaptureFixture) -> None:
-    messages = said(caplog, LearningRateMultiple(), (32.0, 1.0, 0.25, 1.0, 1.0, 2.0), 1e-5)
+    messages = said(caplog, LearningRateMultiple(), (32.0, 1.0, 0.5, 1.0, 1.0, 2.0), 1e-5)
     assert [bool(message) for message in messages] == [False] * 3 + [True] + [False] * 2
     assert "Your learning rate of 1e-05 is about 16 times too small" in messages[3]
     assert "steps with 0.00016" in messages[3]
 
 
 def test_the_user_is_told_that_the_rate_is_too_large(caplog: pytest.LogCaptureFixture) -> None:
-    messages = said(caplog, LearningRateMultiple(), (1 / 16, 0.25, 1.0, 1.0), 0.1)
+    messages = said(caplog, LearningRateMultiple(), (0.25, 0.5, 1.0, 1.0), 0.1)
     assert "Your learning rate of 0.1 is about 8 times too large" in messages[3]
 
 
 def test_a_rate_that_fits_is_not_spoken_of_nor_one_that_shrinks_later(caplog: pytest.LogCaptureFixture) -> None:
-    assert not any(said(caplog, LearningRateMultiple(), (8.0, 1.0, 1.0, 1 / 16, 1 / 16, 1 / 16, 1 / 16, 1.0), 1e-3))
+    assert not any(said(caplog, LearningRateMultiple(), (8.0, 1.0, 1.0, 1 / 4, 1 / 16, 1 / 16, 1 / 16, 1.0), 1e-3))
 
 
 def test_other_processes_are_silent(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ LARGEST_MULTIPLE = 2.0**40
 FAR = 4.0
 """Multiple from which, and below whose inverse, the user is told that the learning rate does not fit."""
 NUM_SEARCHES = 4
-"""Number of searches after which the user is told, or never: later, a falling multiple is what ends any training."""
+"""Number of first searches, after which the user is told, or never: later, a falling multiple is what ends training."""
 
 
 class LearningRateMultiple:
@@ -58,10 +58,10 @@ class LearningRateMultiple:
     def learn(self, factor: float, optimizer: Any, is_main_process: bool = True) -> None:
         """Take in what factor of the optimizer's update was best, and let the main process say once what that means.
 
-        A factor below 1 counts as its square root. The update was computed from few rollouts, and the noise in it makes
-        a shorter one look best to other rollouts, although the sum of many such updates has less noise than each.
+        The first searches find the right size at once; of later factors the square root counts, because near the end of
+        training they are mostly noise.
         """
-        change = factor if factor >= 1 else math.sqrt(factor)
+        change = factor if self.num_searches < NUM_SEARCHES else math.sqrt(factor)
         self.multiple = min(max(self.multiple * change, 1 / LARGEST_MULTIPLE), LARGEST_MULTIPLE)
         self.num_searches += 1
         is_far = self.multiple >= FAR or self.multiple <= 1 / FAR
