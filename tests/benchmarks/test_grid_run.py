@@ -35,7 +35,6 @@ def measure(model, tokenizer, base, config):
 @pytest.fixture
 def second_skill(monkeypatch):
     monkeypatch.setattr(effopd.world, "measure_second_skill", measure, raising=False)
-    monkeypatch.setattr(effopd.world, "task_config", lambda world: world, raising=False)
 
 
 def test_a_run_goes_on_after_its_target(tmp_path, second_skill):

@@ -24,7 +24,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["demo", "--seeds", "0"], "got '0', expected a whole number of at least 1"),
         (["demo", "--seeds", "two"], "got 'two', expected a whole number of at least 1"),
         (["demo", "--speed", "9"], "unrecognized arguments: --speed 9"),
-        (["world", "build"], "required: --out"),
+        (["world", "runs"], "required: --out"),
         (["train"], "required: CONFIG.yaml"),
     ],
 )
