@@ -40,7 +40,7 @@ class Verdict(NamedTuple):
         outcome: `met`, `missed`, `not decided` by censored runs, or `not measured yet`.
         found: Number that the outcome rests on, as text with its interval; what is missing, if it is not measured.
         needed: Number that is needed, as text.
-        by: By how much it is met or missed, as text; empty if neither.
+        by: Text that says by how much the goal is met or missed; empty if it is neither.
     """
 
     goal: str

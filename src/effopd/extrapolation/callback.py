@@ -65,8 +65,7 @@ class EffOPDCallback(TrainerCallback):
         preset: Name of the settings, `paper`, `reference`, `adaptive` or `line_search`, or an `ExtrapolationConfig`.
         validation_dataset: Rows that the validation prompts are drawn from; None takes the training set, as in the
             paper.
-        validator: Name of a validator, `reward`, `teacher_kl` or `shared_kl`, in place of the preset's; or a validator
-            of your own.
+        validator: Name of a validator, as in `ExtrapolationConfig`, in place of the preset's; or one of your own.
         allow_untested_trainer: Whether to accept a trainer of another class than those that this is tested with. Its
             `_generate_single_turn` has to give one completion for each prompt, from the weights as they are.
         **overrides: Settings of `ExtrapolationConfig` that differ from the preset.

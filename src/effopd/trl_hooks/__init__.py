@@ -26,7 +26,7 @@ signature. Each name stands below the file that uses it:
         Trainer._buffered_inputs                        the step's micro-batches, where it puts them
         DistillationTrainer._get_last_hidden_state, ._forward_redirection
                                                         let the teacher read a micro-batch
-        Trainer._clip_grad_norm, ._step, ._metrics      one more optimizer step, of which the trainer knows nothing
+        Trainer._clip_grad_norm, ._step                 one more optimizer step, of which the trainer knows nothing
         GradientState._set_sync_gradients (accelerate)  reduces gradients over processes with the last micro-batch
     changed_weights.py
         Trainer._last_loaded_step                       the step whose weights vLLM holds; -1 makes it load them again

@@ -126,8 +126,7 @@ def divergence_per_rollout(
             one = slice(row, row + 1)
             hidden = student_BTH[one], teacher_BTH[one]
             divergences.append(original(*hidden, student_head_VH, teacher_head_VH, mask_BT[one], 1.0, **kwargs)[0])
-        zero = mask_BT.new_zeros((), dtype=torch.float32)
-        return zero, zero, mask_BT.sum()
+        return no_loss(mask_BT)
 
     with unlogged(trainer), torch.no_grad(), trainer.compute_loss_context_manager(), replaced_loss(loss):
         for start in range(0, len(rollouts), size):
@@ -136,18 +135,35 @@ def divergence_per_rollout(
     return divergences
 
 
+def no_loss(mask_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what a `DivergenceLoss` does that is called for something else than the loss."""
+    zero = mask_BT.new_zeros((), dtype=torch.float32)
+    return zero, zero, mask_BT.sum()
+
+
 @contextmanager
-def unlogged(trainer: Any) -> Iterator[None]:
-    """Put the model into evaluation mode, and take back what the trainer notes for its next log within the context."""
-    model, noted = trainer.model_wrapped, trainer._metrics["eval"]
-    was_training, before = model.training, {key: list(values) for key, values in noted.items()}
-    model.eval()  # in this mode, compute_loss notes its entropy under "eval"
+def metrics_kept(trainer: Any, mode: str) -> Iterator[None]:
+    """Take back what the trainer notes for its next log within the context; `mode` is "train" or "eval"."""
+    noted = trainer._metrics[mode]
+    before = {key: list(values) for key, values in noted.items()}
     try:
         yield
     finally:
-        model.train(was_training)
         noted.clear()
         noted.update(before)
+
+
+@contextmanager
+def unlogged(trainer: Any) -> Iterator[None]:
+    """Put the model into evaluation mode, and take back what the trainer notes for its next log within the context."""
+    model = trainer.model_wrapped
+    was_training = model.training
+    model.eval()  # in this mode, compute_loss notes its entropy under "eval"
+    try:
+        with metrics_kept(trainer, "eval"):
+            yield
+    finally:
+        model.train(was_training)
 
 
 @contextmanager

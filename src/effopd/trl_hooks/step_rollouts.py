@@ -3,14 +3,22 @@
 Shape suffixes: B sequences, T completion tokens, H hidden size, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import reduce
 
-from effopd.trl_hooks.divergence import DivergenceLoss, divergence_loss, replaced_loss, token_logprobs, unlogged
+from effopd.trl_hooks.divergence import (
+    DivergenceLoss,
+    divergence_loss,
+    metrics_kept,
+    no_loss,
+    replaced_loss,
+    token_logprobs,
+    unlogged,
+)
 from effopd.trl_hooks.resume import weakly
 
 SAMPLING_LOGPROBS = "sampling_logprobs"
@@ -80,14 +88,9 @@ class StepRollouts:
             else:
                 moved = self._kl_to_sampler(original, student_BTH, student_head_VH, mask_BT, kwargs)
             sums.add_(torch.tensor([divergence.item(), len(mask_BT), moved.item(), mask_BT.sum().item()]))
-            zero = mask_BT.new_zeros((), dtype=torch.float32)
-            return zero, zero, mask_BT.sum()
+            return no_loss(mask_BT)
 
-        with self._without_gradients(), replaced_loss(loss):
-            for index, num_rows in self._scored():
-                self._read_by_teacher(index)
-                with self._micro_batch(index, num_rows) as batch:
-                    self.trainer.compute_loss(self.trainer.model_wrapped, batch)
+        self._compute(loss, self._scored())
         divergence, rollouts, moved, tokens = reduce(sums.to(self.trainer.accelerator.device), "sum").tolist()
         return StepScore(divergence / rollouts, moved / tokens)
 
@@ -122,14 +125,9 @@ class StepRollouts:
             batch = batches[self._index]
             kwargs.pop("num_items_in_batch")
             batch[SAMPLING_LOGPROBS] = token_logprobs(batch["completion_ids"], *hidden_and_heads, **kwargs)[0]
-            zero = mask_BT.new_zeros((), dtype=torch.float32)
-            return zero, zero, mask_BT.sum()
+            return no_loss(mask_BT)
 
-        with self._without_gradients(), replaced_loss(loss):
-            for index in range(len(batches)):
-                self._read_by_teacher(index)
-                with self._micro_batch(index, None) as batch:
-                    self.trainer.compute_loss(self.trainer.model_wrapped, batch)
+        self._compute(loss, ((index, None) for index in range(len(batches))))
 
     def train_again(self) -> None:
         """Do one more optimizer step on the step's rollouts, at its learning rate. Call it at the end of the step.
@@ -138,24 +136,22 @@ class StepRollouts:
         """
         trainer, model = self.trainer, self.trainer.model_wrapped
         accelerator, batches = trainer.accelerator, trainer._buffered_inputs
-        prepare, step, noted = trainer._prepare_inputs, trainer._step, trainer._metrics["train"]
-        before = {key: list(values) for key, values in noted.items()}
+        prepare, step = trainer._prepare_inputs, trainer._step
         trainer._prepare_inputs = self._trained_on
         trainer.effopd_trains_again = True
         try:
-            for index, batch in enumerate(batches):
-                is_last = index == len(batches) - 1
-                accelerator.gradient_state._set_sync_gradients(is_last)
-                with nullcontext() if is_last else accelerator.no_sync(model):
-                    trainer.training_step(model, batch, None)
+            with metrics_kept(trainer, "train"):
+                for index, batch in enumerate(batches):
+                    is_last = index == len(batches) - 1
+                    accelerator.gradient_state._set_sync_gradients(is_last)
+                    with nullcontext() if is_last else accelerator.no_sync(model):
+                        trainer.training_step(model, batch, None)
             if trainer.args.max_grad_norm > 0:
                 trainer._clip_grad_norm(model)
             trainer.optimizer.step()
             model.zero_grad()
         finally:
             trainer._prepare_inputs, trainer._step, trainer.effopd_trains_again = prepare, step, False
-            noted.clear()
-            noted.update(before)
 
     def forget(self) -> None:
         """Free what was kept of the step. Call it when the step is over."""
@@ -234,7 +230,11 @@ class StepRollouts:
         finally:
             self._index = self._num_rows = None
 
-    @contextmanager
-    def _without_gradients(self) -> Iterator[None]:
-        with unlogged(self.trainer), torch.no_grad(), self.trainer.compute_loss_context_manager():
-            yield
+    def _compute(self, loss: DivergenceLoss, rows: Iterable[tuple[int, int | None]]) -> None:
+        """Call `loss` on micro-batches without gradients: `rows` has the index of each and how many of its rows."""
+        trainer = self.trainer
+        with unlogged(trainer), torch.no_grad(), trainer.compute_loss_context_manager(), replaced_loss(loss):
+            for index, num_rows in rows:
+                self._read_by_teacher(index)
+                with self._micro_batch(index, num_rows) as batch:
+                    trainer.compute_loss(trainer.model_wrapped, batch)
