@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from effopd.sampling import evaluation_mode, sample_tokens, seeded
+from effopd.sampling import evaluation_mode, seeded
+from effopd.world.evaluate import sample_batch
 
 
 def kl_on_samples(
@@ -42,15 +43,8 @@ def kl_on_samples(
     lengths: list[float] = []
     with evaluation_mode(sampler, other), seeded(seed, sampler.device):
         for start in range(0, len(prompts), batch_size):
-            inputs = tokenizer(prompts[start : start + batch_size], padding=True, return_tensors="pt")
-            completions_BT = sample_tokens(
-                sampler,
-                inputs["input_ids"],
-                inputs["attention_mask"],
-                max_new_tokens=max_new_tokens,
-                eos_token_ids=[tokenizer.eos_token_id],
-                pad_token_id=tokenizer.pad_token_id,
-            )
+            batch = prompts[start : start + batch_size]
+            inputs, completions_BT = sample_batch(sampler, tokenizer, batch, max_new_tokens)
             ends_BT = completions_BT == tokenizer.eos_token_id
             mask_BT = ends_BT.cumsum(1) - ends_BT.long() == 0  # up to the first end of sequence, which counts too
             sampler_BTV, other_BTV = (

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from datasets import Dataset
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from effopd.sampling import evaluation_mode, sample_tokens, seeded
@@ -37,17 +38,29 @@ def sample_completions(
     completions: list[str] = []
     with evaluation_mode(model), seeded(seed, model.device):
         for start in range(0, len(prompts), batch_size):
-            inputs = tokenizer(prompts[start : start + batch_size], padding=True, return_tensors="pt")
-            new_tokens = sample_tokens(
-                model,
-                inputs["input_ids"],
-                inputs["attention_mask"],
-                max_new_tokens=max_new_tokens,
-                eos_token_ids=[tokenizer.eos_token_id],
-                pad_token_id=tokenizer.pad_token_id,
-            )
+            _, new_tokens = sample_batch(model, tokenizer, prompts[start : start + batch_size], max_new_tokens)
             completions += tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
     return completions
+
+
+def sample_batch(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], max_new_tokens: int
+) -> tuple[Any, Tensor]:
+    """Sample one completion for each prompt at temperature 1, all at once.
+
+    Returns:
+        The tokenizer's `input_ids` and `attention_mask` of the prompts, and the new tokens, int64 [B, T].
+    """
+    inputs = tokenizer(prompts, padding=True, return_tensors="pt")
+    new_tokens = sample_tokens(
+        model,
+        inputs["input_ids"],
+        inputs["attention_mask"],
+        max_new_tokens=max_new_tokens,
+        eos_token_ids=[tokenizer.eos_token_id],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return inputs, new_tokens
 
 
 def measure_accuracy(
