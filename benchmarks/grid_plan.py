@@ -171,7 +171,8 @@ class Plan:
     ) -> list[Cell] | None:
         """The best cells of earlier stages, by the runs of seed 0 alone: later runs do not change the choice."""
         entries = [self._stages[stage] for stage in choice["of"]]
-        cells = [cell for entry in entries if method in entry["methods"] for cell in _product(entry)]
+        asked = [entry for entry in entries if method in entry["methods"] and world in entry["worlds"]]
+        cells = [cell for entry in asked for cell in _product(entry)]
         by_cell = {cell_of(record): record for record in records if is_first(record, method, world)}
         if not set(cells) <= set(by_cell):
             return None

@@ -79,3 +79,36 @@ def test_without_scales_nothing_is_evaluated() -> None:
         raise AssertionError
 
     assert line_search(evaluate, ()) == SearchResult(None, (), 0.0)
+
+
+def noisy(gain: float) -> Callable[[float], Score]:
+    """Scores on four completions, of which two gain and two lose: a factor of 2 gains `gain` with an error of 1."""
+    spread = math.sqrt(3)
+
+    def evaluate(scale: float) -> Score:
+        if scale > 1:
+            return Score.of([-9.0] * 4)
+        shift = gain if scale == 1 else 0.0 if scale == 0 else -9.0
+        sign = 1 if scale == 1 else 0
+        return Score.of([5.0 + shift + sign * spread * each for each in (1, 1, -1, -1)])
+
+    return evaluate
+
+
+def test_a_gain_within_its_error_is_not_accepted() -> None:
+    gain, error = noisy(0.9)(1.0).gain(noisy(0.9)(0.0))
+    assert (gain, error) == (pytest.approx(0.9), pytest.approx(1.0))
+    for size, accepted in ((0.9, 0.0), (1.1, 1.0)):
+        result = line_search(noisy(size), SCALES, min_delta=1.0)
+        assert result.accepted_scale == accepted
+        assert [candidate.accepted for candidate in result.candidates] == [bool(accepted), False]
+    assert (
+        "gains 0.9 over W_t, with a standard error of 1"
+        in line_search(noisy(0.9), SCALES, min_delta=1.0).candidates[0].reason
+    )
+    assert line_search(noisy(0.9), SCALES).accepted_scale == 1  # without the bound, the mean decides
+
+
+def test_one_completion_has_no_error() -> None:
+    assert Score.of([2.0]).gain(Score.of([1.0])) == (1.0, 0.0)
+    assert math.isnan(Score.of([2.0]).stderr)

@@ -11,6 +11,7 @@ import pytest
 from trl import DistillationTrainer, GRPOTrainer, RLOOTrainer
 from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
+from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 from trl.trainer import distillation_trainer as distillation_module
 from trl.trainer.utils import RepeatSampler, pad, shutdown_event_loop_in_daemon, start_event_loop_in_daemon
@@ -92,6 +93,21 @@ def test_signatures_of_what_is_imported() -> None:
         "final_logit_softcapping",
         "logit_scale",
         "outputs",
+    ]
+    assert parameters(ChunkedDivergenceFunction.forward) == [
+        "ctx",
+        "student_hidden",
+        "student_weight",
+        "student_bias",
+        "teacher_hidden",
+        "teacher_weight",
+        "teacher_bias",
+        "beta",
+        "temperature",
+        "student_logit_scale",
+        "student_final_logit_softcapping",
+        "teacher_logit_scale",
+        "teacher_final_logit_softcapping",
     ]
     assert parameters(pad) == ["tensors", "padding_value", "padding_side", "pad_to_multiple_of"]
     assert parameters(parse_response)[:3] == ["tokenizer", "ids", "prefix"]

@@ -66,7 +66,7 @@ def test_scores_are_the_kls_by_hand_on_the_first_rollouts(num_scored: int, tmp_p
         masks = [batch["completion_mask"] for batch in batches]
         for student, score in ((sampler, before), (live, after)):
             by_hand = torch.cat(list(map(kl, student, teacher, masks)))[:num_scored]
-            assert score.divergence == pytest.approx(by_hand.mean().item(), rel=1e-4)
+            assert score.divergences.tolist() == pytest.approx(by_hand.tolist(), rel=1e-3)
         moved = torch.cat(list(map(kl, live, sampler, masks)))[:num_scored].sum()
         assert after.kl_to_sampler == pytest.approx((moved / torch.cat(masks)[:num_scored].sum()).item(), rel=1e-3)
         assert after.kl_to_sampler > 1e-4

@@ -6,6 +6,7 @@ itself, to scales that take a part of the update back.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from effopd.extrapolation.search import Acceptance, Candidate, Score, SearchResult, compare
 
@@ -18,6 +19,7 @@ def line_search(
     scales: Sequence[float],
     max_kl: float | None = None,
     acceptance: Acceptance = "reference",
+    min_delta: float = 0.0,
 ) -> SearchResult:
     """Climb to the scale with the best score.
 
@@ -28,6 +30,7 @@ def line_search(
             None, there is no bound.
         acceptance: Rule that accepts a score against the best so far: `reference` if it is better, `paper` if it is at
             least as good.
+        min_delta: Number of standard errors, of the paired differences, that the best scale has to gain over W_t.
 
     Returns:
         The candidates that were tried, in order, and the scale of the best, which is negative if it takes a part of the
@@ -36,23 +39,28 @@ def line_search(
     if not scales:
         return SearchResult(baseline=None, candidates=(), accepted_scale=0.0)
     baseline = evaluate(0.0)
-    best_scale, best_score = 0.0, baseline.value
+    best_scale, best = 0.0, baseline
     tried: list[Candidate] = []
 
     def climb(ladder: Iterable[float]) -> bool:
         """Try scales in turn until one is not accepted, and say whether any was."""
-        nonlocal best_scale, best_score
+        nonlocal best_scale, best
         for scale in ladder:
             score = evaluate(scale)
-            accepted, reason = compare(score.value, best_score, acceptance)
+            accepted, reason = compare(score.value, best.value, acceptance)
             if accepted and max_kl is not None and not score.kl_to_current <= max_kl:
                 accepted = False
                 reason += f", but it is {score.kl_to_current:.3g} nats per token from W_t, and {max_kl:.3g} is allowed"
             tried.append(Candidate(scale, score, accepted, reason))
             if not accepted:
                 break
-            best_scale, best_score = scale, score.value
+            best_scale, best = scale, score
         return best_scale != 0
 
     climb(scales) or climb(TAKEN_BACK)
+    gain, error = best.gain(baseline)
+    if min_delta and gain <= min_delta * error:
+        why = f", but the best gains {gain:.3g} over W_t, with a standard error of {error:.3g}"
+        tried = [replace(each, accepted=False, reason=each.reason + why) if each.accepted else each for each in tried]
+        best_scale = 0.0
     return SearchResult(baseline, tuple(tried), best_scale)

@@ -56,8 +56,8 @@ class NextRolloutsValidator(Validator):
     def score_live(self) -> Score:
         """Score the live weights. This is collective. The first call of a step must be for W_t."""
         assert self.step is not None
-        divergence, kl_to_current = self.step.score()
-        return Score(-divergence, kl_to_current=kl_to_current)
+        divergences, kl_to_current = self.step.score()
+        return Score.of((-divergences).tolist(), kl_to_current=kl_to_current)
 
     def note_sampler(self) -> None:
         """Note how W_t, which is live, sampled the rollouts, if the trainer needs that to train other weights on them.

@@ -11,10 +11,12 @@ own, from the largest scale down: the first whose own score is no worse than V(W
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from effopd.errors import ConfigurationError
 
@@ -35,6 +37,8 @@ class Score:
         generated_tokens: Number of tokens in them, the end-of-sequence tokens included.
         teacher_tokens: Number of tokens that the teacher scored.
         kl_to_current: KL from these weights to W_t, in nats per token, on completions of W_t; NaN if not measured.
+        values: Scores whose mean `value` is, if all weights of a trigger are scored on the same completions; otherwise
+            empty.
     """
 
     value: float
@@ -43,6 +47,27 @@ class Score:
     generated_tokens: int = 0
     teacher_tokens: int = 0
     kl_to_current: float = math.nan
+    values: tuple[float, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, values: Iterable[float], **others: Any) -> "Score":
+        """Make the score of these values, which are one for each completion and which another score shares."""
+        values = tuple(values)
+        stderr = _standard_error(values) if len(values) > 1 else math.nan
+        return cls(float(np.mean(values)), stderr, values=values, **others)
+
+    def gain(self, other: "Score") -> tuple[float, float]:
+        """Return how much better this is than `other` on the same completions, and the standard error of that.
+
+        The error is zero if there are fewer than two completions, or if the scores of each were not kept.
+        """
+        gains = [value - than for value, than in zip(self.values, other.values, strict=True)]
+        return self.value - other.value, _standard_error(gains) if len(gains) > 1 else 0.0
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    with np.errstate(invalid="ignore"):  # of values that are not finite, it is NaN
+        return float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 @dataclass(frozen=True)

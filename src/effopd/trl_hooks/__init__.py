@@ -17,6 +17,8 @@ signature. Each name stands below the file that uses it:
         distillation_trainer._chunked_divergence_loss   the loss on hidden states and heads of student and teacher
         DistillationTrainer._get_last_hidden_state      runs student and teacher up to their heads
         kernels.chunked_logprob.ChunkedLogProbFunction  log-probabilities of given tokens
+        kernels.chunked_divergence.ChunkedDivergenceFunction
+                                                        the divergence at each token
         Trainer._metrics                                what goes into the next log
     distillation.py
         DistillationTrainer._generate_and_score_completions, ._generate, ._get_last_hidden_state, ._compute_loss

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 from trl.trainer import distillation_trainer
 
@@ -69,15 +70,9 @@ def token_logprobs(
     """
 
     def project(role: str, hidden_BTH: torch.Tensor, head_VH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if isinstance(head_VH, DTensor):
-            head_VH = head_VH.full_tensor().to(hidden_BTH.dtype)
-        bias = settings[f"{role}_lm_head_bias"]
-        if isinstance(bias, DTensor):
-            bias = bias.full_tensor()
         values, entropy, *_ = ChunkedLogProbFunction.apply(
             hidden_BTH.flatten(0, 1),
-            head_VH,
-            bias,
+            *_whole_head(head_VH, settings[f"{role}_lm_head_bias"], hidden_BTH.dtype),
             tokens_BT.flatten(),
             temperature,
             VOCABULARY_CHUNK,
@@ -91,6 +86,47 @@ def token_logprobs(
     with torch.no_grad():
         teacher_BT, _ = project("teacher", teacher_BTH, teacher_head_VH)
     return student_BT, teacher_BT, entropy_BT
+
+
+def divergence_per_row(
+    student_BTH: torch.Tensor,
+    teacher_BTH: torch.Tensor,
+    student_head_VH: torch.Tensor,
+    teacher_head_VH: torch.Tensor,
+    mask_BT: torch.Tensor,
+    *,
+    temperature: float,
+    **settings: Any,
+) -> torch.Tensor:
+    """Compute the reverse KL from student to teacher, in nats, summed over the tokens of each row, float64 [B].
+
+    The arguments are those of a `DivergenceLoss`. It is exact over the vocabulary.
+    """
+    is_counted_BT = mask_BT.bool()
+    tensors = []
+    for role, hidden_BTH, head_VH in (
+        ("student", student_BTH, student_head_VH),
+        ("teacher", teacher_BTH, teacher_head_VH),
+    ):
+        head = _whole_head(head_VH, settings[f"{role}_lm_head_bias"], hidden_BTH.dtype)
+        tensors += [hidden_BTH[is_counted_BT], *head]
+    scaling = [
+        settings[f"{role}_{name}"]
+        for role in ("student", "teacher")
+        for name in ("logit_scale", "final_logit_softcapping")
+    ]
+    per_token, _ = ChunkedDivergenceFunction.apply(*tensors, 1.0, temperature, *scaling)
+    sums = torch.zeros(len(mask_BT), dtype=torch.float64, device=per_token.device)
+    return sums.index_add_(0, is_counted_BT.nonzero()[:, 0], per_token.double())
+
+
+def _whole_head(
+    head_VH: torch.Tensor, bias_V: torch.Tensor | None, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Gather a head that is sharded, as the trainer does."""
+    if isinstance(head_VH, DTensor):
+        head_VH = head_VH.full_tensor().to(dtype)
+    return head_VH, bias_V.full_tensor() if isinstance(bias_V, DTensor) else bias_V
 
 
 def divergence_per_rollout(

@@ -8,11 +8,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import reduce
+from accelerate.utils import gather, reduce
 
 from effopd.trl_hooks.divergence import (
     DivergenceLoss,
-    divergence_loss,
+    divergence_per_row,
     metrics_kept,
     no_loss,
     replaced_loss,
@@ -29,11 +29,11 @@ class StepScore(NamedTuple):
     """How the live weights do on some rollouts of the step, over all processes.
 
     Attributes:
-        divergence: Reverse KL from student to teacher, in nats, summed over a completion; the mean over completions.
+        divergences: Reverse KL from student to teacher, in nats, summed over each completion; float64 [completions].
         kl_to_sampler: KL from the live weights to those that sampled the rollouts, in nats, the mean over tokens.
     """
 
-    divergence: float
+    divergences: torch.Tensor
     kl_to_sampler: float
 
 
@@ -68,8 +68,8 @@ class StepRollouts:
         The first call after the rollouts were sampled must be for the weights that sampled them.
         """
         first = self._sampler_head is None
-        sums = torch.zeros(4, dtype=torch.float64)
-        original = divergence_loss()
+        divergences: list[torch.Tensor] = []
+        moved = torch.zeros(2, dtype=torch.float64, device=self.trainer.accelerator.device)  # nats, tokens
 
         def loss(
             student_BTH: torch.Tensor,
@@ -78,21 +78,21 @@ class StepRollouts:
             teacher_head_VH: torch.Tensor,
             mask_BT: torch.Tensor,
             beta: float,
-            **kwargs: Any,
+            num_items_in_batch: Any,
+            **settings: Any,
         ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            kwargs["num_items_in_batch"] = 1  # so that the loss is a sum over tokens and not a mean
             tensors = student_BTH, teacher_BTH, student_head_VH, teacher_head_VH, mask_BT
-            divergence, moved = original(*tensors, 1.0, **kwargs)[0], torch.zeros(())
+            divergences.append(divergence_per_row(*tensors, **settings))
             if first:
-                self._keep_sampler(student_BTH, student_head_VH, kwargs["student_lm_head_bias"])
+                self._keep_sampler(student_BTH, student_head_VH, settings["student_lm_head_bias"])
             else:
-                moved = self._kl_to_sampler(original, student_BTH, student_head_VH, mask_BT, kwargs)
-            sums.add_(torch.tensor([divergence.item(), len(mask_BT), moved.item(), mask_BT.sum().item()]))
+                moved[0] += self._kl_to_sampler(student_BTH, student_head_VH, mask_BT, settings)
+            moved[1] += mask_BT.sum()
             return no_loss(mask_BT)
 
         self._compute(loss, self._scored())
-        divergence, rollouts, moved, tokens = reduce(sums.to(self.trainer.accelerator.device), "sum").tolist()
-        return StepScore(divergence / rollouts, moved / tokens)
+        nats, tokens = reduce(moved, "sum").tolist()
+        return StepScore(gather(torch.cat(divergences)).cpu(), nats / tokens)
 
     def _keep_sampler(self, states_BTH: torch.Tensor, head_VH: torch.Tensor, bias_V: torch.Tensor | None) -> None:
         assert self._index is not None
@@ -101,12 +101,7 @@ class StepRollouts:
             self._sampler_head = head_VH.detach().clone(), None if bias_V is None else bias_V.detach().clone()
 
     def _kl_to_sampler(
-        self,
-        divergence: DivergenceLoss,
-        states_BTH: torch.Tensor,
-        head_VH: torch.Tensor,
-        mask_BT: torch.Tensor,
-        settings: dict[str, Any],
+        self, states_BTH: torch.Tensor, head_VH: torch.Tensor, mask_BT: torch.Tensor, settings: dict[str, Any]
     ) -> torch.Tensor:
         """Compute the KL from the live weights to those that sampled, in nats, summed over the tokens."""
         assert self._index is not None and self._sampler_head is not None
@@ -114,7 +109,7 @@ class StepRollouts:
         same = {f"teacher_{name[8:]}": value for name, value in settings.items() if name.startswith("student_")}
         settings = settings | same | {"teacher_lm_head_bias": sampler_bias_V}
         tensors = states_BTH, self._sampler_states[self._index], head_VH, sampler_head_VH, mask_BT
-        return divergence(*tensors, 1.0, **settings)[0]
+        return divergence_per_row(*tensors, **settings).sum()
 
     def note_sampling_logprobs(self) -> None:
         """Put the log-probabilities of all sampled tokens under the live weights into the micro-batches."""
