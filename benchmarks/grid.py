@@ -99,6 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{kind}: got {', '.join(unknown)}, expected some of {', '.join(known)}")
     worlds = [world for world in plan.worlds if world in (options.world or plan.worlds)]
     stages = [stage for stage in plan.stages if stage in (options.stage or plan.stages)]
+    if not options.world and not options.report_only:
+        for world in [each for each in worlds if not plan.is_built(each)]:
+            print(f"The world {world} is not built, and left out. To build it: effopd world build --name {world}")
+            worlds.remove(world)
     if options.plan_only:
         print_plan(plan, worlds, out)
         return

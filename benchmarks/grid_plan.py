@@ -8,6 +8,7 @@ from typing import Any
 
 from run_records import Record
 
+from effopd.errors import ConfigurationError, DataError
 from effopd.files import load_yaml
 
 PLAN = Path(__file__).with_name("grid.yaml")
@@ -149,6 +150,16 @@ class Plan:
             expected_cost=self._seconds(world, method, cell, rollouts),
             **{name: self.settings[name] for name in ("evaluation_problems", "final_problems", "after_target", "fall")},
         )
+
+    def is_built(self, world: str) -> bool:
+        """Whether a world can be trained on here."""
+        from effopd.world import card
+
+        try:
+            card(world)
+        except (DataError, ConfigurationError):
+            return False
+        return True
 
     def target(self, world: str) -> float:
         """Target accuracy of a world."""

@@ -63,8 +63,9 @@ def fabricate(plan, outcome, worlds=("style",), stages=None):
 
 
 def plan():
-    """The plan of grid.yaml, with targets that need no cards."""
+    """The plan of grid.yaml, with targets that need no cards, and 64 prompts as the default of line search."""
     made = Plan.read()
+    made.methods["line_search"]["default"] = [1e-4, 64]
     for world in made.worlds:
         made.worlds[world].setdefault("target", 0.9)
     return made
