@@ -158,8 +158,8 @@ def validation_rows(trainer: Any, dataset: Any, config: ExtrapolationConfig, ahe
     There are none if `ahead`, that is if the rollouts of training are judged on.
 
     Raises:
-        ConfigurationError: A dataset is given that is not used. The dataset is a stream, has too few rows or no `prompt` column, or fewer prompts are asked
-            for than there are processes.
+        ConfigurationError: A dataset is given that is not used; or the dataset is a stream, has too few rows or no
+            `prompt` column, or fewer prompts are asked for than there are processes.
         UnsupportedError: The rows have images.
     """
     if ahead and dataset is not None:

@@ -32,10 +32,10 @@ def warn_of_ties(result: SearchResult, step: int) -> bool:
     assert result.baseline is not None
     warnings.warn(
         f"Step {step}: all validation completions, of W_t and of every candidate, have the score "
-        f"{result.baseline.value:g}, so they tell nothing about the candidates. The rule score >= best accepts ties, and "
-        f"so the scale {result.accepted_scale:g}. Validate on prompts of which the model answers some right and some "
-        "wrong (validation_dataset), by validator='teacher_kl', or with min_delta=1, which refuses ties. This warning "
-        "is given once; extrapolations.jsonl marks such steps by all_scores_equal.",
+        f"{result.baseline.value:g}, so they tell nothing about the candidates. The rule score >= best accepts ties, "
+        f"and so the scale {result.accepted_scale:g}. Validate on prompts of which the model answers some right and "
+        "some wrong (validation_dataset), by validator='teacher_kl', or with min_delta=1, which refuses ties. This "
+        "warning is given once; extrapolations.jsonl marks such steps by all_scores_equal.",
         stacklevel=2,
     )
     return True
