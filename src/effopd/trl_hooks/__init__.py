@@ -11,6 +11,8 @@ signature. Each name stands below the file that uses it:
         trainer.utils.pad                               pads prompts and completions
     vllm.py
         Trainer.vllm_generation.llm.generate            is given a seed for each prompt
+        Trainer.vllm_generation.generate, .logprobs, .vllm_client.get_server_info
+                                                        report log-probabilities, which DistillationTrainer leaves out
         Trainer.num_generations, .num_generations_eval  how often RLOO repeats a prompt; it takes prompts for a server
                                                         to be repeated
     divergence.py
@@ -73,9 +75,10 @@ from effopd.trl_hooks.trainer import (
     seeded_per_process,
     tokenizer,
 )
-from effopd.trl_hooks.vllm import samples_on_a_server
+from effopd.trl_hooks.vllm import ENGINE_LOGPROBS, check_engine_logprobs, samples_on_a_server
 
 __all__ = [
+    "ENGINE_LOGPROBS",
     "SAMPLING_LOGPROBS",
     "SAMPLING_METHODS",
     "TESTED_TRAINERS",
@@ -85,6 +88,7 @@ __all__ = [
     "StepRollouts",
     "StepScore",
     "can_sample",
+    "check_engine_logprobs",
     "discard_rollouts",
     "divergence_loss",
     "divergence_per_rollout",
