@@ -113,7 +113,7 @@ class ExtrapolationConfig:
 PRESETS = {
     "paper": ExtrapolationConfig(),
     # The paper's public code asks for strict improvement, and selects names that have one of these parts in any case;
-    # so it takes post_attention_layernorm as well.
+    # so it takes post_attention_layernorm as well, and q_norm and k_norm of Qwen3.
     "reference": ExtrapolationConfig(
         acceptance="reference",
         parameters="(?i)attn|attention|mlp|ffn|feed_forward|[qkvo]_proj|(gate|up|down)_proj",
