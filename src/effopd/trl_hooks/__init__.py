@@ -30,6 +30,9 @@ signature. Each name stands below the file that uses it:
                                                         let the teacher read a micro-batch
         Trainer._clip_grad_norm, ._step                 one more optimizer step, of which the trainer knows nothing
         GradientState._set_sync_gradients (accelerate)  reduces gradients over processes with the last micro-batch
+    teacher.py
+        PreTrainedModel._no_split_modules               names the classes of a model's layers
+        models.prepare_fsdp                             shards what is left of a model
     changed_weights.py
         Trainer._last_loaded_step                       the step whose weights vLLM holds; -1 makes it load them again
         Trainer._buffered_inputs                        rollouts kept for later steps; None makes it sample again

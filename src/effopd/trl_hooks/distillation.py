@@ -8,6 +8,7 @@ from trl import DistillationTrainer
 from typing_extensions import override
 
 from effopd.trl_hooks.divergence import DivergenceLoss, divergence_loss, replaced_loss
+from effopd.trl_hooks.teacher import shard_teacher
 from effopd.trl_hooks.vllm import ENGINE_LOGPROBS, engine_logprobs, pad_engine_logprobs
 
 
@@ -26,6 +27,10 @@ class HookedDistillationTrainer(DistillationTrainer):
     effopd_trains_again = False
     effopd_weighs_tokens = False
     effopd_asks_engine = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        shard_teacher(self)
 
     def on_rollouts(self, examples: list[dict[str, Any]], completion_ids: list[list[int]], seconds: float) -> None:
         """This is called when completions were sampled for the step under way; by default it does nothing.
