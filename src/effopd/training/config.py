@@ -114,6 +114,10 @@ class RunArguments:
     num_train_examples: int | None = field(default=None, metadata={"help": "Number of rows to use, from the first on."})
     prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompts: text or messages."})
     answer_column: str = field(default="answer", metadata={"help": "Column of the answers that rewards compare with."})
+    tests_column: str = field(
+        default="tests",
+        metadata={"help": "Column of the tests for the reward 'code', or a key inside it: reward_model.ground_truth."},
+    )
     answer_after: str | None = field(default=None, metadata={"help": "Mark after which the answer follows."})
     prompt_template: str | None = field(default=None, metadata={"help": "Text around the prompt, with {prompt} in it."})
     system_prompt: str | None = field(default=None, metadata={"help": "System message put before each prompt."})
