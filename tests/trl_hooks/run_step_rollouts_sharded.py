@@ -59,6 +59,9 @@ def run(out: Path, num_scored: int) -> list[Any]:
         for layer in trainer.model.model.layers:
             fully_shard(layer)
         fully_shard(trainer.model)
+        if rank:  # has not read the teacher, as by accelerate's default
+            for parameter in trainer.teacher_model.parameters():
+                torch.nn.init.constant_(parameter, float("nan"))
         shard_teacher(as_under_fsdp2(trainer))  # in place
         layers = trainer.teacher_model.model.layers
         assert all(isinstance(module, FSDPModule) for module in (trainer.teacher_model, *layers))
