@@ -14,8 +14,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from statistics import fmean, stdev
 from typing import Any, Literal
+
+import numpy as np
 
 from effopd.errors import ConfigurationError
 
@@ -52,8 +53,8 @@ class Score:
     def of(cls, values: Iterable[float], **others: Any) -> "Score":
         """Make the score of these values, which are one for each completion and which another score shares."""
         values = tuple(values)
-        stderr = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(fmean(values), stderr, values=values, **others)
+        stderr = _standard_error(values) if len(values) > 1 else math.nan
+        return cls(float(np.mean(values)), stderr, values=values, **others)
 
     def gain(self, other: "Score") -> tuple[float, float]:
         """Return how much better this is than `other` on the same completions, and the standard error of that.
@@ -61,7 +62,12 @@ class Score:
         The error is zero if there are fewer than two completions, or if the scores of each were not kept.
         """
         gains = [value - than for value, than in zip(self.values, other.values, strict=True)]
-        return self.value - other.value, stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        return self.value - other.value, _standard_error(gains) if len(gains) > 1 else 0.0
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    with np.errstate(invalid="ignore"):  # of values that are not finite, it is NaN
+        return float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 @dataclass(frozen=True)
