@@ -1,5 +1,6 @@
 """`effopd analyze` as a user meets it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -41,6 +42,21 @@ def test_from_checkpoints_to_a_report(
     assert main(command) == 0
     assert "40 of 40 matrices were measured before" in capsys.readouterr().out
     assert (out / "report.html").read_bytes() == report
+
+
+def test_base_and_runs_may_come_from_a_specification(models: tuple[Path, Path], tmp_path: Path) -> None:
+    base, run = models
+    spec = {"base": str(base), "root": str(run.parent), "tasks": ["world"], "sweeps": ["update_norm"]}
+    spec["runs"] = {"whole": run.name, "pair": {"seeds": [[f"{run.name}/checkpoint-10", f"{run.name}/checkpoint-20"]]}}
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec))
+    assert main(["analyze", "--spec", str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "out")]) == 0
+    assert set(pd.read_parquet(tmp_path / "out" / "updates.parquet").run) == {"whole", "pair"}
+
+
+@pytest.mark.parametrize("options", [["--base", "b", "--spec", "world"], ["--run", "a=b"]])
+def test_base_belongs_to_run_and_not_to_spec(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "--out", "o", *options]) == 1
+    assert "Give --base beside --run, and not beside --spec" in capsys.readouterr().err
 
 
 def test_a_base_given_as_the_run_is_told(

@@ -11,6 +11,10 @@ from effopd import trl_hooks
 from extrapolation.scripted import script, with_effopd
 
 
+def every_other(completions: list[str], **kwargs: Any) -> list[float]:
+    return [float(index % 2) for index in range(len(completions))]
+
+
 @pytest.mark.parametrize("acceptance", ["paper", "reference"])
 def test_every_change_of_the_weights_reaches_generation(acceptance: str, tmp_path: Path) -> None:
     """With vLLM, weights are sent again only when `_last_loaded_step` differs from the step number.
@@ -21,9 +25,9 @@ def test_every_change_of_the_weights_reaches_generation(acceptance: str, tmp_pat
     trainer = distillation_trainer(tmp_path, max_steps=4)
     engine = FakeEngine(trainer)
     trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, engine, -1
-    callback = with_effopd(trainer, acceptance=acceptance)
+    callback = with_effopd(trainer, reward=every_other, acceptance=acceptance)
     trainer.train()
-    assert callback.num_accepted == (3 if acceptance == "paper" else 0)  # the engine's answers are always the same
+    assert callback.num_accepted == (3 if acceptance == "paper" else 0)  # the means are always the same
     assert engine.num_stale == 0
     assert engine.num_generations > 4 + 3 * 2
 
@@ -34,7 +38,7 @@ def test_the_trap_is_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     trainer = distillation_trainer(tmp_path, max_steps=4)
     engine = FakeEngine(trainer)
     trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, engine, -1
-    with_effopd(trainer)
+    with_effopd(trainer, reward=every_other)
     trainer.train()
     assert engine.num_stale > 0
 

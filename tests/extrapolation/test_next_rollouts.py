@@ -86,6 +86,15 @@ def test_the_step_trains_the_accepted_weights_on_the_rollouts_that_judged_them(
         assert batch is batches[0]
 
 
+def test_gains_within_their_error_can_be_refused(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, learning_rate=1e-5, max_steps=3)
+    add(trainer, min_delta=1e9)
+    trainer.train()
+    rows = records(tmp_path)
+    assert [row["accepted_scale"] for row in rows] == [0, 0]
+    assert all("with a standard error of" in row["candidates"][0]["reason"] for row in rows)
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_training_is_plain_trl_to_the_bit_where_nothing_is_accepted(accumulation: int, tmp_path: Path) -> None:
     options = {"gradient_accumulation_steps": accumulation}

@@ -1,3 +1,5 @@
+import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -6,15 +8,45 @@ import yaml
 from sweeps.short_runs import make
 
 from effopd.errors import ConfigurationError
-from effopd.sweeps import PRESETS, make_spec, read_spec, shipped_specs
+from effopd.sweeps import PRESETS, make_spec, read_spec, run_places, shipped_specs
 from effopd.sweeps.sweep_models import thin
+from effopd.training.config_file import recipes
+
+# Public pairs: a base, and what RL made of it. Each name was found on the hub; none may be made up.
+PUBLIC = {
+    "qwen3_4b_code": ("Qwen/Qwen3-4B", "Keven16/Qwen3-4B-Non-Thinking-RL-Code-Step300"),
+    "qwen3_4b_math": ("Qwen/Qwen3-4B", "Keven16/Qwen3-4B-Non-Thinking-RL-Math-Step500"),
+}
 
 
-@pytest.mark.parametrize("name", shipped_specs())
-def test_a_shipped_specification_can_be_read_and_has_every_preset_of_the_paper(name: str) -> None:
+def test_the_shipped_specifications_have_every_preset_of_the_paper() -> None:
+    assert shipped_specs() == [*sorted(PUBLIC), "world"]
+    for name in shipped_specs():
+        spec = read_spec(name)
+        assert {sweep.preset for sweep in spec.sweeps} == set(PRESETS) - {"intervention"}
+        assert name != "world" or all(len(run.seeds) >= 3 for run in spec.runs.values())
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_specification_of_public_models(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = read_spec(name)
-    assert {sweep.preset for sweep in spec.sweeps} == set(PRESETS) - {"intervention"}
-    assert all(len(run.seeds) >= 3 for run in spec.runs.values())
+    base, tuned = PUBLIC[name]
+    assert (spec.base, spec.teacher) == (base, tuned)
+    monkeypatch.chdir(tmp_path)
+    places = run_places(spec)
+    assert places["RL"] == tuned
+    assert list(places) == ["RL", "OPD"]
+    text = (files("effopd") / "sweeps" / "specs" / f"{name}.yaml").read_text(encoding="utf-8")
+    for command in ("analyze --spec", "sweep"):
+        assert f"effopd {command} {name} --out" in text
+    recipe = re.search(r"effopd train (\S+)", text)
+    assert recipe is not None
+    assert recipe[1] in recipes()
+
+
+def test_places_of_runs_start_from_the_root_and_seeds_are_numbered() -> None:
+    spec = make(Path("runs"), runs={"a": "x", "b": {"seeds": ["y", ["z", "w"]]}})
+    assert run_places(spec) == {"a": "runs/x", "b-0": "runs/y", "b-1": ["runs/z", "runs/w"]}
 
 
 def test_runs_are_one_directory_or_several_seeds_or_lists_of_models() -> None:
@@ -104,7 +136,7 @@ def test_files_are_read_and_their_errors_name_them(tmp_path: Path) -> None:
     path.write_text("- 1")
     with pytest.raises(ConfigurationError, match=r"spec\.yaml: got list, expected fields"):
         read_spec(path)
-    with pytest.raises(ConfigurationError, match=r"nor a shipped specification of that name \(world\)"):
+    with pytest.raises(ConfigurationError, match=r"nor a shipped specification of that name \(.*world\)"):
         read_spec("worlds")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from published_sizes import count_parameters, published
 from trl import DistillationConfig
 
 from effopd.training.config import OPDConfig, RunArguments
@@ -19,7 +20,18 @@ TRL = {field.name for field in fields(DistillationConfig)}
 
 
 def test_recipes_ship_with_the_package() -> None:
-    assert recipes() == ["deepmath_qwen3_1.7b", "deepmath_qwen3_4b", "gsm8k_qwen2.5_1.5b", "world"]
+    assert recipes() == [
+        "code_qwen3_4b",
+        *(
+            "deepmath_qwen2.5_32b",
+            "deepmath_qwen3_1.7b",
+            "deepmath_qwen3_14b",
+            "deepmath_qwen3_4b",
+            "deepmath_qwen3_8b",
+        ),
+        "gsm8k_qwen2.5_1.5b",
+        "world",
+    ]
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -60,6 +72,8 @@ class TestEachRecipe:
         if name == "world":
             assert load_prompts(content["dataset_name"], limit=2, require_answer=True).num_rows == 2
             return
+        if name == "code_qwen3_4b":  # its rows are prepared in test_code_recipe.py
+            return
         answer = "6*7=42\n#### 42" if "answer_after" in content else "42"
         row = {content["prompt_column"]: "6*7?", content["answer_column"]: answer}
         path = tmp_path / "data.jsonl"
@@ -70,6 +84,58 @@ class TestEachRecipe:
         assert loaded["answer"] == "42"
         assert loaded["prompt"][-1]["content"].startswith("6*7?")
         assert "final answer within \\boxed{}." in str(loaded["prompt"][-1]["content"] + loaded["prompt"][0]["content"])
+
+
+SHARDED = [name for name in recipes() if "FSDP2 shards" in (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")]
+
+
+def test_the_large_students_are_sharded() -> None:
+    assert SHARDED == ["deepmath_qwen2.5_32b", "deepmath_qwen3_14b", "deepmath_qwen3_8b"]
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_the_memory_of_a_gpu_is_what_the_sizes_of_the_model_make(name: str) -> None:
+    """The head's arithmetic, line by line, from the parameters counted on the meta device and from the settings."""
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    student = content["model_name_or_path"]
+    config, parameters = published(student), count_parameters(student)
+    gpus, memory = map(int, re.search(r"# Hardware: (\d+) GPUs of (\d+) GB", text).groups())  # type: ignore[union-attr]
+    share, layers = content["vllm_gpu_memory_utilization"], config.num_hidden_layers
+    length, rows = content["vllm_max_model_length"], content["per_device_train_batch_size"]
+    sizes = {
+        f"student, gradients, AdamW's state: 16 bytes x {parameters:,} parameters / {gpus}": 16 * parameters / gpus,
+        f"teacher in bfloat16: 2 bytes x {parameters:,} parameters / {gpus}": 2 * parameters / gpus,
+        f"vLLM: {share} of the GPU, of which": share * memory * 1e9,
+        f"activations kept: {layers} layers x {rows} x {length:,} tokens x {config.hidden_size} x 2 bytes": (
+            layers * rows * length * config.hidden_size * 2
+        ),
+        f"embeddings and heads, gathered: 12 bytes x {config.vocab_size:,} x {config.hidden_size}": (
+            12 * config.vocab_size * config.hidden_size
+        ),
+    }
+    said = []
+    for words, size in sizes.items():
+        [line] = [line for line in text.splitlines() if words in line]
+        said.append(float(line.split()[-2]))
+        assert said[-1] == pytest.approx(size / 1e9, abs=0.051), line
+    [together] = re.findall(r"# +together +([\d.]+) GB", text)
+    assert float(together) == pytest.approx(sum(said), abs=0.01)
+    assert float(together) < 0.9 * memory  # the rest is for what is not counted
+    weights = 2 * parameters / content.get("vllm_tensor_parallel_size", 1) / 1e9
+    assert f"of which {weights:.1f} GB are weights" in text
+    assert weights + 5 < share * memory  # leaves room for keys and values
+    assert f"{8 * parameters / 1e9:.0f} GB for EffOPD's two copies" in text
+    assert f"{12 * parameters / 1e9:.0f} GB more while a checkpoint is written" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "per_gpu"), [("deepmath_qwen3_1.7b", 28), ("deepmath_qwen3_4b", 64), ("code_qwen3_4b", 64)]
+)
+def test_what_a_whole_student_takes(name: str, per_gpu: int) -> None:
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    assert f"optimizer state in float32 ({per_gpu} GB)" in text.replace("\n# ", " ")
+    assert 16 * count_parameters(yaml.safe_load(text)["model_name_or_path"]) / 1e9 == pytest.approx(per_gpu, abs=0.6)
 
 
 def test_the_world_recipe_says_what_the_benchmark_measured() -> None:

@@ -10,6 +10,8 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -41,14 +43,27 @@ def make_tokenizer(extra_tokens: tuple[str, ...] = ()) -> PreTrainedTokenizerFas
 
 
 def write_tiny_qwen3(
-    path: str | Path, *, seed: int = 0, vocab_padding: int = 0, hidden_size: int = 32, num_layers: int = 2
+    path: str | Path,
+    *,
+    seed: int = 0,
+    vocab_padding: int = 0,
+    hidden_size: int = 32,
+    num_layers: int = 2,
+    tied: bool = True,
 ) -> Path:
-    """Write a tied bf16 Qwen3 in several safetensors shards; `vocab_padding` rows have no token."""
+    """Write a bf16 Qwen3 in several safetensors shards; `vocab_padding` rows have no token."""
     tokenizer = make_tokenizer()
     config = Qwen3Config(
-        **_sizes(tokenizer, vocab_padding, hidden_size, num_layers), head_dim=8, tie_word_embeddings=True
+        **_sizes(tokenizer, vocab_padding, hidden_size, num_layers), head_dim=8, tie_word_embeddings=tied
     )
     return _write(Qwen3ForCausalLM, config, tokenizer, Path(path), seed)
+
+
+def write_tiny_qwen2(path: str | Path, *, seed: int = 0, vocab_padding: int = 0) -> Path:
+    """Write an untied bf16 Qwen2.5 with the same tokenizer."""
+    tokenizer = make_tokenizer()
+    config = Qwen2Config(**_sizes(tokenizer, vocab_padding, 32, 2), tie_word_embeddings=False)
+    return _write(Qwen2ForCausalLM, config, tokenizer, Path(path), seed)
 
 
 def write_tiny_llama(path: str | Path, *, seed: int = 0, vocab_padding: int = 0) -> Path:
@@ -74,7 +89,7 @@ def _sizes(tokenizer: PreTrainedTokenizerFast, padding: int, hidden_size: int, n
 
 def _write(
     model_class: type[PreTrainedModel],
-    config: Qwen3Config | LlamaConfig,
+    config: Qwen3Config | Qwen2Config | LlamaConfig,
     tokenizer: PreTrainedTokenizerFast,
     path: Path,
     seed: int,

@@ -3,16 +3,19 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import DistributedType
 from tiny import distillation_trainer
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from effopd import trl_hooks
 from effopd.extrapolation.snapshot import Snapshot
+from effopd.trl_hooks.teacher import shard_teacher
 
 
 def rollouts() -> list[dict[str, torch.Tensor]]:
@@ -33,15 +36,37 @@ def rollouts() -> list[dict[str, torch.Tensor]]:
     ]
 
 
+def as_under_fsdp2(trainer: Any) -> Any:
+    """The trainer's teacher, with an accelerator that says what accelerate says under FSDP2, which wants a GPU."""
+    plugin = SimpleNamespace(
+        fsdp_version=2,
+        reshard_after_forward=True,
+        mixed_precision_policy=None,
+        cpu_offload=None,
+        ignored_modules=None,
+        transformer_cls_names_to_wrap=None,
+    )
+    state = SimpleNamespace(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
+    accelerator = SimpleNamespace(state=state, device=trainer.accelerator.device)
+    return SimpleNamespace(accelerator=accelerator, teacher_model=trainer.teacher_model)
+
+
 def run(out: Path, num_scored: int) -> list[Any]:
     """Score the live weights, two candidates, and the live weights again."""
     trainer: Any = distillation_trainer(out, per_device_train_batch_size=4)
     world, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
     if dist.is_initialized():
+        for layer in trainer.model.model.layers:
+            fully_shard(layer)
+        fully_shard(trainer.model)
+        if rank:  # has not read the teacher, as by accelerate's default
+            for parameter in trainer.teacher_model.parameters():
+                torch.nn.init.constant_(parameter, float("nan"))
+        shard_teacher(as_under_fsdp2(trainer))  # in place
+        layers = trainer.teacher_model.model.layers
+        assert all(isinstance(module, FSDPModule) for module in (trainer.teacher_model, *layers))
+        assert not trainer.teacher_model.training
         for model in (trainer.model, trainer.teacher_model):
-            for layer in model.model.layers:
-                fully_shard(layer)
-            fully_shard(model)
             assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     trainer.model_wrapped = trainer.model
     share = slice(rank * 4 // world, (rank + 1) * 4 // world)
@@ -56,7 +81,8 @@ def run(out: Path, num_scored: int) -> list[Any]:
     for scale in (0.0, 1.0, 7.0, 0.0):
         snapshot.write_candidate(scale)
         trl_hooks.publish_weights(trainer)
-        scores.append(list(step.score()))
+        values, kl_to_sampler = step.score()
+        scores.append([*sorted(values.tolist()), kl_to_sampler])  # processes share the rollouts out
     return scores
 
 

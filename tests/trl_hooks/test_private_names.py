@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trl import DistillationTrainer, GRPOTrainer, RLOOTrainer
+from trl import DistillationConfig, DistillationTrainer, GRPOConfig, GRPOTrainer, RLOOTrainer
 from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
+from trl.generation.vllm_generation import VLLMGeneration
 from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 from trl.trainer import distillation_trainer as distillation_module
@@ -158,6 +159,19 @@ def test_vllm_takes_weights_when_the_step_differs(trainer: Any) -> None:
     assert "self.state.global_step != self._last_loaded_step" in source
     assert "self.vllm_generation.sync_weights()" in source
     assert "self._buffered_inputs is None" in inspect.getsource(trainer._prepare_inputs)
+
+
+def test_vllm_reports_log_probabilities_for_which_distillation_does_not_ask() -> None:
+    """What `engine_logprobs` relies on."""
+    assert parameters(VLLMGeneration.generate) == ["self", "prompts", "images", "num_generations", "profiler"]
+    assert "return prompt_ids, completion_ids, logprobs, logprob_token_ids" in inspect.getsource(
+        VLLMGeneration.generate
+    )
+    assert '"logprobs": self.logprobs' in inspect.getsource(VLLMGeneration.generate)
+    assert "logprobs=None" in inspect.getsource(DistillationTrainer.__init__)
+    names = "vllm_importance_sampling_correction", "vllm_importance_sampling_clip_max"
+    assert all(name in GRPOConfig.__dataclass_fields__ for name in names)
+    assert not any(name in DistillationConfig.__dataclass_fields__ for name in names)
 
 
 def table() -> dict[str, str]:

@@ -1,24 +1,16 @@
 """TRL's own code around a fake vLLM engine: every prompt gets a seed of its own."""
 
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from accelerate import Accelerator
+from fake_vllm import SamplingParams, around, sample_with
 from tiny import distillation_trainer, grpo_trainer, tiny_dataset
-from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
 from effopd import trl_hooks
 from effopd.trl_hooks.vllm import seed_for_each_prompt
-
-
-class SamplingParams(SimpleNamespace):
-    def clone(self) -> "SamplingParams":
-        return SamplingParams(**vars(self))
 
 
 class FakeLLM:
@@ -40,14 +32,7 @@ class FakeLLM:
 
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> VLLMGeneration:
-    """TRL's own code around a fake engine."""
-    params = partial(SamplingParams, seed=None)
-    monkeypatch.setattr(vllm_generation, "SamplingParams", params, raising=False)
-    monkeypatch.setattr(VLLMGeneration, "_init_vllm", lambda self: None)
-    monkeypatch.setattr(VLLMGeneration, "sync_weights", lambda self: None)
-    generation = VLLMGeneration(torch.nn.Identity(), Accelerator(cpu=True), None)
-    generation.llm = FakeLLM()
-    return generation
+    return around(FakeLLM(), monkeypatch)
 
 
 def sampled_seeds(trainer: Any, seed: int, process: int = 0) -> list[int]:
@@ -62,7 +47,8 @@ def sampled_seeds(trainer: Any, seed: int, process: int = 0) -> list[int]:
 @pytest.mark.parametrize("make", [distillation_trainer, grpo_trainer])
 def test_every_prompt_of_vllm_has_a_seed_of_its_own(make: Any, vllm: VLLMGeneration, tmp_path: Path) -> None:
     trainer = make(tmp_path)
-    trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, vllm, -1
+    sample_with(trainer, vllm)
+    vllm.logprobs = 0 if make is grpo_trainer else None
     original = vllm.llm.generate
     first = sampled_seeds(trainer, 5)
     assert sampled_seeds(trainer, 5) == first

@@ -15,18 +15,21 @@ def add(commands: Commands) -> None:
         help="measure what training did to the weights, from a base and checkpoints",
         epilog="After an interruption, the same command continues the analysis. See docs/analysis.md.",
     )
-    parser.add_argument(
-        "--base", required=True, metavar="MODEL", help="model that the runs started from: a directory or hub name"
-    )
-    parser.add_argument(
+    parser.add_argument("--base", metavar="MODEL", help="model that the runs started from: a directory or hub name")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--run",
         dest="runs",
-        required=True,
         action="append",
         type=_named_run,
         metavar="NAME=DIR[,DIR...]",
         help="run to measure: a directory of checkpoint-N folders, a model or a LoRA adapter, or several of these; "
         "give the option once for each run",
+    )
+    source.add_argument(
+        "--spec",
+        metavar="SPEC",
+        help="specification of a sweep, which names base and runs: a YAML file, or one that comes with effopd",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="where tables, figures and the report go"
@@ -64,10 +67,19 @@ def _analyze(options: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it loads: each worker is to use one thread
     from effopd.analysis import analyze
 
+    if (options.base is None) == (options.spec is None):
+        raise ConfigurationError("Give --base beside --run, and not beside --spec, which names a base itself.")
+    if options.spec is not None:
+        from effopd.sweeps import read_spec, run_places
+
+        spec = read_spec(options.spec)
+        options.base, options.runs = spec.base, list(run_places(spec).items())
     names = [name for name, _ in options.runs]
     if len(set(names)) < len(names):
         raise ConfigurationError(f"Got the run names {', '.join(names)}; expected each once. Join paths with commas.")
-    analyze(**keywords(options) | {"runs": dict(options.runs)})
+    arguments = keywords(options) | {"runs": dict(options.runs)}
+    arguments.pop("spec")
+    analyze(**arguments)
 
 
 def _named_run(text: str) -> tuple[str, str | list[str]]:

@@ -35,6 +35,7 @@ from effopd.extrapolation.saved_state import load_state, save_state
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import Score, SearchResult, search
 from effopd.extrapolation.snapshot import Displacement, Snapshot
+from effopd.extrapolation.ties import warn_of_ties
 from effopd.extrapolation.underflow import reason_to_skip, warn_of_underflow
 from effopd.extrapolation.validation import RewardFunction, Validator, validate
 from effopd.extrapolation.validators import make_validator
@@ -98,12 +99,7 @@ class EffOPDCallback(TrainerCallback):
         check_trainer(trainer, allow_untested_trainer)
         check_device(self.config.snapshot_device)
         self._ahead = self.validator if isinstance(self.validator, NextRolloutsValidator) else None
-        if self._ahead and validation_dataset is not None:
-            raise ConfigurationError(
-                "A validation_dataset was given, and validator='next_rollouts' judges on the rollouts that training "
-                "samples. Leave it out."
-            )
-        self._rows = [] if self._ahead else validation_rows(trainer, validation_dataset, self.config)
+        self._rows = validation_rows(trainer, validation_dataset, self.config, ahead=self._ahead is not None)
         if self.config.scales or self._ahead:
             self.validator.check(trainer)
         self._names = select(
@@ -123,6 +119,7 @@ class EffOPDCallback(TrainerCallback):
         if self._ahead:
             self._ahead.watch(trainer, self._before_step, self.config.num_prompts, self.config.passes)
         self._rate = LearningRateMultiple()
+        self._warned_of_ties = False
         trl_hooks.on_resume(trainer, self._remember_checkpoint)
         trl_hooks.on_start(trainer, self._check_added)
         self.cost: dict[str, float] = dict.fromkeys(COSTS, 0)
@@ -216,9 +213,11 @@ class EffOPDCallback(TrainerCallback):
         try:
             scales = () if skipped else self.config.scales
             if self._ahead:
-                result = line_search(evaluate, scales, self.config.max_kl, self.config.acceptance)
+                result = line_search(
+                    evaluate, scales, self.config.max_kl, self.config.acceptance, self.config.min_delta
+                )
             else:
-                result = search(evaluate, scales, self.config.acceptance, confirm)
+                result = search(evaluate, scales, self.config.acceptance, confirm, self.config.min_delta)
             with self._timed("extrapolation_seconds"):
                 self._finish(result)
         except BaseException:  # not even Ctrl-C may leave a candidate in the model
@@ -227,6 +226,7 @@ class EffOPDCallback(TrainerCallback):
             raise
         with self._timed("extrapolation_seconds"):  # outside the try: once committed, W_t cannot be restored
             self._snapshot.commit()
+        self._warned_of_ties = self._warned_of_ties or warn_of_ties(result, step)
         self.num_accepted += result.accepted_scale != 0
         cost = {key: self.cost[key] - before[key] for key in before}
         if self._ahead and result.candidates:

@@ -152,14 +152,23 @@ def check_prompts(trainer: Any, examples: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def validation_rows(trainer: Any, dataset: Any, config: ExtrapolationConfig) -> Any:
+def validation_rows(trainer: Any, dataset: Any, config: ExtrapolationConfig, ahead: bool = False) -> Any:
     """Return the rows that validation prompts are drawn from: those given, or the training set as in the paper.
 
+    There are none if `ahead`, that is if the rollouts of training are judged on.
+
     Raises:
-        ConfigurationError: The dataset is a stream, has too few rows or no `prompt` column, or fewer prompts are asked
-            for than there are processes.
+        ConfigurationError: A dataset is given that is not used; or the dataset is a stream, has too few rows or no
+            `prompt` column, or fewer prompts are asked for than there are processes.
         UnsupportedError: The rows have images.
     """
+    if ahead and dataset is not None:
+        raise ConfigurationError(
+            "A validation_dataset was given, and validator='next_rollouts' judges on the rollouts that training "
+            "samples. Leave it out."
+        )
+    if ahead:
+        return []
     rows = trainer.train_dataset if dataset is None else dataset
     source = "training" if dataset is None else "validation"
     if not hasattr(rows, "__len__"):

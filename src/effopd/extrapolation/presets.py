@@ -24,6 +24,11 @@ class ExtrapolationConfig:
             extrapolated.
         acceptance: Rule that accepts a candidate: `paper` if its score is at least the best so far, `reference` only if
             it is better.
+        min_delta: Number of standard errors, at least 0, by which a candidate must also be better than the best so far.
+            Where all weights of a trigger are scored on the same completions (`shared_kl`), the error is that of the
+            paired differences; otherwise it is that of the difference of two independent means. With `next_rollouts`,
+            the best scale must be better than W_t by so much. With 0, `acceptance` alone decides; above 0, ties are
+            refused.
         parameters: Parameters to extrapolate: `all` that are trained, `attention_and_mlp`, or those whose names match a
             regular expression.
         validator: Score that candidates are judged by: `reward`, `teacher_kl`, or `shared_kl`, which judges all
@@ -50,6 +55,7 @@ class ExtrapolationConfig:
     schedule: str | tuple[int, ...] = "powers_of_two"
     scales: tuple[float, ...] = PAPER_SCALES
     acceptance: Acceptance = "paper"
+    min_delta: float = 0.0
     parameters: str = "all"
     validator: ValidatorName = "reward"
     random_numbers: RandomNumbers = "independent"
@@ -81,13 +87,19 @@ class ExtrapolationConfig:
             check_number("max_kl", self.max_kl, above=0, remedy="For no bound, leave it out.")
         parse_schedule(self.schedule)
         object.__setattr__(self, "scales", check_scales(self.scales))
+        check_number("min_delta", self.min_delta, low=0, remedy="With 0, the acceptance rule alone decides.")
         check_choice("acceptance", self.acceptance, get_args(Acceptance))
         check_choice("validator", self.validator, get_args(ValidatorName))
         check_choice("random_numbers", self.random_numbers, get_args(RandomNumbers))
         self._check_fit()
 
     def _check_fit(self) -> None:
-        """Refuse settings that have no effect beside the validator."""
+        """Refuse settings that have no effect beside the others, or that would refuse every candidate."""
+        if self.min_delta and self.num_prompts == 1:
+            raise ConfigurationError(
+                f"min_delta={self.min_delta} counts standard errors, and a single validation prompt has none. Raise "
+                "num_prompts, or leave min_delta out."
+            )
         looks_ahead = self.validator == "next_rollouts"
         without_effect = ("random_numbers", "redraw_prompts") if looks_ahead else ("passes", "max_kl")
         defaults = {field.name: field.default for field in fields(self)}
@@ -102,7 +114,7 @@ class ExtrapolationConfig:
 PRESETS = {
     "paper": ExtrapolationConfig(),
     # The paper's public code asks for strict improvement, and selects names that have one of these parts in any case;
-    # so it takes post_attention_layernorm as well.
+    # so it takes post_attention_layernorm as well, and q_norm and k_norm of Qwen3.
     "reference": ExtrapolationConfig(
         acceptance="reference",
         parameters="(?i)attn|attention|mlp|ffn|feed_forward|[qkvo]_proj|(gate|up|down)_proj",

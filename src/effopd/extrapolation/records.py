@@ -8,6 +8,8 @@
                               {score, stderr} on completions of its own, or null if that was not asked for; and
                               kl_to_current: KL to W_t in nats per token, or null if it was not measured
     skipped                   why nothing was tried, or null
+    all_scores_equal          whether every completion of W_t and of all candidates got the same score, which tells
+                              nothing; null if nothing was tried
     delta_norm                Frobenius norm of W_t - W_anchor by module kind, and `total`
     cosine_to_previous        cosine of W_t - W_anchor to the anchor's own last move; null at the first trigger
     learning_rate_multiple    what a line search multiplies the learning rate by from this step on; else 1
@@ -24,6 +26,7 @@ from typing import Any
 
 from effopd.extrapolation.search import Score, SearchResult
 from effopd.extrapolation.snapshot import Displacement
+from effopd.extrapolation.ties import all_scores_equal
 from effopd.files import finite_or_none
 
 RECORDS = "extrapolations.jsonl"
@@ -59,6 +62,7 @@ def make_record(
             for c in result.candidates
         ],
         "skipped": skipped,
+        "all_scores_equal": all_scores_equal(result) if result.candidates else None,
         "delta_norm": {kind: finite_or_none(norm) for kind, norm in displacement.norms.items()},
         "cosine_to_previous": finite_or_none(displacement.cosine_to_previous),
         "learning_rate_multiple": learning_rate_multiple,

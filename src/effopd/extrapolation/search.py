@@ -127,6 +127,7 @@ def search(
     scales: Sequence[float],
     acceptance: Acceptance = "paper",
     confirm: Callable[[float], Score] | None = None,
+    min_delta: float = 0.0,
 ) -> SearchResult:
     """Try increasing scales until one is not accepted.
 
@@ -139,6 +140,8 @@ def search(
         confirm: Function that scores an accepted candidate once more, on completions that it samples itself. Candidates
             are confirmed from the largest accepted scale down, until `acceptance` accepts one against the score of
             `W_t`. With None, nothing is confirmed.
+        min_delta: Number of standard errors by which a score must also be better than the best so far, see `judge`.
+            Confirmation does not ask for it. With 0, `acceptance` alone decides.
 
     Returns:
         The candidates that were tried, in order, and the largest scale that was accepted.
@@ -146,15 +149,15 @@ def search(
     if not scales:
         return SearchResult(baseline=None, candidates=(), accepted_scale=0.0)
     baseline = evaluate(0.0)
-    best = baseline.value
+    best = baseline
     candidates: list[Candidate] = []
     for scale in scales:
         score = evaluate(scale)
-        accepted, reason = compare(score.value, best, acceptance)
+        accepted, reason = judge(score, best, acceptance, min_delta)
         candidates.append(Candidate(scale, score, accepted, reason))
         if not accepted:
             break
-        best = score.value
+        best = score
     if confirm is not None:
         candidates = _confirmed(candidates, baseline.value, confirm, acceptance)
     accepted_scale = max((candidate.scale for candidate in candidates if candidate.accepted), default=0.0)
@@ -170,6 +173,25 @@ def compare(score: float, best: float, acceptance: Acceptance) -> tuple[bool, st
     accepted = score >= best if acceptance == "paper" else score > best
     sign = ">=" if acceptance == "paper" else ">"
     return accepted, f"{score:.6g} {sign if accepted else 'not ' + sign} {best:.6g}"
+
+
+def judge(score: Score, best: Score, acceptance: Acceptance, min_delta: float = 0.0) -> tuple[bool, str]:
+    """Say whether a score is accepted against the best so far, and why.
+
+    With a `min_delta` above 0, the gain must also exceed that number of standard errors. The error is that of the
+    paired differences if both have `values`, and otherwise that of the difference of two independent means. Ties are
+    refused then, also where every completion got the same score and the error is 0.
+    """
+    accepted, reason = compare(score.value, best.value, acceptance)
+    if not (accepted and min_delta):
+        return accepted, reason
+    if score.values and best.values:
+        gain, error = score.gain(best)
+    else:
+        gain, error = score.value - best.value, math.hypot(score.stderr, best.stderr)
+    accepted = gain > min_delta * error
+    than = "more than" if accepted else "but not by more than"
+    return accepted, f"{reason}, {than} {min_delta:g} standard errors of {error:.3g}"
 
 
 def _confirmed(

@@ -29,10 +29,12 @@ class Validator(ABC):
     Attributes:
         teacher_passes: Number of times that the teacher reads each rollout.
         is_new: Whether the rollouts scored last were sampled, and read by the teacher, for that score.
+        is_paired: Whether all weights of a trigger are scored on the same rollouts.
     """
 
     teacher_passes: int = 0
     is_new: bool = True
+    is_paired: bool = False
 
     def check(self, trainer: Any) -> None:
         """Raise a ConfigurationError if this trainer lacks what the validator needs."""
@@ -175,6 +177,8 @@ class SharedKLValidator(TeacherKLValidator):
     of its own.
     """
 
+    is_paired = True
+
     def __init__(self) -> None:
         self._rollouts: list[Rollout] = []
         self._teacher_states = {}
@@ -247,6 +251,7 @@ def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, An
         rollouts=share * world * validator.is_new,
         generated_tokens=num_tokens,
         teacher_tokens=num_tokens * validator.teacher_passes,
+        values=tuple(all_scores.tolist()) if validator.is_paired else (),
     )
 
 

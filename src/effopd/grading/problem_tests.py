@@ -12,6 +12,8 @@ from effopd.sandbox import Limits
 
 _EXPECTED = '{"stdin": [{"input": "...", "output": "..."}]} or {"unit": "assert ..."}'
 _KEYS = {"stdin", "unit", "time_limit_s", "memory_limit_mb"}
+# The same as `stdin`, as the datasets APPS, TACO, CodeContests and Eurus write it.
+_PAIRED = {"inputs", "outputs", "fn_name"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def parse_tests(value: Any) -> Tests:
 
     Args:
         value: Mapping with `stdin` or `unit`, and possibly with `time_limit_s` and `memory_limit_mb`; or JSON text of
-            it. A key whose value is None counts as missing, as in a column of a dataset.
+            it. A key whose value is None counts as missing, as in a column of a dataset. In place of `stdin` there may
+            be the lists `inputs` and `outputs`, whose entries are texts or lists of lines.
 
     Raises:
         DataError: `value` does not have that form, or it would not test anything.
@@ -58,6 +61,8 @@ def parse_tests(value: Any) -> Tests:
     if not isinstance(value, Mapping):
         raise DataError(f"tests: got a {type(value).__name__}, expected {_EXPECTED}.")
     given = {key: content for key, content in value.items() if content is not None}
+    if _PAIRED & given.keys():
+        given = _from_pairs(given)
     if unknown := given.keys() - _KEYS:
         raise DataError(f"tests: unknown keys {sorted(map(str, unknown))}; known are {sorted(_KEYS)}.")
     if ("stdin" in given) == ("unit" in given):
@@ -71,6 +76,26 @@ def parse_tests(value: Any) -> Tests:
     except ConfigurationError as error:
         raise DataError(f"tests: {error}") from error
     return _with_stdin(tests, given["stdin"]) if "stdin" in given else _with_unit(tests, given["unit"])
+
+
+def _from_pairs(given: dict[str, Any]) -> dict[str, Any]:
+    """Rewrite `inputs` and `outputs` as `stdin`."""
+    if given.get("fn_name"):
+        raise DataError(
+            f"tests: fn_name is {given['fn_name']!r}: they call a function instead of running a program. Write "
+            'them as {"unit": "assert ..."}.'
+        )
+    inputs, outputs = given.get("inputs"), given.get("outputs")
+    if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
+        raise DataError(
+            f"tests: inputs is {_show(inputs)} and outputs is {_show(outputs)}, expected two lists of one length."
+        )
+    cases = [{"input": _joined(one), "output": _joined(other)} for one, other in zip(inputs, outputs, strict=True)]
+    return {key: content for key, content in given.items() if key not in _PAIRED} | {"stdin": cases}
+
+
+def _joined(lines: Any) -> Any:
+    return "\n".join(map(str, lines)) if isinstance(lines, list) else lines
 
 
 def _number(given: Mapping[str, Any], key: str) -> float | None:

@@ -3,6 +3,7 @@
 The exact reverse KL per token, `full_vocab`, is TRL's own: `DistillationTrainer` with `beta=1`.
 """
 
+from effopd.objectives.engine_weights import engine_weights
 from effopd.objectives.sampled import sampled_reverse_kl
 
-__all__ = ["sampled_reverse_kl"]
+__all__ = ["engine_weights", "sampled_reverse_kl"]

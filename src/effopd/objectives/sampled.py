@@ -11,6 +11,7 @@ def sampled_reverse_kl(
     teacher_logprobs_BT: torch.Tensor,
     mask_BT: torch.Tensor,
     sampling_logprobs_BT: torch.Tensor | None = None,
+    weights_BT: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the policy-gradient loss whose reward for each token is `log pi*(y_t) - log pi_theta(y_t)`, discount 0.
 
@@ -24,14 +25,18 @@ def sampled_reverse_kl(
         sampling_logprobs_BT: Log-probabilities of the tokens under the weights that sampled them, in nats, [B, T], if
             the student has moved since. Each token's term is then weighted by its importance ratio. None stands for the
             student's own.
+        weights_BT: Further weights of the tokens' terms in the loss, [B, T], see `engine_weights`. None weighs them
+            equally.
 
     Returns:
         The surrogate loss, and the sampled reverse KL in nats without gradients, each summed over the tokens where the
-        mask is 1.
+        mask is 1. The reverse KL is not weighted.
     """
     mask_BT = mask_BT.to(student_logprobs_BT.dtype)
     reward_BT = (teacher_logprobs_BT - student_logprobs_BT).detach()
     if sampling_logprobs_BT is None:
         sampling_logprobs_BT = student_logprobs_BT.detach()  # a ratio of 1, with the gradient of the log-probability
     ratio_BT = torch.exp(student_logprobs_BT - sampling_logprobs_BT)
+    if weights_BT is not None:
+        ratio_BT = ratio_BT * weights_BT
     return -(ratio_BT * reward_BT * mask_BT).sum(), -(reward_BT * mask_BT).sum()

@@ -26,7 +26,7 @@ interruption or a dead node costs only the cells that were under way. The figure
 `effopd.report.sweep`.
 """
 
-from effopd.sweeps.cells import Cell, plan_cells
+from effopd.sweeps.cells import Cell, plan_cells, run_places
 from effopd.sweeps.presets import PRESETS
 from effopd.sweeps.run import SweepResult, sweep
 from effopd.sweeps.spec import SweepSpec, make_spec, read_spec, shipped_specs
@@ -39,6 +39,7 @@ __all__ = [
     "make_spec",
     "plan_cells",
     "read_spec",
+    "run_places",
     "shipped_specs",
     "sweep",
 ]

@@ -159,6 +159,15 @@ def _cells_of_run(spec: SweepSpec, run: TrainingRun) -> list[Cell]:
     return cells
 
 
+def run_places(spec: SweepSpec) -> dict[str, str | list[str]]:
+    """Return where each run is, by its name; those of a method with several seeds are numbered: `OPD-0`, `OPD-1`."""
+    return {
+        name if len(run.seeds) == 1 else f"{name}-{number}": _located(seed, spec.root)
+        for name, run in spec.runs.items()
+        for number, seed in enumerate(run.seeds)
+    }
+
+
 def _located(seed: Seed, root: str | None) -> str | list[str]:
     if isinstance(seed, str):
         under = Path(root or "", seed)

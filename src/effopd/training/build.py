@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from effopd.errors import ConfigurationError, DataError, EffOPDError
+from effopd.errors import ConfigurationError, EffOPDError
 from effopd.extrapolation.callback import EffOPDCallback
 from effopd.models.find import find_model
 from effopd.models.load import load_model, load_tokenizer
@@ -18,6 +18,7 @@ from effopd.training.metrics import MetricsCallback
 from effopd.training.monitor import NUM_MATRICES, UpdateMonitorCallback
 from effopd.training.rewards import RewardFunction, resolve_rewards
 from effopd.training.stopping import StopAtAccuracy
+from effopd.training.tests_column import with_tests
 from effopd.training.trainer import OPDTrainer
 
 logger = logging.getLogger(__name__)
@@ -197,7 +198,8 @@ def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:
         limit=arguments.num_train_examples,
         **common,
     )
-    _check_tests(dataset, arguments.dataset_name, arguments)
+    if "code" in (arguments.reward or ()):
+        dataset = with_tests(dataset, arguments.tests_column, arguments.dataset_name)
     if not arguments.evaluation_dataset_name:
         return dataset, None
     same = arguments.evaluation_dataset_name == arguments.dataset_name
@@ -210,13 +212,6 @@ def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:
         limit=arguments.num_evaluation_examples,
         **common,
     )
-    _check_tests(evaluation, arguments.evaluation_dataset_name, arguments)
+    if "code" in (arguments.reward or ()):
+        evaluation = with_tests(evaluation, arguments.tests_column, arguments.evaluation_dataset_name)
     return dataset, evaluation
-
-
-def _check_tests(dataset: Any, name: str, arguments: RunArguments) -> None:
-    if "code" in (arguments.reward or ()) and "tests" not in dataset.column_names:
-        raise DataError(
-            f"{name}: the reward 'code' needs a column 'tests'; there are {', '.join(dataset.column_names)}. "
-            "See docs/evaluation.md for what tests look like."
-        )

@@ -27,6 +27,7 @@ _BOUNDS: dict[str, dict[str, Any]] = {
     "max_grad_norm": {"low": 0},
     "temperature": {"above": 0},
     "top_p": {"above": 0, "high": 1},
+    "vllm_importance_sampling_clip_max": {"low": 1},
     "top_k": {"low": 0, "remedy": "For no limit, write 0."},
 }
 # Values with which completions are sampled from the whole distribution.
@@ -35,7 +36,10 @@ _WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penal
 
 @dataclass
 class OPDConfig(DistillationConfig):
-    """The settings of TRL's `DistillationConfig`, and the estimator of the reverse KL to minimise."""
+    """The settings of TRL's `DistillationConfig`, and the estimator of the reverse KL to minimise.
+
+    The correction for vLLM has the names that it has in TRL's `GRPOConfig`, and its mode `token_truncate`.
+    """
 
     estimator: str = field(
         default="full_vocab",
@@ -45,6 +49,16 @@ class OPDConfig(DistillationConfig):
         },
     )
 
+    vllm_importance_sampling_correction: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether estimator=sampled weighs each token by the ratio of the trainer's probability to that of "
+            "vLLM, where vLLM samples. It has no effect otherwise."
+        },
+    )
+    vllm_importance_sampling_clip_max: float = field(
+        default=5.0, metadata={"help": "Number that these ratios are truncated at, at least 1; the paper's is 5."}
+    )
     report_to: None | str | list[str] = field(  # noqa: RUF036  (the order HfArgumentParser can read)
         default="tensorboard", metadata={"help": "Loggers: tensorboard, wandb, trackio, several of them, or none."}
     )
@@ -100,6 +114,10 @@ class RunArguments:
     num_train_examples: int | None = field(default=None, metadata={"help": "Number of rows to use, from the first on."})
     prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompts: text or messages."})
     answer_column: str = field(default="answer", metadata={"help": "Column of the answers that rewards compare with."})
+    tests_column: str = field(
+        default="tests",
+        metadata={"help": "Column of the tests for the reward 'code', or a key inside it: reward_model.ground_truth."},
+    )
     answer_after: str | None = field(default=None, metadata={"help": "Mark after which the answer follows."})
     prompt_template: str | None = field(default=None, metadata={"help": "Text around the prompt, with {prompt} in it."})
     system_prompt: str | None = field(default=None, metadata={"help": "System message put before each prompt."})

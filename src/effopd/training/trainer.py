@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from effopd import trl_hooks
 from effopd.extrapolation.validation import RewardFunction, RewardValidator, validate
-from effopd.objectives import sampled_reverse_kl
+from effopd.objectives import engine_weights, sampled_reverse_kl
 from effopd.training.config import OPDConfig
 
 
@@ -70,6 +70,9 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
         self.evaluation_seconds = 0.0
         super().__init__(*args, **kwargs)
         self.effopd_weighs_tokens = self.args.estimator == "sampled"
+        self.effopd_asks_engine = self.effopd_weighs_tokens and self.args.vllm_importance_sampling_correction
+        if self.effopd_asks_engine:
+            trl_hooks.check_engine_logprobs(self)
         self._accuracy = RewardValidator(evaluation_reward) if evaluation_reward is not None else None
 
     @override
@@ -143,7 +146,8 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
     def _sampled_loss(self, batch: dict[str, Any]) -> trl_hooks.DivergenceLoss:
         """Return the paper's policy gradient on the sampled log-ratio of the completions' tokens.
 
-        When the weights have moved since they sampled, it corrects for that by the importance ratio of each token.
+        When the weights have moved since they sampled, it corrects for that by the importance ratio of each token. And
+        if vLLM sampled, each token is weighed by the ratio of the trainer's probability to vLLM's, truncated.
         """
 
         def loss(
@@ -161,9 +165,26 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
             tokens_BT = batch["completion_ids"]
             student_BT, teacher_BT, entropy_BT = trl_hooks.token_logprobs(tokens_BT, *hidden_and_heads, **settings)
             sampling_BT = batch.setdefault(trl_hooks.SAMPLING_LOGPROBS, student_BT.detach())
-            surrogate, reverse_kl = sampled_reverse_kl(student_BT, teacher_BT, mask_BT, sampling_BT)
+            weights_BT = self._engine_weights(sampling_BT, batch.get(trl_hooks.ENGINE_LOGPROBS), mask_BT)
+            surrogate, reverse_kl = sampled_reverse_kl(student_BT, teacher_BT, mask_BT, sampling_BT, weights_BT)
             if not self.effopd_trains_again:
                 self.meter.reverse_kl += (reverse_kl / num_items_in_batch).item()
             return surrogate / num_items_in_batch, (entropy_BT.detach() * mask_BT).sum(), mask_BT.sum()
 
         return loss
+
+    def _engine_weights(
+        self, sampling_BT: torch.Tensor, engine_BT: torch.Tensor | None, mask_BT: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Weigh tokens that vLLM sampled, and log mean weight and difference by the names that they have in GRPO."""
+        if engine_BT is None:
+            return None
+        weights_BT = engine_weights(sampling_BT, engine_BT, self.args.vllm_importance_sampling_clip_max)
+        differences = (sampling_BT - engine_BT).abs()[mask_BT.bool()]
+        for name, values in (
+            ("sampling/importance_sampling_ratio/mean", weights_BT[mask_BT.bool()]),
+            ("sampling/sampling_logp_difference/mean", differences[~differences.isnan()]),
+        ):
+            if len(values):
+                trl_hooks.log_metric(self, name, values.mean().item())
+        return weights_BT

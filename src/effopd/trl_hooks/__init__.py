@@ -11,6 +11,8 @@ signature. Each name stands below the file that uses it:
         trainer.utils.pad                               pads prompts and completions
     vllm.py
         Trainer.vllm_generation.llm.generate            is given a seed for each prompt
+        Trainer.vllm_generation.generate, .logprobs, .vllm_client.get_server_info
+                                                        report log-probabilities, which DistillationTrainer leaves out
         Trainer.num_generations, .num_generations_eval  how often RLOO repeats a prompt; it takes prompts for a server
                                                         to be repeated
     divergence.py
@@ -36,6 +38,9 @@ signature. Each name stands below the file that uses it:
         GRPOTrainer._buffered_inputs                    the step's micro-batches
         GRPOTrainer._get_per_token_logps_and_entropies  log-probabilities of a micro-batch, in which the loss finds
                                                         those of the weights that sampled
+    teacher.py
+        PreTrainedModel._no_split_modules               names the classes of a model's layers
+        models.prepare_fsdp                             shards what is left of a model
     changed_weights.py
         Trainer._last_loaded_step                       the step whose weights vLLM holds; -1 makes it load them again
         Trainer._buffered_inputs                        rollouts kept for later steps; None makes it sample again
@@ -83,9 +88,10 @@ from effopd.trl_hooks.trainer import (
     seeded_per_process,
     tokenizer,
 )
-from effopd.trl_hooks.vllm import samples_on_a_server
+from effopd.trl_hooks.vllm import ENGINE_LOGPROBS, check_engine_logprobs, samples_on_a_server
 
 __all__ = [
+    "ENGINE_LOGPROBS",
     "SAMPLING_LOGPROBS",
     "SAMPLING_METHODS",
     "TESTED_TRAINERS",
@@ -97,6 +103,7 @@ __all__ = [
     "StepRollouts",
     "StepScore",
     "can_sample",
+    "check_engine_logprobs",
     "discard_rollouts",
     "divergence_loss",
     "divergence_per_rollout",

@@ -8,6 +8,8 @@ from trl import DistillationTrainer
 from typing_extensions import override
 
 from effopd.trl_hooks.divergence import DivergenceLoss, divergence_loss, replaced_loss
+from effopd.trl_hooks.teacher import shard_teacher
+from effopd.trl_hooks.vllm import ENGINE_LOGPROBS, engine_logprobs, pad_engine_logprobs
 
 
 class HookedDistillationTrainer(DistillationTrainer):
@@ -19,10 +21,16 @@ class HookedDistillationTrainer(DistillationTrainer):
     Attributes:
         effopd_trains_again: Whether it trains on rollouts that it has trained on before.
         effopd_weighs_tokens: Whether its loss needs to know how the tokens were sampled, as `SAMPLING_LOGPROBS`.
+        effopd_asks_engine: Whether its batches are to have `ENGINE_LOGPROBS` where vLLM samples them.
     """
 
     effopd_trains_again = False
     effopd_weighs_tokens = False
+    effopd_asks_engine = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        shard_teacher(self)
 
     def on_rollouts(self, examples: list[dict[str, Any]], completion_ids: list[list[int]], seconds: float) -> None:
         """This is called when completions were sampled for the step under way; by default it does nothing.
@@ -51,7 +59,10 @@ class HookedDistillationTrainer(DistillationTrainer):
     @override
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._effopd_examples = inputs
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        with engine_logprobs(self, wanted=self.effopd_asks_engine and self.model.training) as reported:
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if reported:
+            output[ENGINE_LOGPROBS] = pad_engine_logprobs(reported, output["completion_mask"])
         return output
 
     @override
