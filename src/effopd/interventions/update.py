@@ -50,7 +50,7 @@ class WeightSource(Protocol):
         """Compute the update dW in float64."""
 
     def delta_norm(self, name: str) -> float:
-        """Compute the Frobenius norm of dW."""
+        """Compute the Frobenius norm of dW where `is_difference(name)`."""
 
     def is_difference(self, name: str) -> bool:
         """Tell whether dW is `trained(name)` minus `base(name)`, as they are stored."""
@@ -167,24 +167,20 @@ class Update:
             norm = source.delta_norm(name)
             return NewWeight(source.trained(name).to(dtype), Realised(norm, norm))
         base = source.base(name)
+        flat_base, other = base.reshape(-1), base
         if self.coefficient == 0:
             new = base.to(dtype)
-            return NewWeight(new, measure(base, new, lambda piece: base.new_zeros((), dtype=torch.float64)))
-        if self.replaced is None and "delta" not in vars(self.weight) and is_difference:
-            trained = source.trained(name)
-            new = scale_towards(base, trained, self.coefficient, dtype)
-            flat_base, flat_trained = base.reshape(-1), trained.reshape(-1)
-            return NewWeight(
-                new,
-                measure(
-                    base,
-                    new,
-                    lambda piece: flat_trained[piece].double().sub_(flat_base[piece]).mul_(self.coefficient),
-                ),
-            )
-        new = add_scaled(base, self.tensor, self.coefficient, dtype)
-        flat = self.tensor.reshape(-1)
-        return NewWeight(new, measure(base, new, lambda piece: flat[piece] * self.coefficient))
+        elif self.replaced is None and "delta" not in vars(self.weight) and is_difference:
+            other = source.trained(name)
+            new = scale_towards(base, other, self.coefficient, dtype)
+        else:
+            flat_update = self.tensor.reshape(-1)
+            new = add_scaled(base, self.tensor, self.coefficient, dtype)
+            return NewWeight(new, measure(base, new, lambda piece: flat_update[piece] * self.coefficient))
+        flat_other = other.reshape(-1)
+        return NewWeight(
+            new, measure(base, new, lambda piece: (flat_other[piece].double() - flat_base[piece]) * self.coefficient)
+        )
 
     def _unchanged_integers(self) -> Tensor:
         source, name = self.weight.source, self.weight.name
