@@ -60,14 +60,14 @@ class Pair:
         """Names of the tensors whose role is not known to `effopd.parameters.locate`, for reports."""
         return [name for name in self.names if locate(name).kind == OTHER]
 
-    def read(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, name: str, merged_dtype: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Read the base's and the trained model's tensor, as stored.
 
-        A trained matrix with a low-rank update is that of the merged model: base + update in float64, rounded once to
-        the stored dtype.
+        A trained matrix with a low-rank update is that of the merged model: base + update in float64, rounded once.
 
         Args:
             name: Name in `names` or `matrices`.
+            merged_dtype: Dtype to which merged matrices are rounded; by default the stored one.
 
         Raises:
             DataError: There is no such tensor, or its file has changed.
@@ -75,7 +75,8 @@ class Pair:
         self._shape(name)
         base, trained = self.base.read(name), self.trained.read(name)
         if name in self.lora:
-            trained = round_to(self.lora[name].delta(tuple(trained.shape)).add_(trained), trained.dtype)
+            merged = self.lora[name].delta(tuple(trained.shape)).add_(trained)
+            trained = round_to(merged, merged_dtype or trained.dtype)
         return base, trained
 
     def delta(self, name: str, *window: slice) -> torch.Tensor:

@@ -69,6 +69,14 @@ class LiveModel:
         self._source = _LiveSource(parameters, base, self._shapes, keep_decompositions)
         self._inside = False
 
+    def changed_fraction(self) -> float:
+        """Compute the share of the trained parameters' elements that differ from the base's, in [0, 1]."""
+        changed = total = 0
+        for name, parameter in self._source.parameters.items():
+            changed += int((parameter != self._source.base(name)).sum())
+            total += parameter.numel()
+        return changed / max(total, 1)
+
     @contextmanager
     def intervened(self, *interventions: Intervention) -> Iterator[RealisedByKind]:
         """Apply interventions to the model's update, the first one first, until the block ends.
