@@ -8,7 +8,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from effopd.checkpoints import Pair
-from effopd.checkpoints.model import split_expert
 from effopd.interventions.decomposition import Decomposition, decompose
 from effopd.interventions.factors import SavedFactors
 from effopd.interventions.norms import NormLookup
@@ -40,7 +39,7 @@ class PairSource(WeightSource):
 
     @override
     def dtype(self, name: str) -> torch.dtype:
-        return self._pair.trained.tensors[split_expert(name)[0]].dtype
+        return self._pair.dtype(name)
 
     @override
     def delta(self, name: str) -> Tensor:

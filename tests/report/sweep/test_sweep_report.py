@@ -26,6 +26,7 @@ from effopd.report.sweep import (
 )
 from effopd.report.sweep.figures import draw_sweep
 from effopd.report.sweep.precision import MAX_ERROR
+from effopd.report.table import NONE
 
 
 def chosen(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
@@ -152,7 +153,7 @@ def test_the_error_of_the_update_is_beside_every_curve(
     text = sweep_captions(records, points)[0].text
     assert said in text and ("realised" in text) == (error is not None)
     cells = [row[4] for row in sweep_tables(records, points)["update_norm"].rows if row[1:3] == ("scale", "0.5")]
-    assert set(cells) == {"–" if error is None else f"{150 * error:.2g} %"}
+    assert set(cells) == {NONE if error is None else f"{150 * error:.2g} %"}
     write_sweep_report(out)
     section, page = sweep_section(out), (out / "sweep.md").read_text()
     for where in (section, page):
