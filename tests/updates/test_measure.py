@@ -73,7 +73,7 @@ def test_the_rounding_bound_holds_what_storing_has_changed(tmp_path: Path, dtype
         assert record.dtype == str(dtype).removeprefix("torch.")
         assert record.rounding_bound is not None
         assert float(lost.norm()) <= record.rounding_bound * (1 + 1e-6)  # float64 to bf16 goes through float32
-        if size == 1 and record.parameter in MATRICES:  # what is lost is spread evenly over half a unit on either side
+        if size == 1 and record.parameter in MATRICES and dtype != torch.float32:  # spread evenly over half a unit
             assert float(lost.norm()) == pytest.approx(record.rounding_bound / math.sqrt(3), rel=0.1)
     in_memory = {record.parameter: record.rounding_bound for record in compare(base, stored)}
     assert in_memory == pytest.approx({record.parameter: record.rounding_bound for record in records})
