@@ -170,6 +170,8 @@ class Update:
         flat_base, other = base.reshape(-1), base
         if self.coefficient == 0:
             new = base.to(dtype)
+            if torch.promote_types(base.dtype, dtype) == dtype:
+                return NewWeight(new, Realised())
         elif self.replaced is None and "delta" not in vars(self.weight) and is_difference:
             other = source.trained(name)
             new = scale_towards(base, other, self.coefficient, dtype)
