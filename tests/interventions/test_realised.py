@@ -150,8 +150,10 @@ def test_small_updates_in_bfloat16(tmp_path: Path, plan: list[Intervention], err
     assert record["dtype"] == "float32" and record["relative_error"]["total"] < 1e-3
     assert record["relative_error_if_stored"] == stored["relative_error"]
     line = summary(record)
-    assert f"bfloat16 would lose {100 * stored['relative_error']['total']:.2g} %" in line and "GB" in line
-    assert f"of whose weights {100 * record['changed_fraction']:.2g} % differ" in line
+    assert f"bfloat16 would lose {100 * stored['relative_error']['total']:.2g} %" in line and line.startswith(
+        "float32, 262."
+    )
+    assert f"differs from the base in {100 * record['changed_fraction']:.2g} % of its weights" in line
 
 
 def test_the_default_keeps_the_stored_dtype_where_it_loses_little(

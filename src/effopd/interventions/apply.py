@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from rich.filesize import decimal
 from torch import Tensor
 
 from effopd import __version__
@@ -111,20 +112,21 @@ def intervene(
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """Say in one line what `intervene` wrote: dtype, size on disk, and what the weights hold of the update.
+    """Say in one line what `intervene` wrote: dtype and why, size on disk, and what the weights hold of the update.
 
     Args:
         record: What `intervene` returned.
     """
     dtype, stored = record["dtype"], record["stored_dtype"]
     error, if_stored = (record[key]["total"] for key in ("relative_error", "relative_error_if_stored"))
-    why = f" ({stored} would lose {_percent(if_stored)} of the update's norm)" if dtype != stored else ""
-    part = f", of a trained model in {stored} of whose weights {_percent(record['changed_fraction'])} differ from the "
-    return (
-        f"{dtype}, {record['num_bytes'] / 1e9:.3g} GB{why}; norm of the update "
-        f"{record['realised_norm']['total']:.6g}, {_percent(error)} off the intended"
-        + (f"{part}base's" if stored != "float32" else "")
-    )
+    parts = [f"{dtype}, {decimal(record['num_bytes'])}"]
+    if dtype != stored:
+        parts[0] += f"; {stored} would lose {_percent(if_stored)} of the update's norm"
+    parts.append(f"Norm of the update {record['realised_norm']['total']:.6g}, {_percent(error)} off the intended")
+    if stored != "float32":
+        parts.append(f"The trained model, in {stored}, differs from the base in {_percent(record['changed_fraction'])}")
+        parts[-1] += " of its weights"
+    return ". ".join(parts) + "."
 
 
 def _percent(share: float | None) -> str:
