@@ -166,7 +166,7 @@ def enter_and_leave(live: LiveModel, intervention: Intervention) -> None:
 
 
 def write_and_load(base: Path, trained: Path, intervention: Intervention, out: Path) -> None:
-    intervene(base, trained, [intervention], out)
+    intervene(base, trained, [intervention], out, dtype="stored")  # as the model in memory, which is in bf16
     load_and_read(out)
 
 

@@ -3,7 +3,8 @@
 `updates` measures and `report` draws, and neither imports the other. This module joins the two.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,9 @@ from effopd.report.sweep import sweep_section
 from effopd.updates.assemble import write_tables
 from effopd.updates.jobs import measure_runs
 from effopd.updates.tokens import tokens_of, write_embedding_tables
+
+MAX_ROUNDING = 0.05
+"""Share of an update's norm that rounding may have changed without a word about it."""
 
 
 def analyze(
@@ -78,6 +82,8 @@ def analyze(
         for run in _unmoved(records):
             note = f"Run {run}: all its weights are those of the base. Was the base given as the run?"
             console.print(note, markup=False, soft_wrap=True)
+        for note in _rounded(records):
+            console.print(note, markup=False, soft_wrap=True)
         progress.update(task, description="comparing")
         write_tables(records, out)
         write_embedding_tables(base, dict(runs), out, ignore=ignore, wanted=wanted)
@@ -93,6 +99,25 @@ def _unmoved(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Find the runs none of whose weights differs from the base's."""
     moved = {record["run"] for record in records if record["frobenius_norm"] > 0}
     return list(dict.fromkeys(record["run"] for record in records if record["run"] not in moved))
+
+
+def _rounded(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Tell of each run that is stored in too narrow a dtype for its update how much of it may be lost."""
+    last = {record["run"]: record["checkpoint"] for record in records}
+    for run, checkpoint in last.items():
+        rows = [record for record in records if (record["run"], record["checkpoint"]) == (run, checkpoint)]
+        norm = math.hypot(*(row["frobenius_norm"] for row in rows))
+        bound = math.hypot(*(row.get("rounding_bound") or 0.0 for row in rows))
+        if norm == 0 or bound <= MAX_ROUNDING * norm:
+            continue
+        sizes = [row["rows"] * row["cols"] for row in rows]
+        changed = sum(row["changed_fraction"] * size for row, size in zip(rows, sizes, strict=True)) / sum(sizes)
+        dtypes = ", ".join(sorted({row["dtype"] for row in rows if row.get("dtype")}))
+        yield (
+            f"Run {run}: {changed:.2%} of the entries of the last checkpoint differ from the base's. Rounding to "
+            f"{dtypes} can have changed the update by up to {bound / norm:.0%} of its norm: what is measured, and any "
+            "intervention on it, is about the update as stored. Save checkpoints in float32 to have all of it."
+        )
 
 
 def _starter(progress: Progress, task: TaskID, console: Console) -> Callable[[int, int, float], None]:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -68,6 +69,27 @@ def test_a_base_given_as_the_run_is_told(
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Run ")]
     assert lines == ["Run mine [1]: all its weights are those of the base. Was the base given as the run?"]
     assert "was the base given as the run?" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_what_the_stored_dtype_cannot_hold_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A small update of a model in bf16, and the same in float32."""
+    base, step = random_tensors(0, torch.bfloat16), random_tensors(1)
+    moved = {name: tensor.float() + 1e-3 * step[name] for name, tensor in base.items()}
+    write(tmp_path / "base", base)
+    write(tmp_path / "narrow", {name: tensor.bfloat16() for name, tensor in moved.items()})
+    write(tmp_path / "wide", moved)
+    runs = [f"--run={name}={tmp_path / name}" for name in ("narrow", "wide")]
+    assert main(["analyze", "--base", str(tmp_path / "base"), *runs, "--out", str(tmp_path / "out")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Run ")]
+    table = pd.read_parquet(tmp_path / "out" / "updates.parquet")
+    rows = table[table.run == "narrow"]
+    share = (rows.changed_fraction * rows.rows * rows.cols).sum() / (rows.rows * rows.cols).sum()
+    bound = np.linalg.norm(rows.rounding_bound) / np.linalg.norm(rows.frobenius_norm)
+    assert 0 < share < 0.5 and bound > 0.5
+    (line,) = lines
+    assert line.startswith(f"Run narrow: {share:.2%} of the entries of the last checkpoint differ from the base's.")
+    assert f"Rounding to bfloat16 can have changed the update by up to {bound:.0%} of its norm" in line
+    assert "What the stored dtype holds of the update" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_norms_of_other_models_and_plans(
     top = ["top", "--percent", 10, "--norm-like", other_llama]
     assert status_of("intervene", *top, *common, "--out", tmp_path / "0") == 0
     assert status_of("intervene", "norm-match", "--final", other_llama, *common, "--out", tmp_path / "1") == 0
-    assert "norm of the update" in capsys.readouterr().out
+    assert "Norm of the update" in capsys.readouterr().out
     plan = tmp_path / "plan.yaml"
     plan.write_text(f"- top: {{percent: 10, norm_like: {other_llama}}}\n")
     sharded = ["--out", tmp_path / "2", "--max-shard-gb", 1e-5]

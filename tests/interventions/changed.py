@@ -6,24 +6,24 @@ import torch
 
 from effopd.checkpoints import Pair
 from effopd.interventions import Intervention
-from effopd.interventions.apply import PairSource
-from effopd.interventions.update import Update, Weight, new_tensor, weights_in
+from effopd.interventions.pair_source import PairSource
+from effopd.interventions.update import new_tensor, new_updates
 
 
 def weights(pair: Pair, interventions: Sequence[Intervention]) -> dict[str, torch.Tensor]:
     source = PairSource(pair)
-    return {name: new_tensor(name, shape, interventions, source).tensor for name, shape in pair.shapes.items()}
+    return {
+        name: new_tensor(name, new_updates(name, shape, interventions, source), source.dtype(name)).tensor
+        for name, shape in pair.shapes.items()
+    }
 
 
 def updates(pair: Pair, interventions: Sequence[Intervention]) -> dict[str, torch.Tensor]:
     """The new updates before they are rounded."""
     source, found = PairSource(pair), {}
     for name, shape in pair.shapes.items():
-        for part, part_shape in weights_in(name, shape).items():
-            update = Update(Weight(part, part_shape, source))
-            for intervention in interventions:
-                update = intervention.apply(update)
-            found[part] = update.coefficient * update.tensor
+        for update in new_updates(name, shape, interventions, source):
+            found[update.weight.name] = update.coefficient * update.tensor
     return found
 
 

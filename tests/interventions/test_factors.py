@@ -49,7 +49,7 @@ def test_saved_vectors_give_the_same_model(
     def not_needed(update: torch.Tensor) -> None:
         raise AssertionError("decomposed again")
 
-    monkeypatch.setattr("effopd.interventions.apply.decompose", not_needed)
+    monkeypatch.setattr("effopd.interventions.pair_source.decompose", not_needed)
     factors = open_factors(analysis)
     record = intervene(llama, trained_llama, [kind], tmp_path / "saved", factors=factors)
     assert record["factors"] == str(factors.directory)

@@ -24,8 +24,8 @@ from effopd.interventions import (
 )
 
 
-def load(path: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+def load(path: Path, dtype: str = "auto") -> Any:
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
 
 
 def state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -36,13 +36,18 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
     """Bit for bit."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name].view(torch.int16), tensor.view(torch.int16)), name
 
 
+@pytest.mark.filterwarnings("ignore:The weights of:UserWarning")  # of what bf16 loses
+@pytest.mark.parametrize("dtype", ["float32", "stored"])
 @pytest.mark.parametrize("models", ["llama", "qwen3"])
-def test_it_has_the_weights_that_are_written(models: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_it_has_the_weights_that_are_written(
+    models: str, dtype: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     base, trained = request.getfixturevalue(models), request.getfixturevalue(f"trained_{models}")
-    model = load(trained)
+    model = load(trained, "auto" if dtype == "stored" else dtype)
     live, before = LiveModel(model, str(base)), state(model)
     plans: list[list[Any]] = [
         [Scale(0.7)],
@@ -54,10 +59,14 @@ def test_it_has_the_weights_that_are_written(models: str, request: pytest.Fixtur
         [NormMatch(str(base), beta=0.4), TopComponents(20)],
     ]
     for number, plan in enumerate(plans):
-        intervene(base, trained, plan, tmp_path / str(number))
+        record = intervene(base, trained, plan, tmp_path / str(number), dtype=dtype)
         written = load_tensors(tmp_path / str(number))
-        with live.intervened(*plan):
+        with live.intervened(*plan) as realised:
             assert_same(state(model), written)
+        for kind, each in realised.with_total().items():
+            assert each.intended_norm == pytest.approx(record["intended_norm"][kind], rel=1e-12)
+            assert each.realised_norm == pytest.approx(record["realised_norm"][kind], rel=1e-12)
+            assert each.relative_error == pytest.approx(record["relative_error"][kind], rel=1e-9)
         assert_same(state(model), before)
 
 
@@ -66,6 +75,7 @@ NEOX = GPTNeoXConfig(
 )
 
 
+@pytest.mark.filterwarnings("ignore:The weights of:UserWarning")
 @pytest.mark.parametrize("config", [tiny_mixtral(), NEOX], ids=["fused experts", "other names"])
 def test_parameters_that_are_stored_in_another_form(config: Any, tmp_path: Path) -> None:
     base = write_tiny(config, tmp_path / "base")
@@ -77,7 +87,7 @@ def test_parameters_that_are_stored_in_another_form(config: Any, tmp_path: Path)
     for number, live in enumerate((LiveModel(model, base), LiveModel(model, load_tensors(base)))):
         for plan in ([Scale(0.7)], [TopComponents(40)], [BottomComponents(33), NormMatch(norms, beta=0.4)]):
             out = tmp_path / f"{number}{len(list(tmp_path.iterdir()))}"
-            intervene(base, trained, plan, out)
+            intervene(base, trained, plan, out, dtype="stored")
             with live.intervened(*plan):
                 assert_same(state(model), state(load(out)))
             assert_same(state(model), before)
@@ -217,7 +227,7 @@ def test_on_an_accelerator(llama: Path, trained_llama: Path, tmp_path: Path) -> 
     model = load(trained_llama).cuda()
     live, before = LiveModel(model, llama), state(model)
     for number, plan in enumerate([[Scale(0.7)], [TopComponents(30)], [NormMatch(str(llama), 0.5)]]):
-        intervene(llama, trained_llama, plan, tmp_path / str(number))
+        intervene(llama, trained_llama, plan, tmp_path / str(number), dtype="stored")
         with live.intervened(*plan):
             for name, tensor in load_tensors(tmp_path / str(number)).items():
                 parameter = model.get_parameter(name)

@@ -117,6 +117,7 @@ def _row(
         **{"parameter": name, "layer": layer, "module": module, "kind": kind, "rows": size, "cols": cols},
         **{"frobenius_norm": strength, "base_norm": float(np.sqrt(size * cols)), "route": "zero" if zero else "norm"},
         "changed_fraction": 0.0 if zero else rng.uniform(0.2, 0.9),
+        **{"dtype": "bfloat16", "rounding_bound": 2.0**-9 * float(np.sqrt(size * cols))},
         "displacement_norm": strength / count,
         "displacement_cosine": None if zero or checkpoint == 0 else rng.uniform(0.1, 0.6),
     }

@@ -26,8 +26,10 @@ CURVES: dict[str, dict[str, tuple[float, ...]]] = {
 RUNS = {"OPD": 3, "GRPO $x$": 1}
 
 
-def write_sweep(directory: Path, *, kl: bool = True, tasks: tuple[str, ...] = ("world",)) -> Path:
-    """A sweep of two methods, one with three seeds of training."""
+def write_sweep(
+    directory: Path, *, kl: bool = True, tasks: tuple[str, ...] = ("world",), error: float | None = 1e-5
+) -> Path:
+    """A sweep of two methods, one with three seeds of training. Updates have an error that grows with the value."""
     rng = np.random.default_rng(0)
     rows = []
     for sweep, curves in CURVES.items():
@@ -40,7 +42,11 @@ def write_sweep(directory: Path, *, kl: bool = True, tasks: tuple[str, ...] = ("
                                 place = (sweep, run, kind, value, training_seed, task, seed)
                                 rows.append(a_row(*place, rng.uniform(0.3, 0.9), kl and sweep == "norm_matching"))
     directory.mkdir(parents=True)
-    pd.DataFrame(rows).to_parquet(directory / "results.parquet")
+    results = pd.DataFrame(rows)
+    if error is not None:  # sweeps of earlier versions did not measure it
+        results["relative_error"] = error * (1 + results["value"])
+        results["changed_fraction"], results["dtype"] = 0.25, "float32"
+    results.to_parquet(directory / "results.parquet")
     runs = {run: [[] for _ in range(seeds)] for run, seeds in RUNS.items()}
     (directory / "sweep.json").write_text(json.dumps({"spec": {"sweeps": SWEEPS}, "runs": runs}))
     return directory

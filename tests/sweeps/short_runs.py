@@ -1,5 +1,6 @@
 """Checkpoints on the way from the embedded world's base towards its teacher, and specifications of sweeps."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,23 @@ def write_checkpoint(directory: Path, share: float, seed: int) -> None:
     noise = {name: 1e-3 * torch.randn(tensor.shape, generator=generator) for name, tensor in base.items()}
     tensors = {name: base[name] + share * (teacher[name] - base[name]) + noise[name] for name in base}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_bfloat16_run(root: Path, size: float = 1e-4) -> None:
+    """A base in bf16, and a run whose updates are small beside the weights, stored in bf16 too."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: t.bfloat16() for name, t in load_file(base_dir() / "model.safetensors").items()}
+    for place, scale in (("base", 0.0), ("run/checkpoint-1", 0.1 * size), ("run/checkpoint-10", size)):
+        ignore = shutil.ignore_patterns("*.safetensors", "training_record.json")
+        shutil.copytree(base_dir(), root / place, ignore=ignore)
+        config = json.loads((base_dir() / "config.json").read_text())
+        config.pop("torch_dtype", None)
+        (root / place / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+        moved = {
+            name: (tensor + scale * torch.randn(tensor.shape, generator=generator)).bfloat16()
+            for name, tensor in tensors.items()
+        }
+        save_file(moved, root / place / "model.safetensors", metadata={"format": "pt"})
 
 
 def make(root: Path, **changes: Any) -> SweepSpec:

@@ -2,14 +2,15 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
 import torch
 import yaml
 from checkpoints.tiny_pairs import tiny_mixtral, write_tiny, write_trained
-from sweeps.short_runs import make, write_checkpoint
+from safetensors.torch import load_file, save_file
+from sweeps.short_runs import make, write_bfloat16_run, write_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from effopd import evaluation
@@ -18,6 +19,7 @@ from effopd.cli import main
 from effopd.errors import CheckpointError, ConfigurationError, DataError, UnsupportedError
 from effopd.files import files_digest
 from effopd.interventions import Scale, intervene
+from effopd.parameters import ModuleKind
 from effopd.sweeps import SweepSpec, plan_cells, sweep
 from effopd.sweeps.results import SCHEMA
 from effopd.world import base_dir, teacher_dir
@@ -61,8 +63,10 @@ def test_every_cell_has_its_rows(whole: tuple[SweepSpec, Path]) -> None:
     assert len(found) == sum(len(cell.uses) for cell in cells)
     assert set(found["cell"]) == {cell.key for cell in cells}
     assert not list((out / "cells").iterdir())
-    complete = found.drop(columns=["kl_per_token", "kl_low", "kl_high", "kl_per_sequence", "layer_norm"])
-    assert complete.notna().all().all()
+    not_all = {"kl_per_token", "kl_low", "kl_high", "kl_per_sequence", "layer_norm"}
+    absent = [name for name in found.columns if name.startswith("other")]
+    complete = found.drop(columns=[*not_all, *absent])
+    assert complete.notna().all().all() and found[absent].isna().all().all()
     assert (found["low"] <= found["mean"]).all() and (found["mean"] <= found["high"]).all()
     assert (found["num_problems"] == 4).all() and (found["attempt"] == 1).all()
 
@@ -97,6 +101,57 @@ def test_a_cell_is_what_evaluating_the_written_model_gives(whole: tuple[SweepSpe
     ].to_dict("records")
     assert (row["mean"], row["low"], row["high"]) == (expected.mean, *expected.interval)
     assert spec.seeds == (0, 1)
+
+
+def test_every_row_tells_the_intended_and_the_realised_update(whole: tuple[SweepSpec, Path]) -> None:
+    found = rows(whole[1])
+    assert (found["dtype"] == "float32").all() and found["changed_fraction"].between(0.9, 1).all()
+    assert (found["relative_error"] < 1e-3).all()
+    assert found["intended_norm"].to_list() == pytest.approx(found["update_norm"].to_list(), rel=1e-5)
+    kinds = [kind for kind in get_args(ModuleKind) if found[f"{kind}_update_norm"].notna().any()]
+    assert len(kinds) == 5
+    for column in ("intended_norm", "update_norm"):
+        squares = sum(found[f"{kind}_{column}"] ** 2 for kind in kinds)
+        assert (squares**0.5).to_list() == pytest.approx(found[column].to_list())
+    exact = found[found["kind"].isin(["base", "trained", "replace-embeddings", "mlp", "attention", "checkpoint"])]
+    assert (exact["relative_error"] == 0).all() and len(exact) > 20
+    assert (found[found["kind"] == "scale"]["relative_error"] > 0).any()
+
+
+def test_float32_is_what_makes_a_bfloat16_sweep_mean_something(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same sweep twice, in float32 and as stored; what it evaluates is what `effopd intervene` writes."""
+    write_bfloat16_run(tmp_path)
+    sweeps = [
+        {"preset": "intervention", "name": "halves", "kind": "scale", "vary": "alpha", "values": [0, 0.5, 1]},
+        {"preset": "top_bottom", "values": [10]},
+    ]
+    found, common = {}, {"base": str(tmp_path / "base"), "runs": {"a": "run"}, "sweeps": sweeps, "limit": 4}
+    for dtype in ("float32", "stored"):
+        out = tmp_path / dtype
+        assert sweep(make(tmp_path, dtype=dtype, **common), out, workers=1).failed == []
+        found[dtype] = rows(out)
+        said, text = capsys.readouterr().out, (out / "sweep.md").read_text()
+        assert ("Warning: " in said) == ("those show rounding" in text) == (dtype == "stored")
+        if dtype == "stored":
+            assert said.count("Warning: ") == 1 and "held in bfloat16" in said and "Set `dtype: float32`" in said
+    assert (found["float32"]["dtype"] == "float32").all() and (found["float32"]["relative_error"] < 1e-3).all()
+    stored = found["stored"].set_index(["kind", "value"])
+    assert (stored["dtype"] == "bfloat16").all()
+    assert stored.loc[("scale", 0.5), "relative_error"] > 0.5 and stored.loc[("top", 10), "relative_error"] > 0.5
+    assert stored.loc[[("scale", 0), ("scale", 1), ("base", 0), ("trained", 0)], "relative_error"].eq(0).all()
+    shares = {frame["changed_fraction"].unique().item() for frame in found.values()}
+    assert len(shares) == 1 and 0 < shares.pop() < 1
+    with pytest.raises(CheckpointError, match=r"other settings: dtype 'float32' \(now 'stored'\)"):
+        sweep(make(tmp_path, dtype="stored", **common), tmp_path / "float32", workers=1)
+    record = intervene(tmp_path / "base", tmp_path / "run" / "checkpoint-10", [Scale(0.5)], tmp_path / "written")
+    half = found["float32"].set_index(["kind", "value"]).loc[("scale", 0.5)]
+    assert record["dtype"] == "float32"
+    for ours, theirs in zip(("intended_norm", "update_norm"), ("intended_norm", "realised_norm"), strict=True):
+        assert half[ours] == pytest.approx(record[theirs]["total"], rel=1e-12)
+    model, tokenizer = (made.from_pretrained(tmp_path / "written") for made in (AutoModelForCausalLM, AutoTokenizer))
+    assert half["mean"] == evaluation.evaluate(model, tokenizer, evaluation.load_task("world", limit=4)).mean
 
 
 def test_figures_and_tables_are_written(whole: tuple[SweepSpec, Path]) -> None:
@@ -344,3 +399,12 @@ def test_a_lora_adapter_is_a_run_too(tmp_path: Path) -> None:
     norm = math.hypot(*(float(pair.delta(name).norm()) for name in pair.lora))
     assert norm > 0
     assert rows(tmp_path / "out")["update_norm"].to_list() == pytest.approx([0, norm / 2, norm], rel=1e-5)
+    write_bfloat16_run(tmp_path)
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    save_file({name: 0.02 * t for name, t in weights.items()}, tmp_path / "adapter" / "adapter_model.safetensors")
+    small = open_pair(tmp_path / "base", tmp_path / "adapter")
+    norm = math.hypot(*(float(small.delta(name).norm()) for name in small.lora))
+    spec = make(tmp_path, base=str(tmp_path / "base"), runs={"lora": "adapter"}, sweeps=[entry])
+    sweep(spec, tmp_path / "small", workers=1)
+    found = rows(tmp_path / "small")  # merged in bf16, the update would be mostly rounding
+    assert found["update_norm"].to_list() == pytest.approx([0, norm / 2, norm], rel=1e-3)

@@ -60,6 +60,25 @@ def test_bfloat16_tells_how_much_was_rounded_away() -> None:
     assert compare(base, trained)[0].changed_fraction == 1 / 16
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("size", [1e-7, 1e-4, 1.0])
+def test_the_rounding_bound_holds_what_storing_has_changed(tmp_path: Path, dtype: torch.dtype, size: float) -> None:
+    """Training in float64 from what the base stores, and then one rounding to the stored dtype."""
+    base, step = random_tensors(0, dtype), random_tensors(1)
+    exact = {name: tensor.double() + size * step[name].double() for name, tensor in base.items()}
+    stored = {name: tensor.to(dtype) for name, tensor in exact.items()}
+    records = compare(write(tmp_path / "base", base), write(tmp_path / "trained", stored))
+    for record in records:
+        lost = matrix(stored, record.parameter) - matrix(exact, record.parameter)
+        assert record.dtype == str(dtype).removeprefix("torch.")
+        assert record.rounding_bound is not None
+        assert float(lost.norm()) <= record.rounding_bound * (1 + 1e-6)  # float64 to bf16 goes through float32
+        if size == 1 and record.parameter in MATRICES and dtype != torch.float32:  # spread evenly over half a unit
+            assert float(lost.norm()) == pytest.approx(record.rounding_bound / math.sqrt(3), rel=0.1)
+    in_memory = {record.parameter: record.rounding_bound for record in compare(base, stored)}
+    assert in_memory == pytest.approx({record.parameter: record.rounding_bound for record in records})
+
+
 @pytest.mark.parametrize("change", ["missing", "shape"])
 def test_state_dicts_that_do_not_match_are_refused(change: str) -> None:
     base, trained = random_tensors(0), random_tensors(1)
@@ -125,7 +144,7 @@ def test_a_large_matrix_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.Mo
     pair = open_pair(base, trained)
     monkeypatch.setattr("effopd.updates.measure.BLOCK_BYTES", 8 * 16 * 7)
     for name in MATRICES:
-        blocks, base_norm = update_blocks(pair, name, parameters(pair)[name])
+        blocks, base_norm, _ = update_blocks(pair, name, parameters(pair)[name])
         whole = torch.cat(list(blocks)) * blocks.scale
         assert max(len(block) for block in blocks) <= 7
         assert base_norm == pytest.approx(float(matrix(random_tensors(0), name).norm()), rel=1e-12)

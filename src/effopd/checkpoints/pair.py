@@ -5,12 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from effopd.checkpoints.lora import LoraFactors, open_adapter
 from effopd.checkpoints.model import ModelReader, natural_order, open_model, split_expert, untie
-from effopd.checkpoints.rounding import round_to
+from effopd.checkpoints.rounding import half_unit_square, round_to
 from effopd.errors import ConfigurationError, DataError, listing
 from effopd.models.directory import weights_kind
 from effopd.models.find import model_directory
@@ -19,6 +20,21 @@ from effopd.parameters import OTHER, locate
 _SEPARATE = re.compile(r"\.(?:[qkv]|gate|up)_proj\.|experts\.\d+\.")
 _FUSED = re.compile(r"qkv|gate_up|experts\.[a-z]")
 _CHUNK = 2**16  # elements
+
+
+class Difference(NamedTuple):
+    """The update of a tensor, or of a window of it.
+
+    Attributes:
+        delta: dW = W - W_base in float64.
+        base_square: Sum of squares of W_base.
+        rounding_square: Sum of squares of half a unit in the last place of W as it is stored. Its root is the most by
+            which dW can differ, in norm, from the update that training made before W was rounded to its stored dtype.
+    """
+
+    delta: torch.Tensor
+    base_square: float
+    rounding_square: float
 
 
 @dataclass(frozen=True)
@@ -60,14 +76,14 @@ class Pair:
         """Names of the tensors whose role is not known to `effopd.parameters.locate`, for reports."""
         return [name for name in self.names if locate(name).kind == OTHER]
 
-    def read(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def read(self, name: str, merged_dtype: torch.dtype | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Read the base's and the trained model's tensor, as stored.
 
-        A trained matrix with a low-rank update is that of the merged model: base + update in float64, rounded once to
-        the stored dtype.
+        A trained matrix with a low-rank update is that of the merged model: base + update in float64, rounded once.
 
         Args:
             name: Name in `names` or `matrices`.
+            merged_dtype: Dtype to which merged matrices are rounded; by default the stored one.
 
         Raises:
             DataError: There is no such tensor, or its file has changed.
@@ -75,7 +91,8 @@ class Pair:
         self._shape(name)
         base, trained = self.base.read(name), self.trained.read(name)
         if name in self.lora:
-            trained = round_to(self.lora[name].delta(tuple(trained.shape)).add_(trained), trained.dtype)
+            merged = self.lora[name].delta(tuple(trained.shape)).add_(trained)
+            trained = round_to(merged, merged_dtype or trained.dtype)
         return base, trained
 
     def delta(self, name: str, *window: slice) -> torch.Tensor:
@@ -96,16 +113,23 @@ class Pair:
         Raises:
             DataError: There is no such tensor, its file has changed, or the difference is not finite.
         """
-        return self.delta_and_base(name, *window)[0]
+        return self.difference(name, *window).delta
 
-    def delta_and_base(self, name: str, *window: slice) -> tuple[torch.Tensor, float]:
-        """Compute the update as `delta` does, and the sum of squares of the base's entries there, in one reading."""
+    def dtype(self, name: str) -> torch.dtype:
+        """Tell the dtype that the trained model stores a tensor in."""
+        return self.trained.tensors[split_expert(name)[0]].dtype
+
+    def difference(self, name: str, *window: slice) -> Difference:
+        """Compute the update as `delta` does, and sums about both models there, in one reading."""
         shape = self._shape(name)
         tensor, _ = split_expert(name)
         base = self.base.read(name, *window)
         if self.trained.tensors[tensor] != self.base.tensors[tensor]:
-            delta, base_square = _difference(self.trained.read(name, *window), base)
+            stored = self.trained.read(name, *window)
+            delta, base_square = _difference(stored, base)
+            rounding_square = half_unit_square(stored)
         else:
+            rounding_square = 0.0  # an adapter's update is stored by itself
             delta = torch.zeros(base.shape, dtype=torch.float64)
             base_square = float(torch.linalg.vector_norm(base, dtype=torch.float64)) ** 2
         if name in self.lora:
@@ -120,7 +144,7 @@ class Pair:
                 f"{name}: {self.trained.directory} minus {self.base.directory} is not finite. Did training diverge?"
                 " Use an earlier checkpoint."
             )
-        return delta, base_square
+        return Difference(delta, base_square, rounding_square)
 
     def unchanged_fraction(self, name: str) -> float:
         """Compute the share of a tensor's elements that are equal in both models as `read` gives them, in [0, 1]."""

@@ -41,6 +41,12 @@ def _common_options() -> argparse.ArgumentParser:
         help="gigabytes above which a new file of weights is begun; default: %(default)s",
     )
     common.add_argument(
+        "--dtype",
+        choices=("float32", "stored"),
+        help="dtype of the new model; default: the trained one's, or float32 where that loses more than 1 %% of "
+        "the update's norm",
+    )
+    common.add_argument(
         "--factors", metavar="DIR", help="analysis of these two models, to use its singular vectors again"
     )
     common.add_argument("--run", dest="run_name", metavar="NAME", help="run of that analysis, if it has several")
@@ -50,7 +56,7 @@ def _common_options() -> argparse.ArgumentParser:
 
 def _intervene(options: argparse.Namespace) -> None:
     from effopd.console import progress_bar
-    from effopd.interventions import KINDS, intervene, make_intervention, open_factors, read_plan
+    from effopd.interventions import KINDS, intervene, make_intervention, open_factors, read_plan, summary
 
     if options.kind == "compose":
         interventions = read_plan(options.plan)
@@ -69,8 +75,9 @@ def _intervene(options: argparse.Namespace) -> None:
             options.trained,
             interventions,
             options.out,
+            dtype=options.dtype,
             factors=factors,
             max_shard_bytes=int(options.max_shard_gb * 1e9),
             progress=lambda name, total: progress.update(task, description=name, total=total, advance=1),
         )
-    print(f"{options.out}: norm of the update {record['update_norm']['total']:.6g}")
+    print(f"{options.out}: {summary(record)}")

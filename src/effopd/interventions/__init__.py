@@ -16,8 +16,9 @@ This sweeps over window positions with a model in memory, which is itself again 
             print(centre, accuracy(model))
 
 Several interventions in a list apply to the update one after the other: `[Window("mlp", 12), Scale(2)]`. Each is a
-function of dW = W - W_base. The new weight is computed in float64 and rounded once to the dtype of the trained model;
-where an intervention leaves the update as it is, the weight is the stored one to the bit. The mathematics underneath is
+function of dW = W - W_base. The new weight is computed in float64 and rounded once: to float32, or to the dtype of the
+trained model where that holds the update. Where an intervention leaves the update as it is, the weight is the stored
+one. Each new model comes with the norms of its intended and its realised update. The mathematics underneath is
 in functions of tensors, numbers and names: `keep_top`, `keep_bottom`, `decompose`, `norm_match_factor`, `in_window`,
 `add_scaled`.
 
@@ -27,13 +28,14 @@ Each intervention has a file of its own, which registers it: docs/interventions.
 import importlib
 import pkgutil
 
-from effopd.interventions.apply import intervene
+from effopd.interventions.apply import intervene, summary
 from effopd.interventions.decomposition import Decomposition, decompose
 from effopd.interventions.factors import SavedFactors, open_factors
 from effopd.interventions.live import LiveModel
 from effopd.interventions.norm_match import NormMatch, norm_match_factor
 from effopd.interventions.norms import UpdateNorms, update_norms
 from effopd.interventions.plan import read_plan
+from effopd.interventions.realised import Realised, RealisedByKind
 from effopd.interventions.registry import KINDS, make_intervention
 from effopd.interventions.replace_embeddings import ReplaceEmbeddings
 from effopd.interventions.scale import Scale
@@ -49,6 +51,8 @@ __all__ = [
     "KINDS",
     "LiveModel",
     "NormMatch",
+    "Realised",
+    "RealisedByKind",
     "ReplaceEmbeddings",
     "SavedFactors",
     "Scale",
@@ -66,6 +70,7 @@ __all__ = [
     "norm_match_factor",
     "open_factors",
     "read_plan",
+    "summary",
     "update_norms",
 ]
 

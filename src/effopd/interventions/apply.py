@@ -1,27 +1,27 @@
 """Interventions on a model on disk, which is read, changed and written tensor by tensor."""
 
-import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from rich.filesize import decimal
 from torch import Tensor
-from typing_extensions import override
 
 from effopd import __version__
 from effopd.checkpoints import Pair, open_model, open_pair, write_model
-from effopd.checkpoints.model import split_expert
+from effopd.checks import check_choice
 from effopd.errors import DataError, UnsupportedError
 from effopd.files import write_json
-from effopd.interventions.decomposition import Decomposition, decompose
 from effopd.interventions.factors import SavedFactors
-from effopd.interventions.norms import NormLookup
+from effopd.interventions.new_model import NewModel
+from effopd.interventions.pair_source import PairSource
 from effopd.interventions.plan import describe
-from effopd.interventions.update import Intervention, NormReference, WeightSource, new_tensor
+from effopd.interventions.realised import Dtype, warn_of_error
+from effopd.interventions.update import Intervention
 from effopd.models.directory import ADAPTER_WEIGHTS, CONFIG, MODEL_FILES
 from effopd.parameters import locate
 
@@ -34,6 +34,7 @@ def intervene(
     interventions: Sequence[Intervention],
     out: str | Path,
     *,
+    dtype: Dtype | None = None,
     factors: SavedFactors | None = None,
     max_shard_bytes: int = 2 * 10**9,
     progress: Callable[[str, int], None] | None = None,
@@ -50,40 +51,55 @@ def intervene(
         trained: Directory or hub name of a model or LoRA adapter trained from it.
         interventions: Interventions, applied to the update of each weight one after the other.
         out: Directory for the new model. It may exist if it is empty.
+        dtype: `float32`, or `stored` for the dtype that each tensor of the trained model is stored in. By default
+            float32 where the stored dtype would lose more than 1 % of the intended update's norm.
         factors: Singular vectors that an analysis of these two models has saved. They are used for truncations that
             need no more vectors than were saved.
         max_shard_bytes: Size in bytes above which a new file of weights is begun.
-        progress: Function that is called before each tensor, with its name and the number of all tensors.
+        progress: Function that is called before each tensor, with its name and the number of all tensors. That number
+            grows when the model has to be written in another dtype after all.
 
     Returns:
-        The record: the models, the interventions as entries of a plan, the versions, and `update_norm`, the Frobenius
-        norm of the new update before rounding, of the whole model and by module kind.
+        The record: the models, the interventions as entries of a plan, the versions, `dtype` and `stored_dtype`,
+        `num_bytes` of the weights, `changed_fraction` (share of the trained model's elements that differ from the
+        base's), and, each for the whole model as `total` and by module kind: `intended_norm`, the Frobenius norm of the
+        new update before rounding; `realised_norm`, that of the written weights minus the base; `relative_error`, the
+        norm of the difference of the two updates over that of the intended one; and `relative_error_if_stored`, what it
+        is in the stored dtype. An error is None where something but no update was intended.
 
     Raises:
-        ConfigurationError: An intervention has nothing to change in this model.
+        ConfigurationError: An intervention has nothing to change in this model, or there is no such dtype.
         DataError: `out` is not empty, a model cannot be read, the models do not match, or a new weight is not finite.
         OSError: The disk is full, or `out` cannot be written.
         UnsupportedError: An adapter has an output head that its base does not have.
     """
     out = Path(out)
+    if dtype is not None:
+        check_choice("dtype", dtype, get_args(Dtype))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty. Choose another directory, or remove it.")
     pair = open_pair(base, trained)
     _warn_of_tied_embedding(pair)
     for intervention in interventions:
         intervention.check(pair.shapes)
-    like, norms = _like(pair, trained), _NormByKind()
-    tensors = _new_tensors(pair, interventions, PairSource(pair, factors), norms, progress)
+    like = _like(pair, trained)
     staging = out.with_name(f".{out.name}.{os.getpid()}.new")
-    try:
+    new_model = NewModel(pair, interventions, PairSource(pair, factors), progress)
+
+    def write(tensors: Iterable[tuple[str, Tensor]]) -> None:
+        shutil.rmtree(staging, ignore_errors=True)
         write_model(staging, tensors, like, max_shard_bytes)
+
+    try:
+        new_model.write(write, dtype)
         _copy_tokenizer(pair.base.directory, staging)
         record = {
             "base": str(base),
             "trained": str(trained),
             "interventions": [describe(intervention) for intervention in interventions],
             "factors": str(factors.directory) if factors else None,
-            "update_norm": norms.by_kind(),
+            **new_model.record(),
+            "num_bytes": sum(file.stat().st_size for file in staging.glob("*.safetensors")),
             "versions": {"effopd": __version__, "torch": torch.__version__},
         }
         write_json(staging / RECORD, record)
@@ -91,100 +107,30 @@ def intervene(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    warn_of_error(new_model.realised.total, f"The weights of {out}, in {record['dtype']},")
     return record
 
 
-class _NormByKind:
-    """Adds up the Frobenius norm of a model's update, tensor by tensor."""
-
-    def __init__(self) -> None:
-        self._norms: dict[str, float] = {}
-
-    def add(self, name: str, norm: float) -> None:
-        """Add the norm of one tensor's update."""
-        kind = locate(name).kind
-        self._norms[kind] = math.hypot(self._norms.get(kind, 0.0), norm)
-
-    def by_kind(self) -> dict[str, float]:
-        """Return the norm of the whole model as `total`, and that of each module kind."""
-        return {"total": math.hypot(*self._norms.values()), **self._norms}
-
-
-def _new_tensors(
-    pair: Pair,
-    interventions: Sequence[Intervention],
-    source: WeightSource,
-    norms: _NormByKind,
-    progress: Callable[[str, int], None] | None,
-) -> Iterator[tuple[str, Tensor]]:
-    for name, shape in pair.shapes.items():
-        if progress:
-            progress(name, len(pair.names))
-        new = new_tensor(name, shape, interventions, source, with_norm=True)
-        norms.add(name, new.norm or 0.0)
-        yield name, new.tensor
-
-
-class PairSource(WeightSource):
-    """Reads the weights of a base and a trained model on disk.
+def summary(record: Mapping[str, Any]) -> str:
+    """Say in one line what `intervene` wrote: dtype and why, size on disk, and what the weights hold of the update.
 
     Args:
-        pair: The two models.
-        factors: Singular vectors that an analysis has saved of their update.
+        record: What `intervene` returned.
     """
-
-    def __init__(self, pair: Pair, factors: SavedFactors | None = None) -> None:
-        self._pair, self._factors = pair, factors
-        self._norms = NormLookup(pair.base.directory)
-        self.tied_heads = _tied_heads(pair)
-
-    @override
-    def base(self, name: str) -> Tensor:
-        return self._pair.base.read(name)
-
-    @override
-    def trained(self, name: str) -> Tensor:
-        return self._pair.read(name)[1] if name in self._pair.lora else self._pair.trained.read(name)
-
-    @override
-    def dtype(self, name: str) -> torch.dtype:
-        return self._pair.trained.tensors[split_expert(name)[0]].dtype
-
-    @override
-    def delta(self, name: str) -> Tensor:
-        return self._pair.delta(name)
-
-    @override
-    def is_difference(self, name: str) -> bool:
-        return name not in self._pair.lora  # an adapter's update is its own product, not a difference
-
-    @override
-    def decomposition(self, name: str, update: Tensor, num_vectors: Callable[[int], int]) -> Decomposition:
-        saved = self._factors.read(name, update) if self._factors else None
-        if saved is not None and num_vectors(saved.rank) <= saved.vectors.shape[1]:
-            return saved
-        return decompose(update)
-
-    @override
-    def norm(self, model: NormReference, name: str) -> float:
-        return self._norms.norm(model, name)
+    dtype, stored = record["dtype"], record["stored_dtype"]
+    error, if_stored = (record[key]["total"] for key in ("relative_error", "relative_error_if_stored"))
+    parts = [f"{dtype}, {decimal(record['num_bytes'])}"]
+    if dtype != stored:
+        parts[0] += f"; {stored} would lose {_percent(if_stored)} of the update's norm"
+    parts.append(f"Norm of the update {record['realised_norm']['total']:.6g}, {_percent(error)} off the intended")
+    if stored != "float32":
+        parts.append(f"The trained model, in {stored}, differs from the base in {_percent(record['changed_fraction'])}")
+        parts[-1] += " of its weights"
+    return ". ".join(parts) + "."
 
 
-def _tied_heads(pair: Pair) -> frozenset[str]:
-    """Find the output heads that the trained model ties, although they are stored (or only the base stores them)."""
-    if not pair.trained.tied:
-        return frozenset()
-    tensors = {name: info for name, info in pair.trained.tensors.items() if name in pair.names}
-    embeddings = [name for name in tensors if locate(name).kind == "embedding"]
-    tied = set()
-    for head in (name for name in tensors if locate(name).kind == "lm_head" and name.endswith("weight")):
-        for embedding in embeddings:
-            if tensors[head] == tensors[embedding] or (
-                tensors[head].shape == tensors[embedding].shape
-                and torch.equal(pair.trained.read(head), pair.trained.read(embedding))
-            ):
-                tied.add(head)
-    return frozenset(tied)
+def _percent(share: float | None) -> str:
+    return "all" if share is None else f"{100 * share:.2g} %"
 
 
 def _warn_of_tied_embedding(pair: Pair) -> None:

@@ -14,8 +14,9 @@ from effopd.checkpoints.model import open_model, split_expert, untie
 from effopd.errors import ConfigurationError, DataError, UnsupportedError, listing
 from effopd.interventions.decomposition import Decomposition, decompose
 from effopd.interventions.norms import NormLookup
+from effopd.interventions.realised import RealisedByKind, difference_norm
 from effopd.interventions.stored import plain_parameters, stored_parameters
-from effopd.interventions.update import Intervention, NormReference, WeightSource, new_tensor
+from effopd.interventions.update import Intervention, NormReference, WeightSource, new_tensor, new_updates
 from effopd.parameters import clean_name
 
 
@@ -28,8 +29,10 @@ class LiveModel:
                 score(model)
 
     Inside the block, the model has the parameters that `intervene` would write. Afterwards it has the trained ones
-    again, bit for bit, even if the block raises. They are computed in float64 on each parameter's own device. On a CPU,
-    and with the model in the dtype that it is stored in, they equal the written ones to the bit.
+    again, bit for bit, even if the block raises. They are computed in float64 on each parameter's own device, and
+    rounded once to the dtype that the parameter has in memory: load the model in float32 unless you want the rounding
+    of a narrower dtype. On a CPU, they equal to the bit what `intervene` writes in that dtype. An adapter that was
+    merged into the model is an exception: its update is what the merged parameters hold of it.
 
     If you train the model further, make a new `LiveModel`. Tied parameters count as one parameter. Parameters that
     transformers fuses or renames in memory are treated as they are on disk. Buffers stay as they are.
@@ -66,14 +69,25 @@ class LiveModel:
         self._source = _LiveSource(parameters, base, self._shapes, keep_decompositions)
         self._inside = False
 
+    def changed_fraction(self) -> float:
+        """Compute the share of the trained parameters' elements that differ from the base's, in [0, 1]."""
+        changed = total = 0
+        for name, parameter in self._source.parameters.items():
+            changed += int((parameter != self._source.base(name)).sum())
+            total += parameter.numel()
+        return changed / max(total, 1)
+
     @contextmanager
-    def intervened(self, *interventions: Intervention) -> Iterator[None]:
+    def intervened(self, *interventions: Intervention) -> Iterator[RealisedByKind]:
         """Apply interventions to the model's update, the first one first, until the block ends.
 
         Until then, copies of the parameters that change are held on their devices.
 
         Args:
             *interventions: The interventions.
+
+        Yields:
+            What the parameters hold of the intended update, in the dtype that they have.
 
         Raises:
             ConfigurationError: An intervention has nothing to change in this model, or the blocks are nested.
@@ -87,16 +101,19 @@ class LiveModel:
             intervention.check(self._shapes)
         self._inside = True
         originals: dict[str, Tensor] = {}
+        realised = RealisedByKind()
         try:
             self._source.parameters = self._read(
                 self._model
             )  # read again, here and below: the model may have been moved
             for name, parameter in self._source.parameters.items():
-                new = new_tensor(name, self._shapes[name], interventions, self._source)
+                updates = new_updates(name, self._shapes[name], interventions, self._source)
+                new = new_tensor(name, updates, parameter.dtype)
+                realised.add(name, new.realised)
                 if not new.is_trained:
                     originals[name] = parameter.clone()
                     _write(parameter, new.tensor)
-            yield
+            yield realised
         finally:
             parameters = self._read(self._model)
             for name, original in originals.items():
@@ -118,6 +135,7 @@ class _LiveSource(WeightSource):
     ) -> None:
         self.parameters, self._keep = parameters, keep_decompositions
         self._decompositions: dict[str, Decomposition] = {}
+        self._delta_norms: dict[str, float] = {}
         if isinstance(base, Mapping):
             self._norms = NormLookup(None)
             self._base = dict(base)
@@ -156,8 +174,14 @@ class _LiveSource(WeightSource):
         return delta
 
     @override
+    def delta_norm(self, name: str) -> float:
+        if name not in self._delta_norms:
+            self._delta_norms[name] = difference_norm(self.base(name), self.trained(name))
+        return self._delta_norms[name]
+
+    @override
     def is_difference(self, name: str) -> bool:
-        return math.isfinite(float(self.trained(name).sum(dtype=torch.float64)))
+        return name in self._delta_norms or math.isfinite(float(self.trained(name).sum(dtype=torch.float64)))
 
     @override
     def decomposition(self, name: str, update: Tensor, num_vectors: Callable[[int], int]) -> Decomposition:

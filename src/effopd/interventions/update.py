@@ -4,8 +4,7 @@ Most interventions only multiply the update by a number, so the tensor is read f
 it. The numbers 0 and 1 stand for the base's and the trained weight as they are stored, bit for bit.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from effopd.errors import UnsupportedError
 from effopd.interventions.decomposition import Decomposition, decompose
+from effopd.interventions.realised import Realised, measure
 from effopd.interventions.scaled_sum import add_scaled, scale_towards
 from effopd.parameters import locate
 
@@ -49,6 +49,9 @@ class WeightSource(Protocol):
     def delta(self, name: str) -> Tensor:
         """Compute the update dW in float64."""
 
+    def delta_norm(self, name: str) -> float:
+        """Compute the Frobenius norm of dW where `is_difference(name)`."""
+
     def is_difference(self, name: str) -> bool:
         """Tell whether dW is `trained(name)` minus `base(name)`, as they are stored."""
 
@@ -81,6 +84,18 @@ class Weight:
     def delta(self) -> Tensor:
         """The update dW in float64, read when it is first asked for and then kept."""
         return self.source.delta(self.name)
+
+
+class NewWeight(NamedTuple):
+    """A weight of the intervened model.
+
+    Attributes:
+        tensor: The weight as it is to be held.
+        realised: What it holds of its intended update.
+    """
+
+    tensor: Tensor
+    realised: Realised
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,33 +144,55 @@ class Update:
             return self.weight.source.decomposition(self.weight.name, self.tensor, num_vectors)
         return decompose(self.tensor)
 
-    def new_weight(self) -> Tensor:
-        """Add this update to W_base, in the trained model's dtype.
+    def new_weight(self, dtype: torch.dtype) -> NewWeight:
+        """Add this update to W_base.
 
         For the update that training made, the result is the trained weight as it is stored. For a coefficient of 0, it
-        is the base's (rounded once if the dtypes differ). Everything else is computed in float64 and rounded once.
+        is the base's. Both are exact in any dtype that holds the stored one. Everything else is computed in float64 and
+        rounded once. A weight that is not of a floating dtype stays as it is.
+
+        Args:
+            dtype: Floating dtype of the result. An adapter's merged weight has fewer bits of its update in the stored
+                dtype than in a wider one.
 
         Raises:
             DataError: The result is not finite.
             UnsupportedError: The weight is not of a floating dtype, and training changed it.
         """
         source, name = self.weight.source, self.weight.name
-        dtype = source.dtype(name)
-        if self.is_trained:
-            return source.trained(name)
-        if not dtype.is_floating_point:
-            trained = source.trained(name)
-            if not torch.equal(trained, source.base(name)):
-                raise UnsupportedError(
-                    f"{name} is {dtype} and differs between base and trained; only floating-point weights can be "
-                    "scaled or truncated. Give both models the same value."
-                )
-            return trained
+        if not source.dtype(name).is_floating_point:
+            return NewWeight(self._unchanged_integers(), Realised())
+        is_difference = source.is_difference(name)
+        if self.is_trained and is_difference:
+            norm = source.delta_norm(name)
+            return NewWeight(source.trained(name).to(dtype), Realised(norm, norm))
+        base = source.base(name)
+        flat_base, other = base.reshape(-1), base
         if self.coefficient == 0:
-            return source.base(name).to(dtype)
-        if self.replaced is None and "delta" not in vars(self.weight) and source.is_difference(name):
-            return scale_towards(source.base(name), source.trained(name), self.coefficient, dtype)
-        return add_scaled(source.base(name), self.tensor, self.coefficient, dtype)
+            new = base.to(dtype)
+            if torch.promote_types(base.dtype, dtype) == dtype:
+                return NewWeight(new, Realised())
+        elif self.replaced is None and "delta" not in vars(self.weight) and is_difference:
+            other = source.trained(name)
+            new = scale_towards(base, other, self.coefficient, dtype)
+        else:
+            flat_update = self.tensor.reshape(-1)
+            new = add_scaled(base, self.tensor, self.coefficient, dtype)
+            return NewWeight(new, measure(base, new, lambda piece: flat_update[piece] * self.coefficient))
+        flat_other = other.reshape(-1)
+        return NewWeight(
+            new, measure(base, new, lambda piece: (flat_other[piece].double() - flat_base[piece]) * self.coefficient)
+        )
+
+    def _unchanged_integers(self) -> Tensor:
+        source, name = self.weight.source, self.weight.name
+        trained = source.trained(name)
+        if not (self.is_trained or torch.equal(trained, source.base(name))):
+            raise UnsupportedError(
+                f"{name} is {trained.dtype} and differs between base and trained; only floating-point weights can be "
+                "scaled or truncated. Give both models the same value."
+            )
+        return trained
 
 
 class Intervention(Protocol):
@@ -184,24 +221,19 @@ class NewTensor(NamedTuple):
     """A tensor of the intervened model.
 
     Attributes:
-        tensor: The tensor as it is to be stored.
+        tensor: The tensor as it is to be held.
         is_trained: Whether it is the tensor of the trained model.
-        norm: Frobenius norm of its update before rounding; None if it was not asked for.
+        realised: What it holds of its intended update.
     """
 
     tensor: Tensor
     is_trained: bool
-    norm: float | None
+    realised: Realised
 
 
-def new_tensor(
-    name: str,
-    shape: tuple[int, ...],
-    interventions: Iterable[Intervention],
-    source: WeightSource,
-    *,
-    with_norm: bool = False,
-) -> NewTensor:
+def new_updates(
+    name: str, shape: tuple[int, ...], interventions: Iterable[Intervention], source: WeightSource
+) -> list[Update]:
     """Apply interventions, the first one first, to the update of one stored tensor.
 
     Args:
@@ -209,17 +241,31 @@ def new_tensor(
         shape: Shape of the tensor.
         interventions: Interventions, each of which gets the update that the one before it made.
         source: The models to read it from.
-        with_norm: Whether to compute the norm of the new update.
+
+    Returns:
+        The update of each weight in the tensor: one, or one for each expert of a stack.
     """
-    interventions = list(interventions)
-    parts = weights_in(name, shape)
-    tensors, all_trained, norms = [], True, []
-    for part, part_shape in parts.items():
+    interventions, updates = list(interventions), []
+    for part, part_shape in weights_in(name, shape).items():
         update = Update(Weight(part, part_shape, source))
         for intervention in interventions:
             update = intervention.apply(update)
-        norms.append(update.norm() if with_norm else 0.0)
-        tensors.append(update.new_weight())
-        all_trained &= update.is_trained
-    tensor = tensors[0] if name in parts else torch.stack(tensors)
-    return NewTensor(tensor, all_trained, math.hypot(*norms) if with_norm else None)
+        updates.append(update)
+    return updates
+
+
+def new_tensor(name: str, updates: Sequence[Update], dtype: torch.dtype) -> NewTensor:
+    """Add the updates of a stored tensor's weights to the base.
+
+    Args:
+        name: Name of the tensor.
+        updates: Updates from `new_updates`.
+        dtype: Floating dtype of the result.
+    """
+    weights = [update.new_weight(dtype) for update in updates]
+    realised = Realised()
+    for weight in weights:
+        realised = realised.with_more(weight.realised)
+    is_stack = updates[0].weight.name != name
+    tensor = torch.stack([weight.tensor for weight in weights]) if is_stack else weights[0].tensor
+    return NewTensor(tensor, all(update.is_trained for update in updates), realised)

@@ -10,13 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from effopd.checkpoints import Checkpoint, find_checkpoints, open_pair
+import torch
+
+from effopd.checkpoints import Checkpoint, Pair, find_checkpoints, open_pair
 from effopd.checks import check_list
 from effopd.interventions import make_intervention
+from effopd.interventions.realised import held_dtype
 from effopd.models.find import absolute_name, find_model, model_directory
 from effopd.parameters import locate
 from effopd.sweeps.spec import Seed, SweepSpec
 from effopd.sweeps.sweep_models import Entry, TrainingRun, X
+
+REALISED = ("intended_norm", "update_norm", "relative_error")
+"""Columns about the realised update, of the whole model and, with the kind before the name, of each module kind."""
 
 Resident = tuple[str, int, int]
 """The checkpoint that a worker holds: a run's name, the index of its seed, and the index of the checkpoint."""
@@ -89,7 +95,8 @@ class SweepPlan(NamedTuple):
 
     Attributes:
         cells: Cells in the order of runs and checkpoints.
-        identity: Specification, base, and checkpoints of every run, as JSON can hold them.
+        identity: Specification, base, and checkpoints of every run, as JSON can hold them. Its `dtype` is `stored`
+            where that is no narrower than what was asked for.
     """
 
     cells: list[Cell]
@@ -115,13 +122,17 @@ def plan_cells(spec: SweepSpec) -> SweepPlan:
         check_list(f"runs: {name}: seeds: last checkpoints", ends)  # the same run may be written as two paths
     finals = {name: seeds[0][-1].directory for name, seeds in found.items()}
     cells: list[Cell] = []
+    dtypes: set[torch.dtype] = set()
     for name, seeds in found.items():
         for number, checkpoints in enumerate(seeds):
-            layers = [_layers(base, checkpoint.directory) for checkpoint in checkpoints][-1]
+            pairs = [open_pair(base, checkpoint.directory) for checkpoint in checkpoints]
+            dtypes.update(*(pair.trained.dtypes.values() for pair in pairs))
+            layers = _layers(pairs[-1])
             sizes = (spec.max_checkpoints, spec.max_values)
             cells += _cells_of_run(spec, TrainingRun(name, number, checkpoints, layers, *sizes, finals))
+    is_wide = all(held_dtype(stored, "float32") == stored for stored in dtypes)
     identity = {
-        "spec": spec.to_json(),
+        "spec": spec.to_json() | ({"dtype": "stored"} if is_wide else {}),
         "base": base,
         "runs": {name: [[each.identity() for each in seed] for seed in seeds] for name, seeds in found.items()},
     }
@@ -180,7 +191,6 @@ def _resolved(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint._replace(directory=checkpoint.directory.resolve())
 
 
-def _layers(base: str, directory: Path) -> tuple[int, ...]:
-    """List the indices of a model's layers, after checking that the model matches the base."""
-    names = open_pair(base, directory).names
-    return tuple(sorted({layer for name in names if (layer := locate(name).layer) is not None}))
+def _layers(pair: Pair) -> tuple[int, ...]:
+    """List the indices of a model's layers."""
+    return tuple(sorted({layer for name in pair.names if (layer := locate(name).layer) is not None}))

@@ -9,15 +9,16 @@ DIR/failed.jsonl        cells that failed, with their errors
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from effopd.errors import DataError
 from effopd.files import replaced, write_json_lines
+from effopd.parameters import ModuleKind
 from effopd.run_directory import differing_settings
-from effopd.sweeps.cells import Cell, SweepPlan, Use
+from effopd.sweeps.cells import REALISED, Cell, SweepPlan, Use
 from effopd.sweeps.execute import FinishedCell
 
 SWEEP_FILE, RESULTS, UNUSED, CELLS, FAILED = "sweep.json", "results.parquet", "unused.parquet", "cells", "failed.jsonl"
@@ -48,6 +49,11 @@ SCHEMA = pa.schema(
         "truncation_rate": _NUMBER,
         "update_norm": _NUMBER,
         "layer_norm": _NUMBER,
+        "intended_norm": _NUMBER,
+        "relative_error": _NUMBER,
+        **{f"{kind}_{column}": _NUMBER for kind in get_args(ModuleKind) for column in REALISED},
+        "changed_fraction": _NUMBER,
+        "dtype": _TEXT,
         "seconds": _NUMBER,
         "node": _TEXT,
         "attempt": _WHOLE,
@@ -124,7 +130,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         before: Contents of the earlier sweep's `sweep.json`.
         now: What would be written there now.
     """
-    spec, earlier = now["spec"], before.get("spec", {})
+    spec, earlier = now["spec"], {"dtype": "stored", **before.get("spec", {})}  # there was no other dtype at first
     changed = differing_settings(
         {"base": before.get("base")} | {name: earlier.get(name) for name in spec if name not in (*_CHOICE, "base")},
         {"base": now["base"]} | {name: spec[name] for name in spec if name not in (*_CHOICE, "base")},

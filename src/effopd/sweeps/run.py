@@ -12,7 +12,7 @@ import effopd.evaluation as evaluation
 from effopd import __version__
 from effopd.console import progress_bar
 from effopd.models.find import absolute_name
-from effopd.report.sweep import write_sweep_report
+from effopd.report.sweep import is_off, write_sweep_report
 from effopd.run_directory import claimed
 from effopd.sweeps.cells import plan_cells
 from effopd.sweeps.execute import FinishedCell, check_workers, execute
@@ -84,6 +84,7 @@ def sweep(
         num_samples=spec.num_samples,
         temperature=spec.temperature,
         batch_size=spec.batch_size,
+        dtype=plan.identity["spec"]["dtype"],
         device="cuda" if gpus_per_worker else "cpu",
     )
     identity = {**plan.identity, "versions": {"effopd": __version__}}
@@ -103,6 +104,20 @@ def sweep(
     return SweepResult(out, len(plan.cells), failed, written)
 
 
+def _warning(finished: FinishedCell) -> str | None:
+    """Make the warning about a model whose realised update is another than the intended one; None if it is not."""
+    measured = finished.outcome.measured
+    if measured is None or not is_off(measured["relative_error"], measured["update_norm"]):
+        return None
+    error = measured["relative_error"]
+    by = "although no update was intended" if error is None else f"by {error:.0%} of its norm"
+    return (
+        f"Warning: {finished.cell}, held in {measured['dtype']}: the realised update differs from the intended one "
+        f"{by}, because of rounding. Set `dtype: float32`. Columns, tables and figures tell the error of every model; "
+        "further ones are not warned of."
+    )
+
+
 @contextlib.contextmanager
 def _shown(console: Console | None, total: int, already: int) -> Iterator[Callable[[FinishedCell], None]]:
     """Show how many cells are done: with a bar on a terminal, and elsewhere with a line a minute.
@@ -113,15 +128,20 @@ def _shown(console: Console | None, total: int, already: int) -> Iterator[Callab
     console = console or Console(highlight=False)
     start = said = time.monotonic()
     done = failures = 0
+    warned = False
     with progress_bar("cells", console=console) as progress:
         task = progress.add_task("sweeping", total=total, completed=already)
 
         def advance(finished: FinishedCell) -> None:
-            nonlocal said, done, failures
+            nonlocal said, done, failures, warned
             done += 1
             failures += finished.outcome.error is not None
             note = f"sweeping, {failures} failed" if failures else "sweeping"
             progress.update(task, advance=1, description=note)
+            warning = None if warned else _warning(finished)
+            if warning:
+                warned = True
+                console.print(warning, markup=False, soft_wrap=True)
             now = time.monotonic()
             if not console.is_terminal and now - said >= _SECONDS_PER_LINE:
                 said, left = now, (total - already - done) * (now - start) / done

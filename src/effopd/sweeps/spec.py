@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -19,6 +19,7 @@ from effopd.checks import (
 )
 from effopd.errors import ConfigurationError
 from effopd.files import load_yaml
+from effopd.interventions.realised import Dtype
 from effopd.sweeps.presets import LONGEST_NAME, PRESETS, Preset
 
 Seed = str | tuple[str, ...]
@@ -55,6 +56,8 @@ class SweepSpec:
         num_samples: Number of completions per problem, at least 1.
         temperature: Sampling temperature, at least 0.
         batch_size: Number of completions that are sampled at a time, at least 1.
+        dtype: `float32`, or `stored` for the dtype of the checkpoints' files: what holds the models while they are
+            evaluated, and what they compute in. A bf16 checkpoint's update is mostly lost in bf16 once it is changed.
         max_checkpoints: Largest number of checkpoints, evenly spaced, that a sweep over training takes; None for all.
         max_values: Largest number of values, evenly spaced, that a grid keeps; None for all.
 
@@ -73,6 +76,7 @@ class SweepSpec:
     num_samples: int = 1
     temperature: float = 1.0
     batch_size: int = 256
+    dtype: Dtype = "float32"
     max_checkpoints: int | None = None
     max_values: int | None = None
 
@@ -84,6 +88,7 @@ class SweepSpec:
             if (value := getattr(self, field)) is not None:
                 check_whole(field, value, 1)
         check_number("temperature", self.temperature, low=0.0)
+        check_choice("dtype", self.dtype, get_args(Dtype))
         for task in check_list("tasks", self.tasks):
             check_text("tasks", task)
         for seed in check_list("seeds", self.seeds):

@@ -18,12 +18,13 @@ import effopd.evaluation as evaluation
 from effopd.checkpoints import Pair, open_pair
 from effopd.checkpoints.model import open_model, untie
 from effopd.errors import UnsupportedError
-from effopd.interventions import LiveModel, UpdateNorms, make_intervention, update_norms
+from effopd.interventions import LiveModel, RealisedByKind, UpdateNorms, make_intervention, update_norms
+from effopd.interventions.realised import Dtype, dtype_names
 from effopd.interventions.stored import stored_parameters
 from effopd.interventions.window import in_window
 from effopd.models.directory import weights_kind
 from effopd.models.load import load_model, load_tokenizer
-from effopd.sweeps.cells import Cell, Resident
+from effopd.sweeps.cells import REALISED, Cell, Resident
 from effopd.sweeps.teacher import tokenizer_directory
 
 _NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
@@ -41,6 +42,7 @@ class CellSettings:
         num_samples: Number of completions per problem.
         temperature: Sampling temperature.
         batch_size: Number of completions that are sampled at a time.
+        dtype: `float32` or `stored`: what holds the models that are evaluated. The teacher is held as it is stored.
         device: Device that models are on, `cpu` or `cuda`.
         one_thread: Whether torch uses one thread only.
     """
@@ -51,6 +53,7 @@ class CellSettings:
     num_samples: int = 1
     temperature: float = 1.0
     batch_size: int = 256
+    dtype: Dtype = "stored"
     device: str = "cpu"
     one_thread: bool = False
 
@@ -118,8 +121,7 @@ class Worker:
             for kind, fields in entry.items()
         ]
         settings = self._settings
-        with loaded.live.intervened(*interventions):
-            norm = self._update_norm(loaded.parameters)
+        with loaded.live.intervened(*interventions) as realised:
             result = evaluation.evaluate(
                 loaded.model,
                 loaded.tokenizer,
@@ -143,8 +145,10 @@ class Worker:
             "kl_high": None if kl is None else kl + kl_width,
             "kl_per_sequence": result.kl_per_sequence,
             "truncation_rate": result.truncation_rate,
-            "update_norm": norm,
             "layer_norm": _window_norm(cell, self._norms(str(cell.directory))),
+            **_realised_columns(realised),
+            "changed_fraction": loaded.changed_fraction,
+            "dtype": dtype_names(parameter.dtype for parameter in loaded.model.parameters()),
             "seconds": time.monotonic() - start,
             "node": self.ready(),
         }
@@ -164,7 +168,8 @@ class Worker:
         settings = self._settings
         pair = open_pair(settings.base, cell.directory)
         adapter = weights_kind(cell.directory) == "adapter"
-        model = _load_model(settings.base if adapter else cell.directory).to(settings.device).eval()
+        source = settings.base if adapter else cell.directory
+        model = _load_model(source, settings.dtype).to(settings.device).eval()
         parameters = stored_parameters(model)
         if adapter:
             _merge(pair, parameters)
@@ -173,36 +178,29 @@ class Worker:
         if self._base.keys() != shapes.keys():
             reader = untie(open_model(settings.base), shapes)
             self._base = {name: reader.read(name) for name in shapes if name in reader.tensors}
-        return _Loaded(model, parameters, tokenizer, LiveModel(model, self._base))
+        live = LiveModel(model, self._base)
+        return _Loaded(model, tokenizer, live, live.changed_fraction())
 
     def _load_teacher(self) -> Any:
         if self._teacher is None:
             assert self._settings.teacher is not None
-            self._teacher = _load_model(self._settings.teacher).to(self._settings.device).eval()
+            self._teacher = _load_model(self._settings.teacher, "stored").to(self._settings.device).eval()
         return self._teacher
-
-    def _update_norm(self, parameters: Mapping[str, torch.Tensor]) -> float:
-        """Compute the Frobenius norm of the parameters, as they are at this moment, minus the base."""
-        norms = []
-        for name, parameter in parameters.items():
-            base = self._base[name].to(parameter.device, torch.float64)
-            norms.append(float(torch.linalg.vector_norm(parameter.to(torch.float64) - base)))
-        return math.hypot(*norms)
 
 
 class _Loaded(NamedTuple):
     model: Any
-    parameters: dict[str, torch.Tensor]  # views of the model's weights, which follow every intervention
     tokenizer: Any
     live: LiveModel
+    changed_fraction: float
 
 
-def _load_model(directory: str | Path) -> Any:
-    """Load a model in the dtype of its files, and without a progress bar, of which a sweep would show too many."""
+def _load_model(directory: str | Path, dtype: Dtype) -> Any:
+    """Load a model without a progress bar, of which a sweep would show too many."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        return load_model(directory, dtype="auto")
+        return load_model(directory, dtype="auto" if dtype == "stored" else dtype)
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
@@ -210,15 +208,24 @@ def _load_model(directory: str | Path) -> Any:
 
 @torch.no_grad()
 def _merge(pair: Pair, parameters: Mapping[str, torch.Tensor]) -> None:
-    """Give a base in memory the weights that it has together with an adapter."""
+    """Give a base in memory the weights that it has together with an adapter, each rounded once to its dtype there."""
     for name in pair.names:
         if name in parameters:
-            parameters[name].copy_(pair.read(name)[1])
+            parameters[name].copy_(pair.read(name, parameters[name].dtype)[1])
         elif name in pair.lora or pair.trained.tensors[name] != pair.base.tensors[name]:
             raise UnsupportedError(
                 f"The adapter changes {name}, which the base ties to another weight. Merge the adapter with PEFT "
                 "(`merge_and_unload`, `save_pretrained`) and name the merged model."
             )
+
+
+def _realised_columns(realised: RealisedByKind) -> dict[str, float | None]:
+    columns: dict[str, float | None] = {}
+    for kind, each in realised.with_total().items():
+        values = (each.intended_norm, each.realised_norm, each.relative_error)
+        prefix = "" if kind == "total" else f"{kind}_"
+        columns |= {f"{prefix}{column}": value for column, value in zip(REALISED, values, strict=True)}
+    return columns
 
 
 def _window_norm(cell: Cell, norms: UpdateNorms) -> float | None:

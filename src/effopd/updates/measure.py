@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from effopd.checkpoints import open_pair
-from effopd.checkpoints.model import split_expert
-from effopd.checkpoints.pair import matrix_shapes
+from effopd.checkpoints.pair import Difference
 from effopd.errors import DataError
 from effopd.parameters import locate
 from effopd.updates.blocks import BLOCK_BYTES, UpdateBlocks
 from effopd.updates.gram import Precision, gram_eigen
 from effopd.updates.records import UpdateRecord
 from effopd.updates.spectrum import Spectrum, spectrum
+from effopd.updates.state_dicts import StateDicts
 from effopd.updates.subspace import (
     SingularVectors,
     Trajectory,
@@ -45,8 +45,11 @@ class UpdateSource(Protocol):
     def delta(self, name: str, *window: slice) -> Tensor:
         """Read the update of a tensor, or a window of it, in float64."""
 
-    def delta_and_base(self, name: str, *window: slice) -> tuple[Tensor, float]:
-        """Read the same as `delta`, together with the sum of squares of the base's entries there."""
+    def difference(self, name: str, *window: slice) -> Difference:
+        """Read the same as `delta`, together with sums about the base and the trained tensor there."""
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Tell the dtype of the trained tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,22 +85,23 @@ def parameters(source: UpdateSource) -> dict[str, tuple[int, int]]:
 
 def update_blocks(
     source: UpdateSource, name: str, size: tuple[int, int], device: str = "cpu"
-) -> tuple[UpdateBlocks, float]:
+) -> tuple[UpdateBlocks, float, float]:
     """Make the update of one parameter readable in blocks.
 
     Returns:
-        The blocks, and the Frobenius norm of the base's parameter.
+        The blocks, the Frobenius norm of the base's parameter, and the rounding bound of `UpdateRecord`.
     """
-    base_squares: dict[int, float] = {}
+    squares: dict[int, list[float]] = {}
 
     def read(start: int, stop: int) -> Tensor:
         rows = slice(start, stop)
         window = (rows,) if size[0] >= size[1] else (slice(None), rows)
-        update, base_squares[start] = source.delta_and_base(name, *(window if name in source.matrices else ()))
+        update, *squares[start] = source.difference(name, *(window if name in source.matrices else ()))
         return update.reshape(size) if name not in source.matrices else update.to(device)
 
     blocks = UpdateBlocks(size, read, BLOCK_BYTES if name in source.matrices else 8 * math.prod(size))
-    return blocks, math.sqrt(sum(base_squares.values()))
+    base_norm, rounding_bound = (math.sqrt(sum(of_blocks)) for of_blocks in zip(*squares.values(), strict=True))
+    return blocks, base_norm, rounding_bound
 
 
 def measure_parameter(
@@ -123,7 +127,7 @@ def measure_parameter(
         precision: Precision of the spectrum (see `effopd.updates.spectrum`).
         device: Device on which matrices are decomposed.
     """
-    blocks, base_norm = update_blocks(source, name, size, device)
+    blocks, base_norm, rounding_bound = update_blocks(source, name, size, device)
     place = locate(name)
     found: Spectrum | None = None
     vectors: SingularVectors | None = None
@@ -148,6 +152,8 @@ def measure_parameter(
         frobenius_norm=norm,
         base_norm=base_norm,
         changed_fraction=blocks.num_nonzero / math.prod(size),
+        dtype=str(source.dtype(name)).removeprefix("torch."),
+        rounding_bound=rounding_bound,
     )
     if found:
         shared = ("spectral_norm", "spectral_to_frobenius", "effective_rank", "top1pct_norm_ratio", "rank")
@@ -275,40 +281,3 @@ def compare(
         source = open_pair(base, trained, ignore)
     sizes = parameters(source)
     return [measure_parameter(source, name, sizes[name], precision=precision, device=device).record for name in sizes]
-
-
-class StateDicts:
-    """Two state dicts as an `UpdateSource`."""
-
-    def __init__(self, base: Mapping[str, Tensor], trained: Mapping[str, Tensor]):
-        """Check that they match.
-
-        Raises:
-            DataError: Names or shapes differ.
-        """
-        different = [name for name in base if name in trained and base[name].shape != trained[name].shape]
-        if different or base.keys() != trained.keys():
-            names = [*different, *sorted(base.keys() ^ trained.keys())]
-            raise DataError(
-                f"The state dicts do not match in {len(names)} tensors, of other shapes or in one of them only: "
-                f"{', '.join(names[:10])}. Compare a model with what it was trained from."
-            )
-        self.base, self.trained = base, trained
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in base.items() if tensor.is_floating_point()}
-        self.matrices = matrix_shapes(self.shapes)
-
-    def delta(self, name: str, *window: slice) -> Tensor:
-        """Read the update of a tensor, or a window of it, in float64 on the CPU."""
-        base, trained = (self._tensor(tensors, name)[window].cpu().double() for tensors in (self.base, self.trained))
-        return trained - base
-
-    def delta_and_base(self, name: str, *window: slice) -> tuple[Tensor, float]:
-        """Read the same as `delta`, together with the sum of squares of the base's entries there."""
-        base = self._tensor(self.base, name)[window]
-        return self.delta(name, *window), float(torch.linalg.vector_norm(base, dtype=torch.float64)) ** 2
-
-    @staticmethod
-    def _tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
-        stack, expert = split_expert(name)
-        tensor = tensors[stack].detach()
-        return tensor if expert is None else tensor[expert]

@@ -25,6 +25,10 @@ class UpdateRecord:
         frobenius_norm: `||dW||_F`.
         base_norm: `||W_base||_F`.
         changed_fraction: Share of the entries that differ, in [0, 1]. It is small where bf16 rounds updates away.
+        dtype: Dtype that the trained parameter is stored in; None in analyses of earlier versions.
+        rounding_bound: Norm of half a unit in the last place of each entry of W as it is stored: the most by which dW
+            can differ from the update that training made, before W was rounded to `dtype`. 0 for the low-rank update of
+            an adapter, which is stored by itself; None in analyses of earlier versions.
         spectral_norm: Largest singular value, sigma_1.
         spectral_to_frobenius: `sigma_1 / ||dW||_F`; None for an update of zeros, too.
         effective_rank: Exponential of the entropy of the normalized singular values; 0 for an update of zeros.
@@ -59,6 +63,8 @@ class UpdateRecord:
     frobenius_norm: float
     base_norm: float
     changed_fraction: float
+    dtype: str | None = None
+    rounding_bound: float | None = None
     spectral_norm: float | None = None
     spectral_to_frobenius: float | None = None
     effective_rank: float | None = None

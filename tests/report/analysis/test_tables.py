@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from report.fabricated_analysis import DENSE, Fabricated, fabricate, payload_of, tables_of
@@ -117,6 +118,22 @@ def test_changed_entries_are_weighted_by_size(uneven: Path) -> None:
     assert row[6] == number(100 * (of["changed_fraction"] * sizes).sum() / sizes.sum(), 3)
     whole = 100 * (of["frobenius_norm"] ** 2).sum() / (frame["frobenius_norm"] ** 2).sum()
     assert row[4] == number(whole, 3)
+
+
+def test_the_table_of_what_is_stored_takes_kinds_together(uneven: Path) -> None:
+    table = tables_of(uneven)["stored"]
+    frame = pd.read_parquet(uneven / "updates.parquet")
+    run = table.rows[0][0]
+    last = frame[(frame["run"] == run) & (frame["checkpoint"] == frame[frame["run"] == run]["checkpoint"].max())]
+    assert [row[1] for row in table.rows if row[0] == run] == ["all", *dict.fromkeys(row[1] for row in table.rows[1:6])]
+    for row in (row for row in table.rows if row[0] == run):
+        of = last if row[1] == "all" else last[last["kind"] == row[1]]
+        sizes, norms = (
+            of["rows"] * of["cols"],
+            [float(np.linalg.norm(of[name])) for name in ("frobenius_norm", "rounding_bound")],
+        )
+        changed = (of["changed_fraction"] * sizes).sum() / sizes.sum()
+        assert row[2:] == ("bfloat16", number(100 * changed, 3), number(norms[0]), number(100 * norms[1] / norms[0], 3))
 
 
 def test_the_embedding_table_has_its_columns_in_order(uneven: Path) -> None:

@@ -13,8 +13,10 @@ from report.fabricated_sweep import CURVES, SWEEPS, write_sweep
 from scipy.stats import t as student_t
 
 from effopd.errors import DataError
+from effopd.interventions.realised import WARN_ERROR
 from effopd.report.analysis import write_report
 from effopd.report.sweep import (
+    is_off,
     read_sweep,
     sweep_captions,
     sweep_points,
@@ -23,6 +25,7 @@ from effopd.report.sweep import (
     write_sweep_report,
 )
 from effopd.report.sweep.figures import draw_sweep
+from effopd.report.sweep.precision import MAX_ERROR
 
 
 def chosen(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
@@ -119,6 +122,50 @@ def test_points_that_lack_seeds_are_told(tmp_path: Path) -> None:
     assert "3 of the 16 points lack training seeds" in texts["top_bottom"]
     assert "lack training seeds" not in texts["update_norm"]
     assert "| 2 of 3 |" in sweep_tables(records, points)["top_bottom"].markdown()
+
+
+@pytest.mark.parametrize(
+    ("error", "below", "said"),
+    [
+        (1e-5, "error of the update: at most 0.002 %", "at most 0.021 % of its norm."),
+        (0.0, "error of the update: none", "at most 0 % of its norm."),
+        (
+            0.04,
+            "at most: 8 % (OPD), 8 % (GRPO",
+            "84 % of its norm (OPD, checkpoint 20), and by more than 5 % in 8 of the",
+        ),
+        (None, "", ""),
+    ],
+)
+def test_the_error_of_the_update_is_beside_every_curve(
+    tmp_path: Path, error: float | None, below: str, said: str
+) -> None:
+    out = write_sweep(tmp_path / "out", error=error)
+    records = read_sweep(out)
+    points = sweep_points(records)
+    for name, entry in records.sweeps.items():
+        panels = draw_sweep(entry, points[points["sweep"] == name], records.runs).axes
+        labels = [axes.get_xlabel() for axes in panels if "error of the update" in axes.get_xlabel()]
+        assert len(labels) == (0 if error is None else 1 if name in ("embedding_replacement", "mine") else 2)
+    scaled = draw_sweep(records.sweeps["update_norm"], chosen(points, sweep="update_norm"), records.runs).axes[0]
+    assert below in scaled.get_xlabel()
+    text = sweep_captions(records, points)[0].text
+    assert said in text and ("realised" in text) == (error is not None)
+    table = sweep_tables(records, points)["update_norm"]
+    assert ("its error" in table.header) == (error is not None)
+    if error is not None:
+        cells = [row[4] for row in table.rows if row[1:3] == ("scale", "0.5")]
+        assert set(cells) == {f"{150 * error:.2g} %"}
+    write_sweep_report(out)
+    section, page = sweep_section(out), (out / "sweep.md").read_text()
+    for where in (section, page):
+        assert ("held, and computed, in float32" in where and "25 % (OPD)" in where) == (error is not None)
+
+
+def test_what_is_off() -> None:
+    assert is_off(0.051, 1.0) and is_off(None, 1.0)
+    assert not is_off(0.05, 1.0) and not is_off(0.0, 0.0) and not is_off(None, 0.0)
+    assert MAX_ERROR == WARN_ERROR
 
 
 def test_the_report_is_written_with_a_figure_for_each_sweep_and_task(tmp_path: Path) -> None:

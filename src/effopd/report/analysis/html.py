@@ -32,7 +32,7 @@ _SECTIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         "How far the weights moved",
         "The update ΔW is a checkpoint minus the base. Its norm says how far training moved the weights, and its "
         "spread over layers and modules says where.",
-        ("norms", "folded:norms", "layers", "folded:modules"),
+        ("norms", "folded:norms", "layers", "folded:modules", "table:stored"),
     ),
     (
         "concentration",

@@ -16,9 +16,10 @@ from effopd.errors import DataError
 # fmt: off
 UPDATE_COLUMNS = (
     "run", "checkpoint", "step", "parameter", "layer", "module", "kind", "rows", "cols", "frobenius_norm",
-    "base_norm", "changed_fraction", "spectral_norm", "spectral_to_frobenius", "effective_rank",
-    "top1pct_norm_ratio", "rank", "relative_error", "route", "displacement_norm", "displacement_cosine",
-    "vector_alignment", "first_vector_cosine", "subspace_alignment", "chance_alignment", "trajectory_evr",
+    "base_norm", "changed_fraction", "dtype", "rounding_bound", "spectral_norm", "spectral_to_frobenius",
+    "effective_rank", "top1pct_norm_ratio", "rank", "relative_error", "route", "displacement_norm",
+    "displacement_cosine", "vector_alignment", "first_vector_cosine", "subspace_alignment", "chance_alignment",
+    "trajectory_evr",
 )
 # fmt: on
 OPTIONAL_FILES = {
@@ -47,7 +48,7 @@ OPTIONAL_FILES = {
         "trained_y",
     ),
 }
-_TEXT = {"run", "parameter", "module", "kind", "route", "token"}
+_TEXT = {"run", "parameter", "module", "kind", "dtype", "route", "token"}
 _INDEX = re.compile(r"\[\d+\]$")
 _ROLES = [re.compile(role) for role in ("q(_|$)", "k(_|$)", "v(_|$)", "o(_|$)", "gate", "up", "down")]
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from effopd.report.analysis.records import AnalysisRecords, last_checkpoints
+from effopd.report.analysis.stored_precision import stored_table
 from effopd.report.table import NONE, Table, number
 
 SPECTRAL = (
@@ -30,6 +31,7 @@ def make_tables(records: AnalysisRecords) -> dict[str, Table]:
         _norm_table(records),
         _alignment_table(records),
         _module_table(records),
+        stored_table(records),
         _embedding_table(records),
         _unknown_table(records),
     )

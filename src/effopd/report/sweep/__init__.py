@@ -11,6 +11,7 @@ write_sweep_report("runs/world-sweep")      # figures/*.svg and .png, and sweep.
 
 from effopd.report.sweep.captions import SweepCaption, sweep_captions
 from effopd.report.sweep.points import sweep_points
+from effopd.report.sweep.precision import is_off
 from effopd.report.sweep.records import SweepRecords, read_sweep
 from effopd.report.sweep.section import sweep_section
 from effopd.report.sweep.tables import sweep_tables
@@ -19,6 +20,7 @@ from effopd.report.sweep.write import write_sweep_report
 __all__ = [
     "SweepCaption",
     "SweepRecords",
+    "is_off",
     "read_sweep",
     "sweep_captions",
     "sweep_points",

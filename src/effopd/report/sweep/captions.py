@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from effopd.report.sweep.points import shows_kl
+from effopd.report.sweep.precision import error_sentence
 from effopd.report.sweep.records import SweepRecords
 
 _TITLES = {
@@ -70,6 +71,7 @@ def sweep_captions(records: SweepRecords, points: pd.DataFrame) -> list[SweepCap
                 _TITLES[preset] + ("" if name == preset else f" ({name})") + ("" if len(tasks) == 1 else f", {task}")
             )
             text = f"{_TEXTS[preset]} {_detail(entry, records, chosen)}{error_bars(records, entry, chosen)}"
+            text += error_sentence(chosen)
             file = name if len(tasks) == 1 else f"{name}-{''.join(c if c.isalnum() else '_' for c in task)}"
             captions.append(SweepCaption(file, name, task, title, text))
     return captions

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from effopd.report.drawing import COLOURS, line_style, plain, row_of_panels, tidy, with_legend
+from effopd.report.sweep.precision import note_errors
 
 _NORM = r"$\Vert\Delta W\Vert_F$"
 _MODULES = {"mlp": "MLP", "attention": "attention", "both": "attention and MLP"}
@@ -83,6 +84,7 @@ def _draw_update_norm(entry: dict[str, Any], points: pd.DataFrame, runs: list[st
         draw_curves(axes, points[points["kind"] == kind], runs, x_bars=True)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel(_NORM)
+        note_errors(axes, points[points["kind"] == kind])
         axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
         tidy(axes)
     panels[0].set_ylabel("accuracy")
@@ -105,6 +107,7 @@ def _draw_embeddings(entry: dict[str, Any], points: pd.DataFrame, runs: list[str
         axes.errorbar(places, models["accuracy"], yerr=bars, label=plain(run), capsize=2.5, **style)
     axes.set_xticks(range(len(kinds)), list(kinds.values()))
     axes.set_xlim(-0.5, len(kinds) - 0.5)
+    note_errors(axes, points)
     axes.set_ylabel("accuracy")
     tidy(axes)
     return with_legend(figure, axes)
@@ -119,6 +122,7 @@ def _draw_windows(entry: dict[str, Any], points: pd.DataFrame, runs: list[str]) 
         _draw_layer_norms(axes, windows, runs, top=1.05 * points["layer_norm"].max() or 1.0, last=axes is panels[-1])
         axes.set_title(_MODULES[module], loc="left", fontsize=10)
         axes.set_xlabel("centre of the window, layer")
+        note_errors(axes, windows)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         tidy(axes)
     panels[0].set_ylabel("accuracy")
@@ -158,6 +162,7 @@ def _draw_top_bottom(entry: dict[str, Any], points: pd.DataFrame, runs: list[str
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("k, % of the singular components")
+        note_errors(axes, points[points["kind"] == kind])
         tidy(axes)
     panels[0].set_ylabel("accuracy")
     return with_legend(figure, panels[0])
@@ -189,6 +194,9 @@ def _draw_norm_matching(entry: dict[str, Any], points: pd.DataFrame, runs: list[
         over_training.set_ylabel({"accuracy": "accuracy", "kl": _KL}[y])
         over_training.set_xlabel("optimizer step")
         over_beta.set_xlabel(r"$\beta$ (0: as trained, 1: final norm)")
+        if y == quantities[-1]:
+            note_errors(over_training, pd.concat([kinds["norm-match"], kinds["checkpoint"]]))
+            note_errors(over_beta, kinds["beta"])
         for axes in (over_training, over_beta):
             tidy(axes)
         if y == "kl" and (points["kl"] > 0).any():  # it spans orders of magnitude; bars that reach 0 are cut off below
@@ -206,6 +214,7 @@ def _draw_intervention(entry: dict[str, Any], points: pd.DataFrame, runs: list[s
         draw_curves(axes, points[points["kind"] == kind], runs)
         axes.set_title(plain(kind), loc="left", fontsize=10)
         axes.set_xlabel(plain(entry["vary"]))
+        note_errors(axes, points[points["kind"] == kind])
         tidy(axes)
     panels[0].set_ylabel("accuracy")
     return with_legend(figure, panels[0])

@@ -33,7 +33,8 @@ def sweep_points(records: SweepRecords) -> pd.DataFrame:
         A row for each point, in the order of the specification, with these columns: `sweep`, `task`, `run`, `kind` and
         `value`; `x` (the mean over runs), `x_low` and `x_high` (the least and the greatest); `accuracy`,
         `accuracy_low` and `accuracy_high`, in [0, 1]; `kl`, `kl_low` and `kl_high`, in nats per token, NaN where the KL
-        was not measured; `update_norm` and `layer_norm` (means over runs); `num_training_seeds`, `num_seeds` (of the
+        was not measured; `update_norm` and `layer_norm` (means over runs); `relative_error` of the realised
+        update (the largest; NaN where it was not measured); `num_training_seeds`, `num_seeds` (of the
         sampling, for each run) and `num_problems`.
     """
     rows = []
@@ -46,6 +47,7 @@ def sweep_points(records: SweepRecords) -> pd.DataFrame:
             names = (quantity, f"{quantity}_low", f"{quantity}_high")
             point |= dict(zip(names, _interval(*values, greatest), strict=True))
         point |= {"update_norm": runs["update_norm"].mean(), "layer_norm": runs["layer_norm"].mean()}
+        point |= {"relative_error": group["relative_error"].max() if "relative_error" in group else math.nan}
         point |= {"num_training_seeds": len(runs), "num_seeds": group.groupby("training_seed")["seed"].nunique().min()}
         rows.append(point | {"num_problems": group["num_problems"].min()})
     points = pd.DataFrame(rows)

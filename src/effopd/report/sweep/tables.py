@@ -6,6 +6,7 @@ import pandas as pd
 
 from effopd.report.sweep.captions import sweep_captions
 from effopd.report.sweep.points import shows_kl
+from effopd.report.sweep.precision import percent
 from effopd.report.sweep.records import SweepRecords
 from effopd.report.table import NONE, Table
 
@@ -24,14 +25,18 @@ def sweep_tables(records: SweepRecords, points: pd.DataFrame) -> dict[str, Table
         chosen = points[(points["sweep"] == caption.sweep) & (points["task"] == caption.task)]
         with_kl = shows_kl(records.sweeps[caption.sweep], chosen)
         measured = ("accuracy, %", "KL, nats / token") if with_kl else ("accuracy, %",)
-        header = ("run", "curve", "value", "norm of the update", *measured, "training seeds")
+        with_error = chosen["relative_error"].notna().any()  # earlier versions did not measure it
+        norm = ("norm of the update", *(("its error",) if with_error else ()))
+        header = ("run", "curve", "value", *norm, *measured, "training seeds")
         rows = []
         for point in chosen.to_dict("records"):
             accuracy = _cell([100 * point[name] for name in ("accuracy", "accuracy_low", "accuracy_high")], ".1f")
             kl = [_cell([point[name] for name in ("kl", "kl_low", "kl_high")], ".3g")] if with_kl else []
             seeds = f"{point['num_training_seeds']} of {records.num_training_seeds[point['run']]}"
             value = "" if point["kind"] in _WITHOUT_VALUE else f"{point['value']:g}"
-            curve = (point["run"], point["kind"], value, f"{point['update_norm']:.4g}")
+            error = NONE if math.isnan(point["relative_error"]) else percent(point["relative_error"])
+            norm = (f"{point['update_norm']:.4g}", *((error,) if with_error else ()))
+            curve = (point["run"], point["kind"], value, *norm)
             rows.append((*curve, accuracy, *kl, seeds))
         tables[caption.name] = Table(caption.name, caption.title, caption.text, header, tuple(rows), text_columns=2)
     return tables

@@ -7,6 +7,7 @@ from effopd.report.drawing import save
 from effopd.report.sweep.captions import sweep_captions
 from effopd.report.sweep.figures import draw_sweep
 from effopd.report.sweep.points import sweep_points
+from effopd.report.sweep.precision import held_sentence
 from effopd.report.sweep.records import FIGURES_FOLDER, read_sweep
 from effopd.report.sweep.tables import sweep_tables
 
@@ -26,7 +27,7 @@ def write_sweep_report(directory: str | Path) -> list[Path]:
     records = read_sweep(directory)
     points = sweep_points(records)
     written: list[Path] = []
-    parts = ["# Sweep\n"]
+    parts = ["# Sweep\n", *([f"{held}\n"] if (held := held_sentence(records)) else [])]
     tables = sweep_tables(records, points)
     for caption in sweep_captions(records, points):
         chosen = points[(points["sweep"] == caption.sweep) & (points["task"] == caption.task)]
