@@ -54,9 +54,24 @@ class Task:
         if self.grader in (grade_code, grade_functions):
             check_sandbox()
 
-    def as_chat(self) -> "Task":
-        """Return the same task with every text prompt turned into the message of a user."""
+    def as_chat(self, system_prompt: str | None = None) -> "Task":
+        """Return the same task with every text prompt turned into the message of a user.
+
+        Args:
+            system_prompt: Text of a system's message that comes first in every prompt; None for none.
+
+        Raises:
+            DataError: There is a system prompt, and a prompt has a system's message already.
+        """
         messages: list[Prompt] = [
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt for prompt in self.prompts
         ]
+        if system_prompt is not None:
+            for index, prompt in enumerate(messages):
+                if prompt[0].get("role") == "system":  # type: ignore[union-attr]  # no prompt is text any more
+                    raise DataError(
+                        f"{self.name}, prompt {index} (from 0) has a system message of its own, and a system prompt is"
+                        " given, too. Leave out one of them."
+                    )
+            messages = [[{"role": "system", "content": system_prompt}, *prompt] for prompt in messages]  # type: ignore[list-item]
         return replace(self, prompts=messages)
