@@ -29,6 +29,9 @@ class VLLMBackend(Backend):
         follows: Whether `follow` will be called. The engine then runs in this process, where it can take weights.
         **engine: Further arguments of `vllm.LLM`.
 
+    Attributes:
+        dtype: That type.
+
     Raises:
         UnsupportedError: vLLM is not installed.
     """
@@ -54,6 +57,7 @@ class VLLMBackend(Backend):
         self.model: PreTrainedModel | None = None
         self.tokenizer = tokenizer
         self._vllm = vllm
+        self.dtype = dtype
         self._arguments = {"dtype": dtype, **engine}
         self._obstacle: str | None = None
         if "quantization" in engine or engine.get("tensor_parallel_size", 1) > 1:

@@ -2,21 +2,27 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
-import effopd.evaluation as evaluation
 from effopd import __version__
+from effopd.checks import check_whole
 from effopd.console import progress_bar
+from effopd.evaluation.dataset_rows import SUFFIXES
+from effopd.evaluation.resume import problem_rows, task_digest
+from effopd.evaluation.settings import TaskSettings
+from effopd.files import write_json_lines
 from effopd.models.find import absolute_name
 from effopd.report.sweep import write_sweep_report
 from effopd.run_directory import claimed
-from effopd.sweeps.cells import plan_cells
-from effopd.sweeps.execute import FinishedCell, check_workers, execute
-from effopd.sweeps.results import SWEEP_FILE, ResultsDirectory, differences
+from effopd.sweeps.cells import Cell, plan_cells
+from effopd.sweeps.estimate import describe_work, readable, seconds_left
+from effopd.sweeps.execute import FinishedCell, check_workers, execute, num_workers
+from effopd.sweeps.results import PROBLEMS, SWEEP_FILE, ResultsDirectory, differences
 from effopd.sweeps.spec import SweepSpec
 from effopd.sweeps.teacher import check_teacher
 from effopd.sweeps.worker import CellSettings
@@ -30,12 +36,14 @@ class SweepResult(NamedTuple):
     Attributes:
         directory: Directory of the results.
         num_cells: Number of cells of the whole sweep.
+        num_left: Number of cells that were not evaluated, because of a limit.
         failed: For each cell that failed, a line that names it and its error.
         written: Paths of the figures and tables.
     """
 
     directory: Path
     num_cells: int
+    num_left: int
     failed: list[str]
     written: list[Path]
 
@@ -47,12 +55,14 @@ def sweep(
     workers: int | None = None,
     address: str | None = None,
     gpus_per_worker: float = 0.0,
+    limit_cells: int | None = None,
     console: Console | None = None,
 ) -> SweepResult:
     """Evaluate every cell of a specification, and draw its figures.
 
     After an interruption, or if cells failed, the same call does what is left. A call that asks for other sweeps of the
-    same models does what is new.
+    same models does what is new. The cells that show the course of every curve come first, and an interrupted call
+    draws the figures of what is finished.
 
     Args:
         spec: Specification, from `read_spec` or `make_spec`.
@@ -62,6 +72,8 @@ def sweep(
         address: Address of a running Ray cluster; by default Ray is started on this machine and stopped at the end.
         gpus_per_worker: Number of GPUs that each worker gets, or a fraction so that several share one. With 0, workers
             use the CPU.
+        limit_cells: Number of cells after which this call ends, at least 0; None evaluates all that are left. With 0,
+            everything is checked, and what is left is said.
         console: Console that progress is shown on; standard output by default.
 
     Raises:
@@ -72,59 +84,131 @@ def sweep(
         UnsupportedError: Ray is needed and not installed.
     """
     check_workers(workers, address, gpus_per_worker)
-    out = Path(out)
+    if limit_cells is not None:
+        check_whole("limit_cells", limit_cells, 0)
+    out, console = Path(out), console or Console(highlight=False)
     plan = plan_cells(spec)
     check_teacher(spec, plan.cells)
-    for task in spec.tasks:
-        evaluation.load_task(task, limit=spec.limit)  # a wrong name is an error now, and not one of each cell
+    asked = {name: _anywhere(each) for name, each in spec.task_settings().items()}
+    tasks = {
+        name: each.load() for name, each in asked.items()
+    }  # a wrong name is an error now, and not one of each cell
+    problems = {name: task_digest(task) for name, task in tasks.items()}
     settings = CellSettings(
         base=absolute_name(spec.base),
         teacher=absolute_name(spec.teacher) if spec.teacher else None,
-        limit=spec.limit,
-        num_samples=spec.num_samples,
-        temperature=spec.temperature,
-        batch_size=spec.batch_size,
+        tasks=asked,
+        backend=spec.backend,
+        engine=spec.engine or {},
+        completions=spec.completions,
         device="cuda" if gpus_per_worker else "cpu",
     )
-    identity = {**plan.identity, "versions": {"effopd": __version__}}
+    identity = {
+        **plan.identity,
+        "problems": problems,
+        "num_cells": len(plan.cells),
+        "versions": {"effopd": __version__},
+    }
     with claimed(out, SWEEP_FILE, identity, holds="a sweep", differing=differences):
+        for name, task in tasks.items():
+            write_json_lines(out / PROBLEMS / f"{problems[name]}.jsonl", problem_rows(task))
         results = ResultsDirectory(out, plan)
         left = [cell for cell in plan.cells if not results.is_done(cell)]
-        cells = execute(left, settings, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
+        chosen = sorted(left, key=lambda cell: not cell.deciding)[:limit_cells]
+        size = num_workers(workers, address, gpus_per_worker)
+        shown = _Progress(console, len(plan.cells), left, chosen, results.table.to_pylist(), size)
+        if left:
+            console.print(describe_work(left, asked, tasks), soft_wrap=True)
+            shown.say_time()
+        cells = execute(chosen, settings, workers=workers, address=address, gpus_per_worker=gpus_per_worker)
+        written: list[Path] = []
         try:
-            with _shown(console, len(plan.cells), len(plan.cells) - len(left)) as advance, contextlib.closing(cells):
+            with shown.running() as advance, contextlib.closing(cells):
                 for finished in cells:
                     results.add(finished)
                     advance(finished)
-        finally:
-            table = results.compact()
-        written = write_sweep_report(out) if table.num_rows else []
+        finally:  # also after an interruption
+            if results.compact().num_rows:
+                written = write_sweep_report(out)
     failed = [f"{each['what']}: {each['error']}" for each in results.failed]
-    return SweepResult(out, len(plan.cells), failed, written)
+    return SweepResult(out, len(plan.cells), len(left) - len(chosen), failed, written)
 
 
-@contextlib.contextmanager
-def _shown(console: Console | None, total: int, already: int) -> Iterator[Callable[[FinishedCell], None]]:
-    """Show how many cells are done: with a bar on a terminal, and elsewhere with a line a minute.
+def _anywhere(asked: TaskSettings) -> TaskSettings:
+    """Make paths absolute, for workers in other working directories."""
+    data = asked.data and str(Path(asked.data).expanduser().resolve())
+    is_file = asked.task.endswith(SUFFIXES)
+    return replace(asked, data=data, task=str(Path(asked.task).expanduser().resolve()) if is_file else asked.task)
 
-    Yields:
-        Function that is called with each finished cell.
+
+class _Progress:
+    """Shows how many cells are done, and how long the others will take.
+
+    Args:
+        console: Console to print on.
+        total: Number of cells of the whole sweep.
+        left: Cells that were not done before.
+        chosen: Those of them that will be evaluated.
+        rows: Rows of the cells that were done before.
+        workers: Number of workers.
     """
-    console = console or Console(highlight=False)
-    start = said = time.monotonic()
-    done = failures = 0
-    with progress_bar("cells", console=console) as progress:
-        task = progress.add_task("sweeping", total=total, completed=already)
 
-        def advance(finished: FinishedCell) -> None:
-            nonlocal said, done, failures
-            done += 1
-            failures += finished.outcome.error is not None
-            note = f"sweeping, {failures} failed" if failures else "sweeping"
-            progress.update(task, advance=1, description=note)
-            now = time.monotonic()
-            if not console.is_terminal and now - said >= _SECONDS_PER_LINE:
-                said, left = now, (total - already - done) * (now - start) / done
-                console.print(f"{note}: {already + done}/{total} cells, {left / 60:.1f} minutes left")
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        left: list[Cell],
+        chosen: list[Cell],
+        rows: list[dict[str, Any]],
+        workers: int,
+    ) -> None:
+        self._console, self._total, self._workers = console, total, workers
+        self._left = {cell.key: cell for cell in left}
+        self._chosen, self._rows = chosen, rows
+        self._failures = 0
 
-        yield advance
+    def say_time(self) -> None:
+        """Say how long the cells that are left will take, or what will tell."""
+        seconds = seconds_left(list(self._left.values()), self._rows, self._workers)
+        if seconds is None:
+            self._console.print("The first cell will tell how long they take (--limit-cells 1 ends after it).")
+        else:
+            on = f"{self._workers} workers" if self._workers > 1 else "1 worker"
+            self._console.print(f"About {readable(seconds)} on {on}, as finished cells took.")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Callable[[FinishedCell], None]]:
+        """Show a bar on a terminal, and elsewhere a line a minute.
+
+        Yields:
+            Function that is called with each finished cell.
+        """
+        said = time.monotonic()
+        already = self._total - len(self._left)
+        with progress_bar("cells", console=self._console) as progress:
+            bar = progress.add_task("sweeping", total=already + len(self._chosen), completed=already)
+
+            def advance(finished: FinishedCell) -> None:
+                nonlocal said
+                self._left.pop(finished.cell.key, None)
+                first = not self._rows
+                self._note(finished)
+                note = f"sweeping, {self._failures} failed" if self._failures else "sweeping"
+                progress.update(bar, advance=1, description=note)
+                now = time.monotonic()
+                if first and self._rows and self._left:
+                    self._console.print(f"The first cell took {readable(self._rows[0]['seconds'])}.")
+                    self.say_time()
+                elif not self._console.is_terminal and now - said >= _SECONDS_PER_LINE:
+                    said = now
+                    self._console.print(f"{note}: {self._total - len(self._left)}/{self._total} cells are done.")
+                    self.say_time()
+
+            yield advance
+
+    def _note(self, finished: FinishedCell) -> None:
+        measured: Mapping[str, Any] | None = finished.outcome.measured
+        if measured is None:
+            self._failures += 1
+        else:
+            self._rows.append({**measured, "cell": finished.cell.key, "task": finished.cell.task})
