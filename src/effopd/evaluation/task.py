@@ -63,15 +63,15 @@ class Task:
         Raises:
             DataError: There is a system prompt, and a prompt has a system's message already.
         """
-        messages: list[Prompt] = [
+        messages: list[list[dict[str, Any]]] = [
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt for prompt in self.prompts
         ]
         if system_prompt is not None:
             for index, prompt in enumerate(messages):
-                if prompt[0].get("role") == "system":  # type: ignore[union-attr]  # no prompt is text any more
+                if prompt[0].get("role") == "system":
                     raise DataError(
                         f"{self.name}, prompt {index} (from 0) has a system message of its own, and a system prompt is"
                         " given, too. Leave out one of them."
                     )
-            messages = [[{"role": "system", "content": system_prompt}, *prompt] for prompt in messages]  # type: ignore[list-item]
-        return replace(self, prompts=messages)
+            messages = [[{"role": "system", "content": system_prompt}, *prompt] for prompt in messages]
+        return replace(self, prompts=list(messages))

@@ -164,8 +164,8 @@ def _cells_of_run(spec: SweepSpec, run: TrainingRun) -> list[Cell]:
             asked = None if task.to_json() == task.name else task.to_json()
             for seed in spec.seeds:
                 where = (run.name, run.seed, index, checkpoint.step, checkpoint.directory)
-                uses, deciding = tuple(draft.uses), draft.deciding and seed == spec.seeds[0]
-                cells.append(Cell(*where, made, task.name, seed, draft.kl, uses, asked, deciding))
+                first = draft.deciding and seed == spec.seeds[0]
+                cells.append(Cell(*where, made, task.name, seed, draft.kl, tuple(draft.uses), asked, first))
     return cells
 
 
