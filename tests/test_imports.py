@@ -29,7 +29,7 @@ IMPORTS = {
     "world": {"sampling"},
     "extrapolation": {"parameters", "sampling", "trl_hooks"},
     "training": {"extrapolation", "grading", "models", "objectives", "parameters", "trl_hooks", "updates", "world"},
-    "analysis": {"updates", "report"},
+    "analysis": {"models", "checkpoints", "updates", "report"},
     "sweeps": {"parameters", "models", "checkpoints", "interventions", "evaluation", "report"},
     "experiments": {"training", "report", "world"},
     "cli": {

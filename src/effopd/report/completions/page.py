@@ -75,7 +75,6 @@ def make_page(columns: Sequence[Column], *, limit: int = 20, problems: Sequence[
         "task": _escaped(columns[0].task),
         "note": _escaped(note),
         "models": "\n".join(_summary(column) for column in columns),
-        "count": str(len(columns)),
         "problems": "\n".join(_problem(columns, key) for key in chosen),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
@@ -144,7 +143,7 @@ def _completion(record: dict[str, Any]) -> str:
         facts.append(f"KL to the teacher {record['kl']:.3g} nats")
     label = {"right": "✓ right", "wrong": "✗ wrong"}[verdict]
     return (
-        f"<p class=verdict><b class={verdict}>{label}</b> {_escaped(', '.join(facts))}</p>"
+        f"<p class=verdict><b class={verdict}>{label}</b> · {_escaped(', '.join(facts))}</p>"
         f"<pre>{_escaped(record['completion']) or '<i>(empty)</i>'}</pre>"
     )
 

@@ -9,6 +9,7 @@ from effopd.errors import DataError
 from effopd.files import read_json, read_json_lines
 from effopd.report.completions.columns import Column, make_column
 from effopd.report.sweep.records import read_sweep
+from effopd.report.sweep.tables import WITHOUT_VALUE
 
 
 def read_sweep_columns(directory: Path, name: str | None, task: str | None, curve: str | None) -> list[Column]:
@@ -37,7 +38,8 @@ def read_sweep_columns(directory: Path, name: str | None, task: str | None, curv
     columns = []
     for label, row in _chosen(directory, rows, identity["runs"], curve):
         label = f"{name}: {label}" if name else label
-        source = f"{row['run']}, checkpoint {row['checkpoint']}, {row['kind']} {row['value']:g}"
+        value = "" if row["kind"] in WITHOUT_VALUE else f" at {row['value']:g}"
+        source = f"{directory}: {row['run']}, checkpoint {row['checkpoint']}, curve {row['kind']}{value}"
         completions = read_json_lines(directory / _file(row["cell"]), may_be_cut=False)
         columns.append(make_column(label, source, task, problems, completions))
     return columns

@@ -9,7 +9,7 @@ from effopd.report.sweep.points import shows_kl
 from effopd.report.sweep.records import SweepRecords
 from effopd.report.table import NONE, Table
 
-_WITHOUT_VALUE = ("base", "trained", "replace-embeddings")
+WITHOUT_VALUE = ("base", "trained", "replace-embeddings")
 
 
 def sweep_tables(records: SweepRecords, points: pd.DataFrame) -> dict[str, Table]:
@@ -30,7 +30,7 @@ def sweep_tables(records: SweepRecords, points: pd.DataFrame) -> dict[str, Table
             accuracy = _cell([100 * point[name] for name in ("accuracy", "accuracy_low", "accuracy_high")], ".1f")
             kl = [_cell([point[name] for name in ("kl", "kl_low", "kl_high")], ".3g")] if with_kl else []
             seeds = f"{point['num_training_seeds']} of {records.num_training_seeds[point['run']]}"
-            value = "" if point["kind"] in _WITHOUT_VALUE else f"{point['value']:g}"
+            value = "" if point["kind"] in WITHOUT_VALUE else f"{point['value']:g}"
             curve = (point["run"], point["kind"], value, f"{point['update_norm']:.4g}")
             rows.append((*curve, accuracy, *kl, seeds))
         tables[caption.name] = Table(caption.name, caption.title, caption.text, header, tuple(rows), text_columns=2)
