@@ -84,7 +84,9 @@ def test_from_checkpoints_to_a_worked_example(tmp_path: Path, capsys: pytest.Cap
 
     # What the base writes, by whose tokens the embedding shift is measured; then the analysis of the weights.
     effopd("evaluate", base, *asked, "--out", tmp_path / "written")
-    effopd("analyze", "--base", base, *runs, "--text", tmp_path / "written" / "examples.jsonl", "--out", tmp_path / "an")
+    effopd(
+        "analyze", "--base", base, *runs, "--text", tmp_path / "written" / "examples.jsonl", "--out", tmp_path / "an"
+    )
     shifts = pd.read_parquet(tmp_path / "an" / "embeddings.parquet")
     assert shifts["num_tokens"].between(2, 299).all()
 

@@ -1,17 +1,14 @@
 """`effopd sweep`: plan the cells, evaluate them, gather their results, and draw the figures."""
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
 from effopd import __version__
 from effopd.checks import check_whole
-from effopd.console import progress_bar
 from effopd.evaluation.dataset_rows import SUFFIXES
 from effopd.evaluation.resume import problem_rows, task_digest
 from effopd.evaluation.settings import TaskSettings
@@ -19,15 +16,14 @@ from effopd.files import write_json_lines
 from effopd.models.find import absolute_name
 from effopd.report.sweep import write_sweep_report
 from effopd.run_directory import claimed
-from effopd.sweeps.cells import Cell, plan_cells
-from effopd.sweeps.estimate import describe_work, readable, seconds_left
-from effopd.sweeps.execute import FinishedCell, check_workers, execute, num_workers
+from effopd.sweeps.cells import plan_cells
+from effopd.sweeps.estimate import describe_work
+from effopd.sweeps.execute import check_workers, execute, num_workers
+from effopd.sweeps.progress import SweepProgress
 from effopd.sweeps.results import PROBLEMS, SWEEP_FILE, ResultsDirectory, differences
 from effopd.sweeps.spec import SweepSpec
 from effopd.sweeps.teacher import check_teacher
 from effopd.sweeps.worker import CellSettings
-
-_SECONDS_PER_LINE = 60.0
 
 
 class SweepResult(NamedTuple):
@@ -116,7 +112,7 @@ def sweep(
         left = [cell for cell in plan.cells if not results.is_done(cell)]
         chosen = sorted(left, key=lambda cell: not cell.deciding)[:limit_cells]
         size = num_workers(workers, address, gpus_per_worker)
-        shown = _Progress(console, len(plan.cells), left, chosen, results.table.to_pylist(), size)
+        shown = SweepProgress(console, len(plan.cells), left, chosen, results.table.to_pylist(), size)
         if left:
             console.print(describe_work(left, asked, tasks), soft_wrap=True)
             shown.say_time()
@@ -139,76 +135,3 @@ def _anywhere(asked: TaskSettings) -> TaskSettings:
     data = asked.data and str(Path(asked.data).expanduser().resolve())
     is_file = asked.task.endswith(SUFFIXES)
     return replace(asked, data=data, task=str(Path(asked.task).expanduser().resolve()) if is_file else asked.task)
-
-
-class _Progress:
-    """Shows how many cells are done, and how long the others will take.
-
-    Args:
-        console: Console to print on.
-        total: Number of cells of the whole sweep.
-        left: Cells that were not done before.
-        chosen: Those of them that will be evaluated.
-        rows: Rows of the cells that were done before.
-        workers: Number of workers.
-    """
-
-    def __init__(
-        self,
-        console: Console,
-        total: int,
-        left: list[Cell],
-        chosen: list[Cell],
-        rows: list[dict[str, Any]],
-        workers: int,
-    ) -> None:
-        self._console, self._total, self._workers = console, total, workers
-        self._left = {cell.key: cell for cell in left}
-        self._chosen, self._rows = chosen, rows
-        self._failures = 0
-
-    def say_time(self) -> None:
-        """Say how long the cells that are left will take, or what will tell."""
-        seconds = seconds_left(list(self._left.values()), self._rows, self._workers)
-        if seconds is None:
-            self._console.print("The first cell will tell how long they take (--limit-cells 1 ends after it).")
-        else:
-            on = f"{self._workers} workers" if self._workers > 1 else "1 worker"
-            self._console.print(f"About {readable(seconds)} on {on}, as finished cells took.")
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[Callable[[FinishedCell], None]]:
-        """Show a bar on a terminal, and elsewhere a line a minute.
-
-        Yields:
-            Function that is called with each finished cell.
-        """
-        said = time.monotonic()
-        already = self._total - len(self._left)
-        with progress_bar("cells", console=self._console) as progress:
-            bar = progress.add_task("sweeping", total=already + len(self._chosen), completed=already)
-
-            def advance(finished: FinishedCell) -> None:
-                nonlocal said
-                self._left.pop(finished.cell.key, None)
-                first = not self._rows
-                self._note(finished)
-                note = f"sweeping, {self._failures} failed" if self._failures else "sweeping"
-                progress.update(bar, advance=1, description=note)
-                now = time.monotonic()
-                if first and self._rows and self._left:
-                    self._console.print(f"The first cell took {readable(self._rows[0]['seconds'])}.")
-                    self.say_time()
-                elif not self._console.is_terminal and now - said >= _SECONDS_PER_LINE:
-                    said = now
-                    self._console.print(f"{note}: {self._total - len(self._left)}/{self._total} cells are done.")
-                    self.say_time()
-
-            yield advance
-
-    def _note(self, finished: FinishedCell) -> None:
-        measured: Mapping[str, Any] | None = finished.outcome.measured
-        if measured is None:
-            self._failures += 1
-        else:
-            self._rows.append({**measured, "cell": finished.cell.key, "task": finished.cell.task})
