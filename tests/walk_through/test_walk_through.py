@@ -1,7 +1,7 @@
 """From checkpoints to a worked example, as a researcher goes: analyze, sweep, intervene, evaluate, show.
 
-The models are a Qwen3 of 12 layers in bf16 shards that this file writes: a base, and two runs of three checkpoints whose
-updates are as small as those of training at a learning rate of 1e-6. Every command is that of the documentation.
+The models are a Qwen3 of 12 layers in bf16 shards that this file writes: a base, and two runs of three checkpoints
+whose updates are as small as those of training at a learning rate of 1e-6. Every command is that of the documentation.
 """
 
 import gzip

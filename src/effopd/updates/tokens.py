@@ -79,7 +79,7 @@ def _texts(path: Path) -> list[str]:
     first = next((line for line in content.split("\n") if line.strip()), "")
     if not {".jsonl", ".json"} & set(path.suffixes) and not _is_json_object(first):
         return [content]
-    rows = read_json_lines(path) if _is_json_object(first) else [None]
+    rows: list[Any] = read_json_lines(path) if _is_json_object(first) else [None]
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not isinstance(row.get("completion"), str):
             has = ", ".join(row) if isinstance(row, dict) else "no JSON object"
