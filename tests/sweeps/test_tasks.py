@@ -89,6 +89,12 @@ def test_every_task_is_asked_as_it_says_and_its_completions_are_kept(root: Path,
     assert {path.name: path.read_bytes() for path in (tmp_path / "again" / "completions").iterdir()} == before
 
 
+def test_prompts_that_a_tokenizer_cannot_render_are_refused_before_anything_is_done(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"checkpoint-20, task world: .* has no chat template"):
+        sweep(make(root, **ONE, chat=True), tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_completions_can_be_switched_off(root: Path, tmp_path: Path) -> None:
     sweep(make(root, **ONE, completions=False), tmp_path / "out", workers=1)
     assert not (tmp_path / "out" / "completions").exists()

@@ -36,7 +36,7 @@ def write_run(base: Path, run: Path, seed: int) -> None:
                 parameter.copy_((parameter.float() + 1e-4 * update).to(parameter.dtype))
         out = run / f"checkpoint-{step}"
         model.save_pretrained(out, max_shard_size="15KB")
-        for path in base.glob("*token*"):
+        for path in (*base.glob("tokenizer*"), base / "chat_template.jinja"):
             shutil.copy(path, out)
 
 

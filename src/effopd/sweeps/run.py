@@ -23,6 +23,7 @@ from effopd.sweeps.progress import SweepProgress
 from effopd.sweeps.results import PROBLEMS, SWEEP_FILE, ResultsDirectory, differences
 from effopd.sweeps.spec import SweepSpec
 from effopd.sweeps.teacher import check_teacher
+from effopd.sweeps.tokenizers import check_prompts
 from effopd.sweeps.worker import CellSettings
 
 
@@ -89,6 +90,7 @@ def sweep(
     tasks = {
         name: each.load() for name, each in asked.items()
     }  # a wrong name is an error now, and not one of each cell
+    check_prompts(spec.base, plan.cells, tasks)
     problems = {name: task_digest(task) for name, task in tasks.items()}
     settings = CellSettings(
         base=absolute_name(spec.base),

@@ -28,7 +28,7 @@ from effopd.interventions.window import in_window
 from effopd.models.directory import weights_kind
 from effopd.models.load import load_model, load_tokenizer
 from effopd.sweeps.cells import Cell, Resident
-from effopd.sweeps.teacher import tokenizer_directory
+from effopd.sweeps.tokenizers import tokenizer_directory
 
 _NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
 _ENGINE = {"gpu_memory_utilization": 0.5}  # the model in memory, where interventions are applied, needs the rest
