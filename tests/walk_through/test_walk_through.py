@@ -116,7 +116,7 @@ def test_from_checkpoints_to_a_worked_example(tmp_path: Path, capsys: pytest.Cap
     effopd("intervene", "scale", "--alpha", 0.5, "--base", base, "--trained", final, "--out", made)
     record = json.loads((made / "intervention.json").read_text())
     (half,) = rows[(rows["run"] == "OPD") & (rows["kind"] == "scale") & (rows["value"] == 0.5)].to_dict("records")
-    assert record["update_norm"]["total"] == pytest.approx(half["update_norm"], rel=1e-6)
+    assert record["realised_norm"]["total"] == pytest.approx(half["update_norm"], rel=1e-6)
     assert record["relative_error"]["total"] <= 0.01
 
     # Its evaluation, which says the same as the sweep's cell; then the teacher's, and all side by side.

@@ -165,7 +165,7 @@ class Worker:
             own = {"dtype": str(loaded.model.dtype).removeprefix("torch.")}
             arguments: dict[str, Any] = {**_ENGINE, **own, **self._settings.engine}
             self._engine = VLLMBackend(name, loaded.tokenizer, follows=True, **arguments)
-        self._engine.follow(loaded.model, loaded.parameters)
+        self._engine.follow(loaded.model, stored_parameters(loaded.model))
         return self._engine
 
     def _sampled_by(self, model: Any) -> str:
