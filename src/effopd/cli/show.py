@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         type=positive,
         default=20,
         metavar="N",
-        help="number of problems, those first on which the models differ; default: %(default)s",
+        help="number of problems, those first that not all models solve alike; default: %(default)s",
     )
     parser.add_argument(
         "--problem",

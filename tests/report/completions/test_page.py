@@ -46,7 +46,7 @@ def test_problems_on_which_the_models_differ_come_first_and_that_is_said(tmp_pat
     page = path.read_text()
     assert headings(page) == [2, 3, 4, 0]
     assert "4 of the 5 problems that all models answered. They are not a random sample" in page
-    assert "differ (3)" in page
+    assert "solve alike (3)" in page
     rows = re.findall(r"<th scope=row>(\w+)</th><td>([\d.]+) %", page)
     assert rows == [("one", "60.0"), ("second", "80.0")]  # over all problems, shown or not
     assert page.count('class="problem same"') == 1
@@ -204,7 +204,7 @@ def test_in_a_browser_nothing_runs_and_the_filter_works(tmp_path: Path) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         sections = page.locator("section.problem")
         assert [sections.nth(n).is_visible() for n in range(5)] == [True] * 5
-        page.get_by_label("Only problems on which the models differ").check()
+        page.get_by_label("Only problems that not all models solve alike").check()
         assert [sections.nth(n).is_visible() for n in range(5)] == [True] + [False] * 4
         browser.close()
     assert [each for each in complaints if not each.startswith("data:")] == []

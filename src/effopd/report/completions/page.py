@@ -30,7 +30,7 @@ def write_page(
     Args:
         directories: Directories of sweeps and evaluations, each perhaps with a name for the page before it.
         out: File to write; by default `completions.html` in the first directory. `-` prints the page.
-        limit: Number of problems to show, at least 1: those first on which the models differ.
+        limit: Number of problems to show, at least 1: those first that not all models solve alike.
         problems: Indices of the problems to show in place of those, from 0.
         task: Task of a sweep; None takes its first one.
         curve: Curve of a sweep, whose points are the columns; None takes the models of the worked example.
@@ -93,9 +93,9 @@ def _choose(columns: Sequence[Column], shared: list[Key], limit: int, problems: 
     ordered = sorted(shared, key=lambda key: not _differ(columns, key))
     differing = sum(_differ(columns, key) for key in shared)
     if len(shared) <= limit:
-        return ordered, f"All {every}. Those come first on which the models differ ({differing})."
+        return ordered, f"All {every}. Those come first that not all models solve alike ({differing})."
     return ordered[:limit], (
-        f"{limit} of the {every}. They are not a random sample: those come first on which the models differ"
+        f"{limit} of the {every}. They are not a random sample: those come first that not all models solve alike"
         f" ({differing}). Accuracies are those over all problems."
     )
 
@@ -137,8 +137,8 @@ def _completion(record: dict[str, Any]) -> str:
     facts = [f"{record['num_tokens']} tokens"]
     if record["truncated"]:
         facts.append("cut by the limit")
-    if not record["passed"] and record["reason"] != "wrong answer":
-        facts.append(str(record["reason"]))
+    if not record["passed"] and (reason := str(record["reason"]).removeprefix("wrong answer").removeprefix(": ")):
+        facts.append(reason)
     if record.get("kl") is not None:
         facts.append(f"KL to the teacher {record['kl']:.3g} nats")
     label = {"right": "✓ right", "wrong": "✗ wrong"}[verdict]
