@@ -11,7 +11,11 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import Progress, TaskID, TextColumn
 
+from effopd.checkpoints import find_checkpoints
 from effopd.console import print_places, progress_bar
+from effopd.errors import DataError
+from effopd.files import read_json
+from effopd.models.find import model_directory
 from effopd.report.analysis import write_report
 from effopd.report.sweep import sweep_section
 from effopd.updates.assemble import write_tables
@@ -45,7 +49,8 @@ def analyze(
         runs: Runs by name. Each is a directory of `checkpoint-N` folders, a model or LoRA adapter, or a list of those.
         out: Directory for the records, the figures and `report.html`.
         ignore: Regular expressions for names of parameters to leave out.
-        text: UTF-8 text file whose tokens the embedding shift is measured for; None measures the whole vocabulary.
+        text: File of texts whose tokens the embedding shift is measured for: plain text, or the completions of
+            `effopd evaluate` (`examples.jsonl`) or of a sweep; None measures the whole vocabulary.
         sweep: Directory of a finished sweep of these runs (`effopd sweep`), for a section of the report.
         workers: Number of processes, which have one thread each.
         device: Device that computes, `cpu` or a CUDA device.
@@ -58,12 +63,14 @@ def analyze(
     Raises:
         CheckpointError: `out` holds another analysis.
         ConfigurationError: A setting cannot work.
-        DataError: A model cannot be read or does not match the base, or the text or the sweep cannot be used.
+        DataError: A model cannot be read or does not match the base, the text or the sweep cannot be used, or the sweep
+            is of other models.
     """
     out = Path(out)
     wanted = None if text is None else tokens_of(Path(text), base)
     if sweep is not None:
-        sweep_section(Path(sweep))  # an unusable sweep is an error before hours of measuring, not after them
+        _check_same_models(Path(sweep), base, runs)  # errors before hours of measuring, not after them
+        sweep_section(Path(sweep))
     console = console or Console(highlight=False)
     counted = TextColumn("{task.fields[done]:,}/{task.fields[of]:,} matrices")
     with progress_bar(columns=[counted], console=console) as progress:
@@ -93,6 +100,36 @@ def analyze(
     report = out / "report.html"
     print_places(console, {"Report": report, "Tables": out / "tables.md", "Records": out / "updates.parquet"})
     return report
+
+
+def _check_same_models(sweep: Path, base: str | Path, runs: Mapping[str, str | Path | Sequence[str | Path]]) -> None:
+    """Check that a sweep is of these models, because its figures come into the report of their analysis.
+
+    Its base has to be this one. At least one of the runs has to be in it, and none may have the name of a run of the
+    sweep that has other checkpoints.
+
+    Raises:
+        DataError: It is not, or a model cannot be found.
+    """
+    identity = read_json(sweep / "sweep.json")
+    remedy = "Give the sweep of these models, or leave --sweep out."
+    if model_directory(identity["base"]).resolve() != model_directory(base).resolve():
+        raise DataError(f"{sweep} is a sweep of the base {identity['base']}, and the analysis is of {base}. {remedy}")
+    swept = {
+        name: {(each["directory"], each["files"]) for seed in seeds for each in seed}
+        for name, seeds in identity["runs"].items()
+    }
+    found = {
+        name: {(str(each.directory.resolve()), each.identity()["files"]) for each in find_checkpoints(run)}
+        for name, run in runs.items()
+    }
+    if other := [name for name in found if name in swept and not found[name] & swept[name]]:
+        raise DataError(
+            f"{sweep} is a sweep of another run {other[0]}: none of the checkpoints of this one is in it, or their"
+            f" files have changed since. {remedy}"
+        )
+    if not any(mine & theirs for mine in found.values() for theirs in swept.values()):
+        raise DataError(f"{sweep} is a sweep of {', '.join(swept)}, in which none of {', '.join(found)} is. {remedy}")
 
 
 def _unmoved(records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,10 +1,12 @@
 """Small files, written under a temporary name and then renamed, so that an interruption never leaves half of one."""
 
 import contextlib
+import gzip
 import hashlib
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,22 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, so that it is never there in part. Its directory is made if need be."""
     with replaced(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, which is decompressed if its name ends in `.gz`.
+
+    Raises:
+        DataError: It is compressed, and damaged.
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    if path.suffix != ".gz":
+        return path.read_text(encoding="utf-8")
+    try:
+        return gzip.decompress(path.read_bytes()).decode("utf-8")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be decompressed: {error}. Remove it, and start what wrote it again.") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -76,14 +94,14 @@ def read_json_lines(path: Path, *, may_be_cut: bool = True) -> list[Any]:
     """Read a JSON Lines file.
 
     Args:
-        path: The file. Its empty lines do not count.
+        path: The file, which may be compressed (`.gz`). Its empty lines do not count.
         may_be_cut: Whether an interruption may have cut the last line short. If it has, that line is left out.
 
     Raises:
         DataError: The file is no text, or a line is not JSON.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: got {error}, expected text in UTF-8. Write the file anew.") from error
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]

@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from report.fabricated_sweep import write_sweep
 from updates.runs_on_disk import random_tensors, write, write_run
 
+from effopd.checkpoints import find_checkpoints
 from effopd.cli import main
+from effopd.report.sweep import write_sweep_report
 
 
 @pytest.fixture
@@ -115,6 +118,8 @@ def test_wrong_models_are_named_and_nothing_is_written(
 ) -> None:
     base, run = models
     empty, pickled, small = tmp_path / "empty", tmp_path / "pickled", tmp_path / "small"
+    text = tmp_path / "text"
+    text.write_text("Some words.")
     empty.mkdir()
     pickled.mkdir()
     torch.save({}, pickled / "pytorch_model.bin")
@@ -128,7 +133,8 @@ def test_wrong_models_are_named_and_nothing_is_written(
         (["--run", f"a={run}", "--run", f"a={run}"], "expected each once"),
         (["--run", f"a={run}", "--ignore", "("], "not a regular expression"),
         (["--run", f"a={run}", "--text", str(tmp_path / "no.txt")], "no.txt"),
-        (["--run", f"a={run}", "--text", str(base / "config.json")], "no tokenizer"),
+        (["--run", f"a={run}", "--text", str(text)], "no tokenizer"),
+        (["--run", f"a={run}", "--text", str(base / "config.json")], "expected a row with the text `completion`"),
         (["--run", f"a={run}", "--sweep", str(tmp_path / "no-sweep")], "no-sweep"),
     ]
     for options, message in cases:
@@ -138,6 +144,43 @@ def test_wrong_models_are_named_and_nothing_is_written(
         assert message in error
         assert "Traceback" not in error
         assert not out.exists()
+
+
+def test_a_sweep_of_other_models_is_refused_before_anything_is_measured(
+    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, run = models
+    swept, path = write_sweep(tmp_path / "sweep"), tmp_path / "sweep" / "sweep.json"
+    write_sweep_report(swept)
+    made_up = json.loads(path.read_text())
+    mine = [each.identity() for each in find_checkpoints(run)]
+    others = [each | {"files": "changed"} for each in mine]
+    command = [
+        "analyze",
+        "--base",
+        str(base),
+        "--run",
+        f"a={run}",
+        "--sweep",
+        str(swept),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    for identity, message in (
+        ({"base": str(run / "checkpoint-10"), "runs": {"a": [mine]}}, "is a sweep of the base"),
+        ({"base": str(base), "runs": {"a": [others]}}, "is a sweep of another run a"),
+        ({"base": str(base), "runs": {"b": [others], "c": []}}, "is a sweep of b, c, in which none of a is"),
+    ):
+        path.write_text(json.dumps(made_up | identity))
+        assert main(command) == 1
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    runs = {name: [mine[-1:]] if index == 0 else seeds for index, (name, seeds) in enumerate(made_up["runs"].items())}
+    path.write_text(
+        json.dumps(made_up | {"base": str(base), "runs": runs})
+    )  # one of its runs is this one, of another name
+    assert main(command) == 0
+    assert "Accuracy against the norm of the update" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from effopd import cli, run_directory, world
 from effopd.errors import UnsupportedError
 from effopd.evaluation import evaluate, load_task
 from effopd.evaluation import evaluate_model as evaluate_model_module
-from effopd.evaluation.backends import VLLMBackend
+from effopd.evaluation.vllm_backend import VLLMBackend
 from effopd.files import files_digest
 
 WORLD = ("world:base", "--task", "world", "--limit", "30", "--samples", "2", "--batch-size", "16")
@@ -41,7 +41,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_records_and_summary(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert {path.name for path in finished.iterdir()} == {"settings.json", "examples.jsonl", "summary.json"}
+    assert {path.name for path in finished.iterdir()} == {
+        "settings.json",
+        "problems.jsonl",
+        "examples.jsonl",
+        "summary.json",
+    }
     model, teacher = (AutoModelForCausalLM.from_pretrained(each()) for each in (world.base_dir, world.teacher_dir))
     tokenizer = AutoTokenizer.from_pretrained(world.base_dir())
     task = load_task("world", limit=30)

@@ -28,7 +28,7 @@ MANY: dict[str, Any] = {
 
 
 def finish(spec: SweepSpec, **options: Any) -> Iterator[FinishedCell]:
-    settings = CellSettings(absolute_name(spec.base), limit=spec.limit, batch_size=spec.batch_size)
+    settings = CellSettings(absolute_name(spec.base), tasks=spec.task_settings())
     return execute(plan_cells(spec).cells, settings, **options)
 
 

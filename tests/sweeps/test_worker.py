@@ -6,14 +6,17 @@ import pytest
 from sweeps.short_runs import make
 
 from effopd import evaluation
+from effopd.evaluation.settings import TaskSettings
 from effopd.sweeps import plan_cells
 from effopd.sweeps.worker import CellSettings, Worker
 from effopd.world import base_dir
 
+TASKS = {"world": TaskSettings("world", limit=2)}
+
 
 def test_after_an_error_nothing_is_taken_from_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = plan_cells(make(root, runs={"a": "grpo-0"})).cells[0]
-    worker = Worker(CellSettings(str(base_dir()), limit=2))
+    worker = Worker(CellSettings(str(base_dir()), tasks=TASKS))
     assert worker.attempt(cell).error is None
     assert worker._loaded is not None
 
@@ -35,9 +38,11 @@ def test_a_divergence_is_not_below_zero(root: Path, monkeypatch: pytest.MonkeyPa
         mean=0.5,
         standard_error=0.1,
         truncation_rate=0.0,
+        num_tokens=3.0,
     )
     monkeypatch.setattr(evaluation, "evaluate", lambda *arguments, **options: result)
     cell = plan_cells(make(root, runs={"a": "grpo-0"})).cells[0]
-    measured = Worker(CellSettings(str(base_dir()))).run(cell)
+    measured = Worker(CellSettings(str(base_dir()), tasks=TASKS, completions=False)).run(cell).measured
+    assert measured is not None
     assert measured["kl_low"] == 0
     assert measured["kl_high"] == pytest.approx(0.1 + 1.96 * 0.2, rel=1e-4)

@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -87,3 +88,29 @@ def test_a_model_against_itself_has_not_moved(tmp_path: Path) -> None:
     write_embedding_tables(base_dir(), {"run": base_dir()}, tmp_path)
     table = pd.read_parquet(tmp_path / "embeddings.parquet")
     torch.testing.assert_close(torch.tensor(table["mean"].to_numpy()), torch.ones(2, dtype=torch.float64))
+
+
+def test_completions_of_an_evaluation_are_the_text_and_json_is_never_taken_for_text(tmp_path: Path) -> None:
+    base, rows = base_dir(), [{"prompt": 0, "completion": "7*3"}, {"prompt": 1, "completion": "+4="}]
+    (tmp_path / "text").write_text(TEXT)
+    expected = tokens_of(tmp_path / "text", base)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    for name in ("examples.jsonl", "no-suffix"):
+        (tmp_path / name).write_text(lines)
+        assert torch.equal(tokens_of(tmp_path / name, base), expected)
+    (tmp_path / "cell.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    assert torch.equal(tokens_of(tmp_path / "cell.jsonl.gz", base), expected)
+    for name, content, message in (
+        (
+            "problems.jsonl",
+            '{"prompt": "7*3", "answer": "1"}\n',
+            "row 1: got prompt, answer, expected a row with the text",
+        ),
+        ("cut.jsonl", lines + '{"completion": 3}\n', "row 3: got completion, expected"),
+        ("plain.jsonl", "7*3\n", "row 1: got no JSON object, expected"),
+        ("rows.json", json.dumps(rows), "row 1: got no JSON object, expected"),
+        ("damaged.jsonl.gz", "7*3", "cannot be decompressed"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError, match=message):
+            tokens_of(tmp_path / name, base)

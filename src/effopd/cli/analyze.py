@@ -45,7 +45,8 @@ def add(commands: Commands) -> None:
         "--text",
         type=Path,
         metavar="FILE",
-        help="text whose tokens the embedding shift is measured for; default: all tokens",
+        help="text whose tokens the embedding shift is measured for, or the examples.jsonl of an evaluation of the"
+        " base, as in the paper; default: all tokens",
     )
     parser.add_argument(
         "--sweep", type=Path, metavar="DIR", help="finished sweep of these runs, for a section of the report"

@@ -45,6 +45,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--teacher", metavar="MODEL", help="model to measure the reverse KL to (backend hf)")
     parser.add_argument("--chat", action="store_true", help="put text prompts into the model's chat template")
     parser.add_argument(
+        "--system-prompt", metavar="TEXT", help="system message that comes before each problem; only with --chat"
+    )
+    parser.add_argument(
         "--data", type=Path, metavar="FILE", help="file with a benchmark's rows, in the benchmark's own format"
     )
     _add_sampling_options(parser)

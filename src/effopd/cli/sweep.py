@@ -41,6 +41,12 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--address", metavar="ADDR", help="address of a Ray cluster; by default Ray is started on this machine"
     )
+    parser.add_argument(
+        "--limit-cells",
+        type=int,
+        metavar="N",
+        help="stop after N cells, those first that show the course of every curve; 0 only says what is to be done",
+    )
     parser.set_defaults(call=_sweep)
 
 
@@ -56,8 +62,10 @@ def _sweep(options: argparse.Namespace) -> None:
         workers=options.workers,
         address=options.address,
         gpus_per_worker=options.gpus_per_worker,
+        limit_cells=options.limit_cells,
     )
-    print(f"{result.directory}: {result.num_cells} cells, {len(result.written)} figures and tables")
+    left = f", of which {result.num_left} are left for the same command" if result.num_left else ""
+    print(f"{result.directory}: {result.num_cells} cells{left}; {len(result.written)} figures and tables")
     if result.failed:
         raise EffOPDError(
             f"{len(result.failed)} of {result.num_cells} cells failed and are not in the figures. The first is "

@@ -1,19 +1,19 @@
-"""The backends that generate completions: transformers with a model in memory, or vLLM.
+"""What generates completions: the interface of backends, and the one with a model of transformers in memory.
 
-A backend takes a batch of prompts as token ids. Its random numbers depend on the seed of the batch alone, and not on
-what it generated before.
+The other one is in `effopd.evaluation.vllm_backend`. A backend takes a batch of prompts as token ids. Its random
+numbers depend on the seed of the batch alone, and not on what it generated before.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
-from effopd.errors import ConfigurationError, UnsupportedError
-from effopd.sampling import derived_seed, evaluation_mode, sample_tokens, seeded
+from effopd.errors import ConfigurationError
+from effopd.sampling import evaluation_mode, sample_tokens, seeded
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,14 @@ class Sampled:
 
 
 class Backend(Protocol):
-    """Generates completions."""
+    """Generates completions.
 
+    Attributes:
+        model: The model in memory, by which a KL can be measured; None if there is none.
+        tokenizer: Tokenizer of the model.
+    """
+
+    model: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
 
     def complete(
@@ -64,7 +70,7 @@ class TransformersBackend(Backend):
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model = model
+        self.model: PreTrainedModel = model
         self.tokenizer = tokenizer
         own = model.generation_config.eos_token_id
         ends = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
@@ -95,45 +101,3 @@ class TransformersBackend(Backend):
     def _cut(self, tokens: list[int]) -> Sampled:
         end = next((index for index, token in enumerate(tokens) if token in self._ends), None)
         return Sampled(tokens if end is None else tokens[: end + 1], end is None)
-
-
-class VLLMBackend(Backend):
-    """Generates with vLLM's offline engine.
-
-    Every completion is a request with a seed of its own, so that the samples of one prompt differ. vLLM's prefix cache
-    reads a prompt that several of them share only once.
-
-    Args:
-        name: Directory or hub name of the model.
-        tokenizer: Tokenizer of the model.
-        dtype: Type of the weights, as vLLM names it: `auto`, `bfloat16`, ...
-        **engine: Further arguments of `vllm.LLM`.
-
-    Raises:
-        UnsupportedError: vLLM is not installed.
-    """
-
-    def __init__(self, name: str, tokenizer: PreTrainedTokenizerBase, *, dtype: str = "auto", **engine: Any) -> None:
-        try:
-            import vllm
-        except ImportError as error:
-            raise UnsupportedError(
-                f"--backend vllm needs vLLM, which cannot be imported ({error}): pip install 'effopd[vllm]', or use"
-                " --backend hf."
-            ) from error
-        self.tokenizer = tokenizer
-        self._vllm = vllm
-        self._engine = vllm.LLM(model=name, dtype=dtype, **engine)
-
-    @override
-    def complete(
-        self, prompts: Sequence[Sequence[int]], seed: int, *, max_new_tokens: int, temperature: float
-    ) -> list[Sampled]:
-        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        shared = {"n": 1, "temperature": temperature, "top_p": 1.0, "max_tokens": max_new_tokens}
-        parameters = [
-            self._vllm.SamplingParams(seed=derived_seed(seed, index), **shared) for index in range(len(prompts))
-        ]
-        outputs = self._engine.generate(requests, parameters, use_tqdm=False)
-        first = [output.outputs[0] for output in outputs]
-        return [Sampled(list(each.token_ids), each.finish_reason == "length") for each in first]

@@ -1,7 +1,7 @@
 """`effopd evaluate`: from the names of a model and of a task to a directory of records, a summary and a table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,19 +13,19 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from effopd.checks import check_choice
 from effopd.console import progress_bar
 from effopd.errors import ConfigurationError, UnsupportedError
-from effopd.evaluation.backends import Backend, TransformersBackend, VLLMBackend
+from effopd.evaluation.backends import Backend, TransformersBackend
 from effopd.evaluation.results import Evaluation, summarize
 from effopd.evaluation.resume import SUMMARY, evaluate_in, task_digest
 from effopd.evaluation.sample_batches import SampleBatches
+from effopd.evaluation.settings import BACKENDS, TaskSettings
 from effopd.evaluation.task import Task
-from effopd.evaluation.tasks import load_task
+from effopd.evaluation.vllm_backend import VLLMBackend
 from effopd.files import files_digest, write_json
 from effopd.models.find import find_model
 from effopd.models.load import load_model, load_tokenizer
 from effopd.models.vocabulary import check_vocabularies
 from effopd.versions import installed_versions
 
-BACKENDS = ("hf", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _PACKAGES = ("effopd", "torch", "transformers", "datasets", "math-verify", "vllm", "lm-eval")
 
@@ -44,6 +44,7 @@ def evaluate_model(
     max_new_tokens: int | None = None,
     teacher: str | None = None,
     chat: bool = False,
+    system_prompt: str | None = None,
     data: Path | None = None,
     dtype: str = "auto",
     device: str | None = None,
@@ -57,7 +58,7 @@ def evaluate_model(
         model: Directory or hub name of the model; `world:base` and `world:teacher` are those of the embedded world, and
             `world:facts/base` and so on those of another one.
         task: Name of the task (see `effopd.evaluation.load_task`). Its problems are the same for every seed.
-        out: Directory of the results: `examples.jsonl`, `summary.json` and `settings.json`.
+        out: Directory of the results: `examples.jsonl`, `problems.jsonl`, `summary.json` and `settings.json`.
         num_samples: n of avg@n and pass@n, the number of completions for each problem.
         backend: Backend that generates: `hf` (transformers) or `vllm`.
         limit: Number of problems to take, from the first on; None takes all.
@@ -67,6 +68,7 @@ def evaluate_model(
         max_new_tokens: Limit on the tokens of a completion, in place of the task's own.
         teacher: Model with the same tokenizer, to which the reverse KL is measured; with `hf` only.
         chat: Whether to put text prompts into the model's chat template.
+        system_prompt: Text of the system's message that comes before each problem; only with `chat`.
         data: File with the rows of a benchmark, in its own columns, in place of those of the hub.
         dtype: Type of the weights: `float32`, `bfloat16`, `float16`, or `auto` for that of the files.
         device: Device for `hf`; by default `cuda` where there is one, else `cpu`.
@@ -83,7 +85,18 @@ def evaluate_model(
     check_choice("backend", backend, BACKENDS)
     check_choice("dtype", dtype, DTYPES)
     models = _find_models(model, teacher, backend, dtype, _device(device))
-    loaded = _load_problems(task, limit, data, chat, max_new_tokens)
+    asked = TaskSettings(
+        task=task,
+        data=None if data is None else str(data),
+        limit=limit,
+        chat=chat,
+        system_prompt=system_prompt,
+        max_new_tokens=max_new_tokens,
+        num_samples=num_samples,
+        temperature=temperature,
+        batch_size=batch_size,
+    )
+    loaded = asked.load()
     tokenizer = load_tokenizer(models.source, pad_token=pad_token)
     batches = SampleBatches(
         loaded, tokenizer, num_samples=num_samples, seed=seed, batch_size=batch_size, temperature=temperature
@@ -103,6 +116,7 @@ def evaluate_model(
         "teacher": None if models.teacher is None else str(models.teacher),
         "teacher_files": None if models.teacher is None else _files(models.teacher),
         "chat": chat,
+        "system_prompt": system_prompt,
         "dtype": dtype,
     }
 
@@ -168,13 +182,6 @@ def _find_models(
             "--teacher needs the model's whole distributions, which vLLM does not give: --backend hf."
         )
     return _Models(find_model(model), None if teacher is None else find_model(teacher), backend, dtype, device)
-
-
-def _load_problems(name: str, limit: int | None, data: Path | None, chat: bool, max_new_tokens: int | None) -> Task:
-    task = load_task(name, limit=limit, data=data)
-    if chat:
-        task = task.as_chat()
-    return task if max_new_tokens is None else replace(task, max_new_tokens=max_new_tokens)
 
 
 def _device(name: str | None) -> torch.device:

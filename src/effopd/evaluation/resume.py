@@ -1,6 +1,7 @@
 """An evaluation that is kept in a directory, and that resumes where it was interrupted.
 
 settings.json      what is evaluated and how, by which the same command recognizes its directory
+problems.jsonl     a line for each problem: its prompt, and its answer if that is a text
 examples.jsonl     a line for each completion, appended batch by batch
 summary.json       the averages, once all completions are there
 """
@@ -20,9 +21,10 @@ from effopd.evaluation.backends import Backend
 from effopd.evaluation.results import Evaluation, ExampleRecord
 from effopd.evaluation.sample_batches import Item, SampleBatches
 from effopd.evaluation.task import Task
+from effopd.files import write_json_lines
 from effopd.run_directory import FinishedPieces, claimed
 
-SETTINGS, EXAMPLES, SUMMARY = "settings.json", "examples.jsonl", "summary.json"
+SETTINGS, PROBLEMS, EXAMPLES, SUMMARY = "settings.json", "problems.jsonl", "examples.jsonl", "summary.json"
 
 Load = Callable[[], tuple[Backend, PreTrainedModel | None]]
 
@@ -68,6 +70,14 @@ def task_digest(task: Task) -> str:
     return hashlib.sha256(contents.encode()).hexdigest()[:16]
 
 
+def problem_rows(task: Task) -> list[dict[str, Any]]:
+    """List the problems of a task for people to read: `prompt`, and `answer`, which is None for tests and documents."""
+    return [
+        {"prompt": prompt, "answer": answer if isinstance(answer, str | int | float) else None}
+        for prompt, answer in zip(task.prompts, task.answers, strict=True)
+    ]
+
+
 def _evaluate(
     out: Path, batches: SampleBatches, load: Load, report: Callable[[int, int], None]
 ) -> tuple[Evaluation, int]:
@@ -76,13 +86,14 @@ def _evaluate(
     num_resumed, total = len(records), sum(map(len, batches.items))
     report(num_resumed, total)
     left = [index for index, batch in enumerate(batches.items) if batch[0] not in records]
-    if left:
-        backend, teacher = load()
-        for index in left:
-            for record in batches.run(index, backend, teacher):
-                records[record.prompt, record.sample] = record
-                pieces.add(asdict(record))
-            report(len(records), total)
+    loaded = load() if left else None  # if it fails, the directory stays empty
+    write_json_lines(out / PROBLEMS, problem_rows(batches.task))
+    for index in left:
+        assert loaded is not None
+        for record in batches.run(index, *loaded):
+            records[record.prompt, record.sample] = record
+            pieces.add(asdict(record))
+        report(len(records), total)
     return Evaluation([records[item] for item in sorted(records)]), num_resumed
 
 

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from effopd.evaluation.backends import TransformersBackend
+from effopd.evaluation.backends import Backend, TransformersBackend
 from effopd.evaluation.results import Evaluation
 from effopd.evaluation.sample_batches import SampleBatches
 from effopd.evaluation.task import Task
@@ -18,6 +18,7 @@ def evaluate(
     batch_size: int = 256,
     temperature: float = 1.0,
     teacher: PreTrainedModel | None = None,
+    backend: Backend | None = None,
 ) -> Evaluation:
     """Evaluate a model in memory.
 
@@ -34,6 +35,7 @@ def evaluate(
         temperature: Sampling temperature, over the whole vocabulary; 0 takes the most probable token.
         teacher: Model with the same tokenizer, to which the reverse KL is measured on the completions; None measures
             none.
+        backend: Backend that samples in the model's place, with the same weights; None samples with the model itself.
 
     Raises:
         ConfigurationError: An argument is out of its range, or the arguments do not go together.
@@ -44,6 +46,6 @@ def evaluate(
         task, tokenizer, num_samples=num_samples, seed=seed, batch_size=batch_size, temperature=temperature
     )
     task.check_grader()
-    backend = TransformersBackend(model, tokenizer)
+    backend = backend or TransformersBackend(model, tokenizer)
     records = [record for index in range(len(batches.items)) for record in batches.run(index, backend, teacher)]
     return Evaluation(sorted(records, key=lambda record: (record.prompt, record.sample)))

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from effopd.checks import check_number, check_whole
+from effopd.checks import check_whole
 from effopd.errors import ConfigurationError
-from effopd.evaluation.backends import Backend, TransformersBackend
+from effopd.evaluation.backends import Backend
 from effopd.evaluation.divergence import reverse_kl
 from effopd.evaluation.prompts import encode_prompts
 from effopd.evaluation.results import ExampleRecord
+from effopd.evaluation.settings import TaskSettings
 from effopd.evaluation.task import Task
 from effopd.models.vocabulary import check_vocabulary_sizes
 from effopd.sampling import derived_seed
@@ -38,12 +39,8 @@ class SampleBatches:
         batch_size: int,
         temperature: float,
     ) -> None:
-        check_whole("num_samples", num_samples, 1)
-        check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0)
-        check_number("temperature", temperature, low=0)
-        if temperature == 0 and num_samples > 1:
-            raise ConfigurationError(f"temperature 0 samples nothing: {num_samples} samples would be equal; ask for 1.")
+        TaskSettings(task.name, num_samples=num_samples, batch_size=batch_size, temperature=temperature)  # checks them
         self.task = task
         self.seed = seed
         self.temperature = temperature
@@ -57,8 +54,12 @@ class SampleBatches:
 
         Args:
             index: Index of the batch.
-            backend: Backend that generates. With a teacher, it has to be a `TransformersBackend`.
+            backend: Backend that generates. With a teacher, its model has to be in memory.
             teacher: Model to which the reverse KL is measured; None measures none.
+
+        Raises:
+            ConfigurationError: There is a teacher, and the backend has no model in memory, or one whose vocabulary has
+                another size.
         """
         batch = self.items[index]
         prompts = [self._prompt_ids[prompt] for prompt, _ in batch]
@@ -77,7 +78,7 @@ class SampleBatches:
         ]
         if teacher is None:
             return records
-        if not isinstance(backend, TransformersBackend):
+        if backend.model is None:
             raise ConfigurationError("The KL to a teacher needs the model in memory; use the backend of transformers.")
         check_vocabulary_sizes(backend.model.config, teacher.config, backend.tokenizer)
         sums = reverse_kl(backend.model, teacher, prompts, ids)

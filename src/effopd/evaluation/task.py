@@ -54,9 +54,24 @@ class Task:
         if self.grader in (grade_code, grade_functions):
             check_sandbox()
 
-    def as_chat(self) -> "Task":
-        """Return the same task with every text prompt turned into the message of a user."""
-        messages: list[Prompt] = [
+    def as_chat(self, system_prompt: str | None = None) -> "Task":
+        """Return the same task with every text prompt turned into the message of a user.
+
+        Args:
+            system_prompt: Text of a system's message that comes first in every prompt; None for none.
+
+        Raises:
+            DataError: There is a system prompt, and a prompt has a system's message already.
+        """
+        messages: list[list[dict[str, Any]]] = [
             [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt for prompt in self.prompts
         ]
-        return replace(self, prompts=messages)
+        if system_prompt is not None:
+            for index, prompt in enumerate(messages):
+                if prompt[0].get("role") == "system":
+                    raise DataError(
+                        f"{self.name}, prompt {index} (from 0) has a system message of its own, and a system prompt is"
+                        " given, too. Leave out one of them."
+                    )
+            messages = [[{"role": "system", "content": system_prompt}, *prompt] for prompt in messages]
+        return replace(self, prompts=list(messages))

@@ -19,7 +19,7 @@ from effopd.interventions.realised import held_dtype
 from effopd.models.find import absolute_name, find_model, model_directory
 from effopd.parameters import locate
 from effopd.sweeps.spec import Seed, SweepSpec
-from effopd.sweeps.sweep_models import Entry, TrainingRun, X
+from effopd.sweeps.sweep_models import Entry, SweepModel, TrainingRun, X, thin
 
 REALISED = ("intended_norm", "update_norm", "relative_error")
 """Columns about the realised update, of the whole model and, with the kind before the name, of each module kind."""
@@ -59,6 +59,8 @@ class Cell:
         seed: Random seed for sampling.
         kl: Whether the KL divergence to the teacher is measured.
         uses: Points of curves that the result gives.
+        asked: Entry of the specification for the task, if it sets more than the task.
+        deciding: Whether the cell is among the first to be evaluated, which show the course of every curve.
     """
 
     run: str
@@ -71,11 +73,13 @@ class Cell:
     seed: int
     kl: bool
     uses: tuple[Use, ...]
+    asked: Any = None
+    deciding: bool = False
 
     @cached_property
     def key(self) -> str:
         """A digest that no two cells of a specification share, 16 hexadecimal digits."""
-        identity = [*self.resident, self.interventions, self.task, self.seed, self.kl]
+        identity = [*self.resident, self.interventions, self.asked or self.task, self.seed, self.kl]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -145,6 +149,7 @@ class _Draft:
 
     uses: dict[Use, None] = field(default_factory=dict)
     kl: bool = False
+    deciding: bool = False
 
 
 def _cells_of_run(spec: SweepSpec, run: TrainingRun) -> list[Cell]:
@@ -152,21 +157,26 @@ def _cells_of_run(spec: SweepSpec, run: TrainingRun) -> list[Cell]:
     for sweep in spec.sweeps:
         if sweep.runs and run.name not in sweep.runs:
             continue
-        for model in sweep.plan(run):
+        models = list(sweep.plan(run))
+        deciding = _ends_and_middles(models) if run.seed == 0 else []
+        for model in models:
             for entry in model.interventions:
                 for kind, fields in entry.items():
                     make_intervention(kind, fields)
             draft = drafts.setdefault((model.checkpoint, json.dumps(model.interventions)), _Draft())
             draft.uses[Use(sweep.name, model.kind, model.value, model.x)] = None
             draft.kl |= sweep.measures_kl and spec.teacher is not None
+            draft.deciding |= model in deciding
     cells = []
     for (index, interventions), draft in sorted(drafts.items(), key=lambda item: item[0][0]):
         checkpoint = run.checkpoints[index]
         made = tuple(json.loads(interventions))
         for task in spec.tasks:
+            asked = None if task.to_json() == task.name else task.to_json()
             for seed in spec.seeds:
                 where = (run.name, run.seed, index, checkpoint.step, checkpoint.directory)
-                cells.append(Cell(*where, made, task, seed, draft.kl, tuple(draft.uses)))
+                first = draft.deciding and seed == spec.seeds[0]
+                cells.append(Cell(*where, made, task.name, seed, draft.kl, tuple(draft.uses), asked, first))
     return cells
 
 
@@ -177,6 +187,14 @@ def run_places(spec: SweepSpec) -> dict[str, str | list[str]]:
         for name, run in spec.runs.items()
         for number, seed in enumerate(run.seeds)
     }
+
+
+def _ends_and_middles(models: list[SweepModel]) -> list[SweepModel]:
+    """Choose of every curve the first model, the middle one and the last one. Lines for reference have just one."""
+    curves: dict[str, list[SweepModel]] = {}
+    for model in models:
+        curves.setdefault(model.kind, []).append(model)
+    return [each for curve in curves.values() for each in thin(tuple(curve), 3)]
 
 
 def _located(seed: Seed, root: str | None) -> str | list[str]:

@@ -67,7 +67,7 @@ def execute(
     check_workers(workers, address, gpus_per_worker)
     queue = CellQueue(cells)
     if address is None:
-        workers = workers or _room_here(gpus_per_worker)
+        workers = num_workers(workers, address, gpus_per_worker)
     if workers == 1 and address is None:
         yield from _in_process(queue, Worker(settings))
     elif len(queue):
@@ -95,6 +95,14 @@ def check_workers(workers: int | None, address: str | None, gpus_per_worker: flo
             f"Got {gpus_per_worker:g} GPUs per worker, and torch {torch.__version__} finds no CUDA device on this "
             "machine. Leave --gpus-per-worker out to work on the CPU, or name a cluster with --address."
         )
+
+
+def num_workers(workers: int | None, address: str | None, gpus_per_worker: float) -> int:
+    """Return the number of workers; 1 if it depends on a cluster that is not connected yet.
+
+    The arguments are those of `execute`.
+    """
+    return workers or (_room_here(gpus_per_worker) if address is None else 1)
 
 
 def _room_here(gpus_per_worker: float) -> int:

@@ -8,23 +8,28 @@ from effopd.sweeps.cells import Cell, Resident
 MAX_ATTEMPTS = 2
 MAX_LOSSES = 3
 
+_Waiting = dict[Resident, list[Cell]]
+
 
 class CellQueue:
     """Cells to be done. Each is handed out until it is done, has failed twice, or has cost three workers.
+
+    Deciding cells come before all others (see `Cell.deciding`).
 
     Args:
         cells: The cells.
     """
 
     def __init__(self, cells: Iterable[Cell]) -> None:
-        self._waiting: dict[Resident, list[Cell]] = {}
+        self._first: _Waiting = {}
+        self._others: _Waiting = {}
         for cell in cells:
-            self._waiting.setdefault(cell.resident, []).append(cell)
+            self._put(cell)
         self._failures: Counter[str] = Counter()
         self._losses: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return sum(len(cells) for cells in self._waiting.values())
+        return sum(len(cells) for waiting in (self._first, self._others) for cells in waiting.values())
 
     def take(self, resident: Resident | None, others: Iterable[Resident | None] = ()) -> Cell | None:
         """Take the next cell for a worker out of the queue.
@@ -39,16 +44,16 @@ class CellQueue:
         Returns:
             The cell; None if none is waiting.
         """
-        held = set(others)
-        if resident not in self._waiting:
-            free = [each for each in self._waiting if each not in held]
-            resident = free[0] if free else max(self._waiting, key=lambda each: len(self._waiting[each]), default=None)
+        held, waiting = set(others), self._first or self._others
+        if resident not in waiting:
+            free = [each for each in waiting if each not in held]
+            resident = free[0] if free else max(waiting, key=lambda each: len(waiting[each]), default=None)
         if resident is None:
             return None
-        cells = self._waiting[resident]
+        cells = waiting[resident]
         cell = cells.pop(0)
         if not cells:
-            del self._waiting[resident]
+            del waiting[resident]
         return cell
 
     def failed(self, cell: Cell) -> bool:
@@ -67,5 +72,9 @@ class CellQueue:
 
     def _put_back(self, cell: Cell, again: bool) -> bool:
         if again:
-            self._waiting.setdefault(cell.resident, []).append(cell)
+            self._put(cell)
         return again
+
+    def _put(self, cell: Cell) -> None:
+        waiting = self._first if cell.deciding else self._others
+        waiting.setdefault(cell.resident, []).append(cell)

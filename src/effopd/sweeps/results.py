@@ -5,9 +5,12 @@ DIR/results.parquet     a row for each use of each finished cell
 DIR/unused.parquet      rows of cells that an earlier specification asked for and this one does not
 DIR/cells/*.parquet     rows of cells that were finished since `results.parquet` was last written
 DIR/failed.jsonl        cells that failed, with their errors
+DIR/completions/KEY.jsonl.gz    completions of a cell, of which a line is an `ExampleRecord`
+DIR/problems/DIGEST.jsonl       problems of a task, whose digest is in `sweep.json`
 """
 
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,8 +23,10 @@ from effopd.parameters import ModuleKind
 from effopd.run_directory import differing_settings
 from effopd.sweeps.cells import REALISED, Cell, SweepPlan, Use
 from effopd.sweeps.execute import FinishedCell
+from effopd.sweeps.spec import SweepSpec
 
 SWEEP_FILE, RESULTS, UNUSED, CELLS, FAILED = "sweep.json", "results.parquet", "unused.parquet", "cells", "failed.jsonl"
+COMPLETIONS, PROBLEMS = "completions", "problems"
 
 _TEXT, _WHOLE, _NUMBER = pa.string(), pa.int64(), pa.float64()
 SCHEMA = pa.schema(
@@ -46,6 +51,7 @@ SCHEMA = pa.schema(
         "kl_low": _NUMBER,
         "kl_high": _NUMBER,
         "kl_per_sequence": _NUMBER,
+        "num_tokens": _NUMBER,
         "truncation_rate": _NUMBER,
         "update_norm": _NUMBER,
         "layer_norm": _NUMBER,
@@ -54,13 +60,17 @@ SCHEMA = pa.schema(
         **{f"{kind}_{column}": _NUMBER for kind in get_args(ModuleKind) for column in REALISED},
         "changed_fraction": _NUMBER,
         "dtype": _TEXT,
+        "sampled_by": _TEXT,
+        "load_seconds": _NUMBER,
         "seconds": _NUMBER,
         "node": _TEXT,
         "attempt": _WHOLE,
     }
 )
-_CHOICE = ("sweeps", "runs", "tasks", "seeds", "max_checkpoints", "max_values")
+_CHOICE = ("sweeps", "runs", "tasks", "seeds", "max_checkpoints", "max_values", "completions")
 """Fields of a specification that say which cells there are, but do not change what comes out of a cell."""
+_DEFAULTS = {each.name: each.default for each in fields(SweepSpec) if each.default is not MISSING}
+"""Values of fields that the specification of an earlier version did not have."""
 _ORDER = [(name, "ascending") for name in ("sweep", "run", "training_seed", "kind", "task", "value", "seed")]
 
 
@@ -74,6 +84,9 @@ class ResultsDirectory:
         directory: Directory of the sweep, which is claimed for this plan already.
         plan: Cells that are to be done.
 
+    Attributes:
+        table: Rows that were there at the start.
+
     Raises:
         DataError: A file in the directory cannot be read.
     """
@@ -84,7 +97,8 @@ class ResultsDirectory:
         (directory / CELLS).mkdir(exist_ok=True)
         self._failed: list[dict[str, Any]] = []
         (directory / FAILED).unlink(missing_ok=True)
-        self._done = set(self.compact()["cell"].to_pylist())
+        self.table = self.compact()
+        self._done = set(self.table["cell"].to_pylist())
 
     def is_done(self, cell: Cell) -> bool:
         """Tell whether the rows of a cell were there at the start."""
@@ -92,12 +106,15 @@ class ResultsDirectory:
 
     def add(self, finished: FinishedCell) -> None:
         """Write the rows of a finished cell, or the error of a failed one, to disk."""
-        cell, (measured, error), attempt = finished
+        cell, (measured, error, completions), attempt = finished
         if measured is None:
             failed = {"cell": cell.key, "what": str(cell), "error": error, "attempt": attempt}
             self._failed.append(failed)
             write_json_lines(self.directory / FAILED, self._failed)
             return
+        if completions is not None:  # they come first, so that there is no row without them
+            with replaced(self.directory / COMPLETIONS / f"{cell.key}.jsonl.gz") as temporary:
+                temporary.write_bytes(completions)
         rows = [_row(cell, use, measured, attempt) for use in cell.uses]
         _write(pa.Table.from_pylist(rows, schema=SCHEMA), self.directory / CELLS / f"{cell.key}.parquet")
 
@@ -130,11 +147,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         before: Contents of the earlier sweep's `sweep.json`.
         now: What would be written there now.
     """
-    spec, earlier = now["spec"], {"dtype": "stored", **before.get("spec", {})}  # there was no other dtype at first
+    spec, earlier = now["spec"], _DEFAULTS | {"dtype": "stored"} | before.get("spec", {})  # "stored" was all at first
     changed = differing_settings(
         {"base": before.get("base")} | {name: earlier.get(name) for name in spec if name not in (*_CHOICE, "base")},
         {"base": now["base"]} | {name: spec[name] for name in spec if name not in (*_CHOICE, "base")},
     )
+    problems = before.get("problems", {})
+    changed += [
+        f"tasks, as the problems of {name} have changed since"
+        for name, digest in now["problems"].items()
+        if problems.get(name, digest) != digest
+    ]
     for name, checkpoints in before.get("runs", {}).items():
         if name not in now["runs"]:
             changed.append(f"runs, of which {name} is gone")

@@ -1,7 +1,6 @@
 """Whether the teacher of a sweep means the same tokens as the models whose KL divergence to it is measured."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from transformers import AutoConfig
 
@@ -12,6 +11,7 @@ from effopd.models.load import load_tokenizer
 from effopd.models.vocabulary import check_vocabularies
 from effopd.sweeps.cells import Cell
 from effopd.sweeps.spec import SweepSpec
+from effopd.sweeps.tokenizers import tokenizer_directory
 
 
 def check_teacher(spec: SweepSpec, cells: Iterable[Cell]) -> None:
@@ -38,8 +38,3 @@ def check_teacher(spec: SweepSpec, cells: Iterable[Cell]) -> None:
             check_vocabularies(tokenizer, teacher_tokenizer, config, teacher_config)
         except ConfigurationError as error:
             raise ConfigurationError(f"teacher {spec.teacher}, for the run {run}: {error}") from error
-
-
-def tokenizer_directory(checkpoint: Path, base: str | Path) -> str | Path:
-    """Return where the tokenizer of a checkpoint is: in its own directory, or else with the base."""
-    return checkpoint if any(checkpoint.glob("tokenizer*")) else base

@@ -1,12 +1,14 @@
 """A worker, which evaluates cells: it holds a checkpoint in memory and applies the interventions there."""
 
+import gzip
+import json
 import math
 import os
 import platform
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,8 @@ import effopd.evaluation as evaluation
 from effopd.checkpoints import Pair, open_pair
 from effopd.checkpoints.model import open_model, untie
 from effopd.errors import UnsupportedError
+from effopd.evaluation.settings import TaskSettings
+from effopd.evaluation.vllm_backend import VLLMBackend
 from effopd.interventions import LiveModel, RealisedByKind, UpdateNorms, make_intervention, update_norms
 from effopd.interventions.realised import Dtype, dtype_names
 from effopd.interventions.stored import stored_parameters
@@ -25,9 +29,10 @@ from effopd.interventions.window import in_window
 from effopd.models.directory import weights_kind
 from effopd.models.load import load_model, load_tokenizer
 from effopd.sweeps.cells import REALISED, Cell, Resident
-from effopd.sweeps.teacher import tokenizer_directory
+from effopd.sweeps.tokenizers import tokenizer_directory
 
 _NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
+_ENGINE = {"gpu_memory_utilization": 0.5}  # the model in memory, where interventions are applied, needs the rest
 _REFERENCES = ("final", "norm_like")  # fields of interventions that name a model to take norms from
 
 
@@ -38,10 +43,10 @@ class CellSettings:
     Attributes:
         base: Directory or hub name of the base.
         teacher: Directory or hub name of the teacher; None if there is none.
-        limit: Number of problems per task; None for all.
-        num_samples: Number of completions per problem.
-        temperature: Sampling temperature.
-        batch_size: Number of completions that are sampled at a time.
+        tasks: How each task is put to a model, by its name.
+        backend: Backend that samples, `hf` or `vllm`.
+        engine: Arguments of `vllm.LLM`, by name.
+        completions: Whether completions are returned.
         dtype: `float32` or `stored`: what holds the models that are evaluated. The teacher is held as it is stored.
         device: Device that models are on, `cpu` or `cuda`.
         one_thread: Whether torch uses one thread only.
@@ -49,20 +54,27 @@ class CellSettings:
 
     base: str
     teacher: str | None = None
-    limit: int | None = None
-    num_samples: int = 1
-    temperature: float = 1.0
-    batch_size: int = 256
+    tasks: Mapping[str, TaskSettings] = field(default_factory=dict)
+    backend: str = "hf"
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    completions: bool = True
     dtype: Dtype = "stored"
     device: str = "cpu"
     one_thread: bool = False
 
 
 class CellOutcome(NamedTuple):
-    """What became of a cell: the measured columns of a row, or an error."""
+    """What became of a cell.
+
+    Attributes:
+        measured: Measured columns of its row; None after an error.
+        error: The error; None if there was none.
+        completions: JSON Lines of `ExampleRecord`, compressed by gzip; None if they are not kept.
+    """
 
     measured: dict[str, Any] | None
     error: str | None
+    completions: bytes | None = None
 
 
 class Worker:
@@ -80,8 +92,9 @@ class Worker:
         self._loaded: _Loaded | None = None
         self._base: dict[str, torch.Tensor] = {}
         self._norms: Callable[[str], UpdateNorms] = cache(lambda model: update_norms(settings.base, model))
-        self._task: Callable[[str], Any] = cache(lambda name: evaluation.load_task(name, limit=settings.limit))
+        self._task: Callable[[str], Any] = cache(lambda name: settings.tasks[name].load())
         self._teacher: Any = None
+        self._engine: VLLMBackend | None = None
         if settings.one_thread:
             torch.set_num_threads(1)
 
@@ -98,60 +111,72 @@ class Worker:
     def attempt(self, cell: Cell) -> CellOutcome:
         """Evaluate a cell. After an exception, which becomes the outcome's error, nothing is kept in memory."""
         try:
-            return CellOutcome(self.run(cell), None)
+            return self.run(cell)
         except Exception as error:
             self._loaded, self._resident = None, None
             where = traceback.extract_tb(error.__traceback__)[-1]
             return CellOutcome(None, f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
 
-    def run(self, cell: Cell) -> dict[str, Any]:
+    def run(self, cell: Cell) -> CellOutcome:
         """Evaluate a cell.
 
         Args:
             cell: The cell.
 
         Returns:
-            The measured columns of a row (see `effopd.sweeps.results.SCHEMA`).
+            The outcome, with the measured columns of a row (see `effopd.sweeps.results.SCHEMA`).
         """
         start = time.monotonic()
         loaded = self._load(cell)
+        load_seconds = time.monotonic() - start
         interventions = [
             make_intervention(kind, {name: self._referred(name, value) for name, value in fields.items()})
             for entry in cell.interventions
             for kind, fields in entry.items()
         ]
         settings = self._settings
+        asked = settings.tasks[cell.task]
         with loaded.live.intervened(*interventions) as realised:
             result = evaluation.evaluate(
                 loaded.model,
                 loaded.tokenizer,
                 self._task(cell.task),
-                num_samples=settings.num_samples,
+                num_samples=asked.num_samples,
                 seed=cell.seed,
-                batch_size=settings.batch_size,
-                temperature=settings.temperature,
+                batch_size=asked.batch_size,
+                temperature=asked.temperature,
                 teacher=self._load_teacher() if cell.kl else None,
+                backend=self._follow(loaded, cell) if settings.backend == "vllm" else None,
             )
-        low, high = result.interval
-        kl, kl_width = result.kl_per_token, _NORMAL * (result.kl_per_token_standard_error or 0.0)
-        return {
-            "num_problems": len({record.prompt for record in result.records}),
-            "mean": result.mean,
-            "standard_error": result.standard_error,
-            "low": low,
-            "high": high,
-            "kl_per_token": kl,
-            "kl_low": None if kl is None else max(0.0, kl - kl_width),
-            "kl_high": None if kl is None else kl + kl_width,
-            "kl_per_sequence": result.kl_per_sequence,
-            "truncation_rate": result.truncation_rate,
+        measured = {
+            **_measures(result),
             "layer_norm": _window_norm(cell, self._norms(str(cell.directory))),
             **_realised_columns(realised),
             "changed_fraction": loaded.changed_fraction,
             "dtype": dtype_names(parameter.dtype for parameter in loaded.model.parameters()),
+            "sampled_by": self._sampled_by(loaded.model),
+            "load_seconds": load_seconds,
             "seconds": time.monotonic() - start,
             "node": self.ready(),
         }
+        return CellOutcome(measured, None, _compressed(result.records) if settings.completions else None)
+
+    def _follow(self, loaded: "_Loaded", cell: Cell) -> VLLMBackend:
+        """Give the engine, which is made for the first cell, the weights that the model has at this moment."""
+        if self._engine is None:
+            adapter = weights_kind(cell.directory) == "adapter"
+            name = self._settings.base if adapter else str(cell.directory)
+            own = {"dtype": str(loaded.model.dtype).removeprefix("torch.")}
+            arguments: dict[str, Any] = {**_ENGINE, **own, **self._settings.engine}
+            self._engine = VLLMBackend(name, loaded.tokenizer, follows=True, **arguments)
+        self._engine.follow(loaded.model, stored_parameters(loaded.model))
+        return self._engine
+
+    def _sampled_by(self, model: Any) -> str:
+        """Say what sampled, with its dtype, and for vLLM how it got the weights."""
+        if self._engine is None:
+            return f"hf, {str(model.dtype).removeprefix('torch.')}"
+        return f"vllm, {self._engine.dtype}, {'in place' if self._engine.in_place else 'reloaded'}"
 
     def _referred(self, field: str, value: Any) -> Any:
         """Put norms in the place of a field's model whose norms are wanted, so that each model is read only once."""
@@ -186,6 +211,30 @@ class Worker:
             assert self._settings.teacher is not None
             self._teacher = _load_model(self._settings.teacher, "stored").to(self._settings.device).eval()
         return self._teacher
+
+
+def _measures(result: evaluation.Evaluation) -> dict[str, Any]:
+    low, high = result.interval
+    kl, kl_width = result.kl_per_token, _NORMAL * (result.kl_per_token_standard_error or 0.0)
+    return {
+        "num_problems": len({record.prompt for record in result.records}),
+        "mean": result.mean,
+        "standard_error": result.standard_error,
+        "low": low,
+        "high": high,
+        "kl_per_token": kl,
+        "kl_low": None if kl is None else max(0.0, kl - kl_width),
+        "kl_high": None if kl is None else kl + kl_width,
+        "kl_per_sequence": result.kl_per_sequence,
+        "num_tokens": result.num_tokens,
+        "truncation_rate": result.truncation_rate,
+    }
+
+
+def _compressed(records: list[evaluation.ExampleRecord]) -> bytes:
+    """Write records as JSON Lines and compress them, so that equal records give equal bytes."""
+    lines = "".join(json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+    return gzip.compress(lines.encode("utf-8", "backslashreplace"), mtime=0)
 
 
 class _Loaded(NamedTuple):

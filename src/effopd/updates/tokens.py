@@ -1,5 +1,6 @@
 """The embedding shift of a run's checkpoints, for all tokens or those of a text, and a picture of some tokens."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from effopd.checkpoints import Pair, find_checkpoints, open_model, open_pair
 from effopd.errors import DataError
+from effopd.files import read_json_lines, read_text
 from effopd.parameters import locate
 from effopd.updates.assemble import write_table
 from effopd.updates.embedding import embedding_picture, embedding_shift
@@ -40,26 +42,24 @@ _TOKEN_SCHEMA = pa.schema(
 
 
 def tokens_of(text: Path, base: str | Path) -> Tensor:
-    """List the tokens of a model that occur in a text file.
+    """List the tokens of a model that occur in a file of texts.
 
     Args:
-        text: Path of the file.
+        text: Path of a text file, or of completions as JSON Lines, which may be compressed (`.jsonl.gz`): those of
+            `effopd evaluate` and `effopd sweep`, whose rows have `completion`.
         base: Directory or hub name of the model.
 
     Returns:
         Token ids, ascending, int64 [N].
 
     Raises:
-        DataError: The file is not UTF-8, it has no token, or it has characters for which there is no token; or the
-            model has no tokenizer.
+        DataError: The file is not UTF-8, it has no token, or it has characters for which there is no token; its rows
+            are JSON and have no `completion`; or the model has no tokenizer.
     """
-    try:
-        content = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{text}: {error}. Give a UTF-8 text file.") from error
+    contents = _texts(text)
     tokenizer = _tokenizer(base, required=True)
     try:
-        ids = tokenizer(content, add_special_tokens=False)["input_ids"]
+        ids = [token for each in contents for token in tokenizer(each, add_special_tokens=False)["input_ids"]]
     except Exception as error:  # the package tokenizers raises nothing narrower
         raise DataError(
             f"{text} holds characters for which the tokenizer of {base} has no token ({error}). Remove them; a line "
@@ -68,6 +68,33 @@ def tokens_of(text: Path, base: str | Path) -> Tensor:
     if not ids:
         raise DataError(f"{text} holds no token. Give a text in the language of the model.")
     return torch.tensor(sorted(set(ids)))
+
+
+def _texts(path: Path) -> list[str]:
+    """Read a text file as one text, or JSON Lines as the completions of their rows. JSON is never taken for text."""
+    try:
+        content = read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error}. Give a UTF-8 text file.") from error
+    first = next((line for line in content.split("\n") if line.strip()), "")
+    if not {".jsonl", ".json"} & set(path.suffixes) and not _is_json_object(first):
+        return [content]
+    rows: list[Any] = read_json_lines(path) if _is_json_object(first) else [None]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or not isinstance(row.get("completion"), str):
+            has = ", ".join(row) if isinstance(row, dict) else "no JSON object"
+            raise DataError(
+                f"{path}, row {number}: got {has}, expected a row with the text `completion`. Give the examples.jsonl"
+                " of `effopd evaluate`, a file of a sweep's completions, or plain text."
+            )
+    return [row["completion"] for row in rows]
+
+
+def _is_json_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def write_embedding_tables(

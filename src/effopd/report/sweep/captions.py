@@ -77,6 +77,17 @@ def sweep_captions(records: SweepRecords, points: pd.DataFrame) -> list[SweepCap
     return captions
 
 
+def progress_note(records: SweepRecords) -> str:
+    """Say how much of an unfinished sweep is drawn; empty for a finished one."""
+    done, total = records.results["cell"].nunique(), records.num_cells
+    if total is None or done >= total:
+        return ""
+    return (
+        f"{done} of {total} evaluations are finished: curves lack points, and means may lack training seeds. The same"
+        " `effopd sweep` goes on."
+    )
+
+
 def error_bars(records: SweepRecords, entry: dict[str, Any], points: pd.DataFrame) -> str:
     """Say in words what the error bars of a figure are.
 

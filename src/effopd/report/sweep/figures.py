@@ -119,7 +119,9 @@ def _draw_windows(entry: dict[str, Any], points: pd.DataFrame, runs: list[str]) 
         windows = points[points["kind"] == module]
         draw_references(axes, points, runs)
         draw_curves(axes, windows, runs)
-        _draw_layer_norms(axes, windows, runs, top=1.05 * points["layer_norm"].max() or 1.0, last=axes is panels[-1])
+        _draw_layer_norms(
+            axes, windows, runs, top=1.05 * points["layer_norm"].fillna(0).max() or 1.0, last=axes is panels[-1]
+        )
         axes.set_title(_MODULES[module], loc="left", fontsize=10)
         axes.set_xlabel("centre of the window, layer")
         note_errors(axes, windows)

@@ -22,6 +22,7 @@ class SweepRecords:
         runs: Names of the methods, in the order of the specification.
         num_training_seeds: Number of training runs of each method, by its name.
         results: Rows of `results.parquet`, with the methods in the order of `runs`.
+        num_cells: Number of evaluations that were planned; None if the sweep's version did not note it.
     """
 
     directory: Path
@@ -29,6 +30,7 @@ class SweepRecords:
     runs: tuple[str, ...]
     num_training_seeds: dict[str, int]
     results: pd.DataFrame
+    num_cells: int | None = None
 
 
 def read_sweep(directory: str | Path) -> SweepRecords:
@@ -49,4 +51,5 @@ def read_sweep(directory: str | Path) -> SweepRecords:
     seeds = {name: len(found) for name, found in identity["runs"].items()}
     order = {name: index for index, name in enumerate(seeds)}
     results = results.sort_values("run", key=lambda runs: runs.map(order), kind="stable", ignore_index=True)
-    return SweepRecords(directory, {s["name"]: s for s in identity["spec"]["sweeps"]}, tuple(seeds), seeds, results)
+    sweeps = {entry["name"]: entry for entry in identity["spec"]["sweeps"]}
+    return SweepRecords(directory, sweeps, tuple(seeds), seeds, results, identity.get("num_cells"))

@@ -5,7 +5,7 @@ import html
 from pathlib import Path
 
 from effopd.errors import DataError
-from effopd.report.sweep.captions import sweep_captions
+from effopd.report.sweep.captions import progress_note, sweep_captions
 from effopd.report.sweep.points import sweep_points
 from effopd.report.sweep.precision import held_sentence
 from effopd.report.sweep.records import FIGURES_FOLDER, read_sweep
@@ -24,8 +24,9 @@ def sweep_section(directory: Path) -> str:
     records = read_sweep(directory)
     points = sweep_points(records)
     tables = sweep_tables(records, points)
-    held = held_sentence(records)
-    blocks = [f'<p class="intro">{html.escape(held)}</p>'] if held else []
+    note, held = progress_note(records), held_sentence(records)
+    blocks = [f"<p><strong>{html.escape(note)}</strong></p>"] if note else []
+    blocks += [f'<p class="intro">{html.escape(held)}</p>'] if held else []
     for caption in sweep_captions(records, points):
         path = directory / FIGURES_FOLDER / f"{caption.name}.svg"
         if not path.exists():

@@ -10,7 +10,7 @@ from effopd.report.sweep.precision import percent
 from effopd.report.sweep.records import SweepRecords
 from effopd.report.table import NONE, Table
 
-_WITHOUT_VALUE = ("base", "trained", "replace-embeddings")
+WITHOUT_VALUE = ("base", "trained", "replace-embeddings")
 
 
 def sweep_tables(records: SweepRecords, points: pd.DataFrame) -> dict[str, Table]:
@@ -33,7 +33,7 @@ def sweep_tables(records: SweepRecords, points: pd.DataFrame) -> dict[str, Table
             accuracy = _cell([100 * point[name] for name in ("accuracy", "accuracy_low", "accuracy_high")], ".1f")
             kl = [_cell([point[name] for name in ("kl", "kl_low", "kl_high")], ".3g")] if with_kl else []
             seeds = f"{point['num_training_seeds']} of {records.num_training_seeds[point['run']]}"
-            value = "" if point["kind"] in _WITHOUT_VALUE else f"{point['value']:g}"
+            value = "" if point["kind"] in WITHOUT_VALUE else f"{point['value']:g}"
             error = NONE if math.isnan(point["relative_error"]) else percent(point["relative_error"])
             norm = (f"{point['update_norm']:.4g}", *((error,) if with_error else ()))
             curve = (point["run"], point["kind"], value, *norm)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from effopd.files import write_text
 from effopd.report.drawing import save
-from effopd.report.sweep.captions import sweep_captions
+from effopd.report.sweep.captions import progress_note, sweep_captions
 from effopd.report.sweep.figures import draw_sweep
 from effopd.report.sweep.points import sweep_points
 from effopd.report.sweep.precision import held_sentence
@@ -27,7 +27,8 @@ def write_sweep_report(directory: str | Path) -> list[Path]:
     records = read_sweep(directory)
     points = sweep_points(records)
     written: list[Path] = []
-    parts = ["# Sweep\n", *([f"{held}\n"] if (held := held_sentence(records)) else [])]
+    note, held = progress_note(records), held_sentence(records)
+    parts = ["# Sweep\n", *([f"**{note}**\n"] if note else []), *([f"{held}\n"] if held else [])]
     tables = sweep_tables(records, points)
     for caption in sweep_captions(records, points):
         chosen = points[(points["sweep"] == caption.sweep) & (points["task"] == caption.task)]
