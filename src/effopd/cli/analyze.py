@@ -4,8 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from effopd.cli.options import Commands, keywords, positive
-from effopd.errors import ConfigurationError
+from effopd.cli.options import Commands, by_name, keywords, named_places, positive
 
 
 def add(commands: Commands) -> None:
@@ -23,7 +22,7 @@ def add(commands: Commands) -> None:
         dest="runs",
         required=True,
         action="append",
-        type=_named_run,
+        type=named_places,
         metavar="NAME=DIR[,DIR...]",
         help="run to measure: a directory of checkpoint-N folders, a model or a LoRA adapter, or several of these; "
         "give the option once for each run",
@@ -64,15 +63,4 @@ def _analyze(options: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it loads: each worker is to use one thread
     from effopd.analysis import analyze
 
-    names = [name for name, _ in options.runs]
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"Got the run names {', '.join(names)}; expected each once. Join paths with commas.")
-    analyze(**keywords(options) | {"runs": dict(options.runs)})
-
-
-def _named_run(text: str) -> tuple[str, str | list[str]]:
-    name, equals, paths = text.partition("=")
-    directories = paths.split(",")
-    if not equals or not name or not all(directories):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR or NAME=DIR,DIR,...")
-    return name, directories[0] if len(directories) == 1 else directories
+    analyze(**keywords(options) | {"runs": by_name(options.runs, "run")})

@@ -19,8 +19,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 ALL_FIGURES = {
-    *("norms", "layers", "concentration", "heat", "spectra", "alignment"),
-    *("early", "trajectory", "quantiles", "histogram", "shift"),
+    *("norms", "layers", "concentration", "heat", "spectra", "tail", "alignment", "ranks"),
+    *("early", "trajectory", "paths", "quantiles", "histogram", "shift"),
 }
 
 

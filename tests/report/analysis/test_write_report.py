@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from report.fabricated_analysis import DENSE, FUSED, HOSTILE, Fabricated, fabricate, payload_of
 
 from effopd.errors import DataError
@@ -17,6 +18,7 @@ from effopd.report.analysis.figures import FIGURE_NAMES
 from effopd.report.analysis.payload import script_json
 from effopd.report.analysis.records import read_analysis
 from effopd.report.analysis.series import MAX_POINTS, log_spaced, read_spectra, representatives
+from effopd.report.drawing import SUFFIXES
 
 
 def draw_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -47,14 +49,17 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]
 
 def test_everything_is_written_and_nothing_else(written: tuple[Path, list[Path]]) -> None:
     out, paths = written
-    expected = {out / "figures" / f"{name}{suffix}" for name in FIGURE_NAMES for suffix in (".svg", ".png")}
+    expected = {out / "figures" / f"{name}{suffix}" for name in FIGURE_NAMES for suffix in SUFFIXES}
     assert set(paths) == expected | {out / "tables.md", out / "report.html"}
     assert len(paths) == len(set(paths))
     for path in paths:
         if path.suffix == ".svg":
             assert ElementTree.parse(path).getroot().tag.endswith("svg")
         elif path.suffix == ".png":
-            assert path.read_bytes().startswith(b"\x89PNG")
+            with Image.open(path) as image:
+                assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        elif path.suffix == ".pdf":
+            assert path.read_bytes().startswith(b"%PDF")
     assert not [path for path in out.rglob("*") if ".tmp" in path.name]
 
 
@@ -89,7 +94,7 @@ def test_every_kind_of_analysis_makes_a_report(plan: Fabricated, tmp_path: Path)
     assert ("embedding_shift" in drawn) == plan.embeddings
     page = (out / "report.html").read_text()
     assert "NaN" not in script_json(payload_of(out))
-    assert page.count("<figure ") + page.count('class="absent"') == 11
+    assert page.count("<figure ") + page.count('class="absent"') == 14
     assert page.count('class="absent"') == 0 or "Not drawn: " in page
 
 

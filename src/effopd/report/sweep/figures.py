@@ -185,7 +185,7 @@ def draw_references(axes: Axes, points: pd.DataFrame, runs: Sequence[str]) -> No
 def _draw_norm_matching(entry: dict[str, Any], points: pd.DataFrame, runs: list[str]) -> Figure:
     quantities = ["accuracy", "kl"] if points["kl"].notna().any() else ["accuracy"]
     figure = Figure(figsize=(8.8, 0.5 + 2.9 * len(quantities)), layout="constrained")
-    grid = figure.subplots(len(quantities), 2, sharey="row", squeeze=False)
+    grid = figure.subplots(len(quantities), 2, sharex="col", sharey="row", squeeze=False)
     for y, (over_training, over_beta) in zip(quantities, grid, strict=True):
         kinds = {kind: points[points["kind"] == kind] for kind in ("checkpoint", "norm-match", "beta")}
         style: dict[str, Any] = {"linestyle": "--", "markerfacecolor": "white", "linewidth": 1.2}
@@ -194,8 +194,6 @@ def _draw_norm_matching(entry: dict[str, Any], points: pd.DataFrame, runs: list[
         draw_curves(over_training, kinds["checkpoint"], runs, y=y, labels="{run}, as trained", positive=log, **style)
         draw_curves(over_beta, kinds["beta"], runs, y=y, positive=log)
         over_training.set_ylabel({"accuracy": "accuracy", "kl": _KL}[y])
-        over_training.set_xlabel("optimizer step")
-        over_beta.set_xlabel(r"$\beta$ (0: as trained, 1: final norm)")
         for axes in (over_training, over_beta):
             tidy(axes)
         if y == "accuracy":
@@ -203,6 +201,8 @@ def _draw_norm_matching(entry: dict[str, Any], points: pd.DataFrame, runs: list[
         if log:  # the panels share the axis; bars that reach 0 are cut off below
             over_training.set_yscale("log", nonpositive="clip")
             over_training.set_ylim(bottom=points["kl"][points["kl"] > 0].min() / 2)
+    grid[-1][0].set_xlabel("optimizer step")
+    grid[-1][1].set_xlabel(r"$\beta$ (0: as trained, 1: final norm)")
     grid[0][0].set_title("over training", loc="left", fontsize=10)
     grid[0][1].set_title("one early checkpoint", loc="left", fontsize=10)
     return with_legend(figure, grid[0][0])
