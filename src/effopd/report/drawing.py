@@ -89,7 +89,7 @@ def over_training_axes(axes: Axes, x: str) -> None:
 
 
 def within_unit(axes: Axes, which: Literal["x", "y"] = "y") -> None:
-    """Cut an axis of shares, accuracies or cosines off at 0 and 1. What lies on the edge is drawn whole.
+    """Cut an axis of shares, accuracies or cosines off at 0 and 1. Markers on the edge are drawn whole.
 
     Call it when everything is drawn in all panels that share the axis, because a set limit ends autoscaling.
 
@@ -100,8 +100,8 @@ def within_unit(axes: Axes, which: Literal["x", "y"] = "y") -> None:
     low, high = getattr(axes, f"get_{which}lim")()
     getattr(axes, f"set_{which}lim")(max(low, 0.0), min(high, 1.0))
     for panel in getattr(axes, f"get_shared_{which}_axes")().get_siblings(axes):
-        for artist in (*panel.lines, *panel.collections):
-            artist.set_clip_on(False)
+        for line in panel.lines:
+            line.set_clip_on(False)
 
 
 def row_of_panels(

@@ -185,7 +185,7 @@ def test_a_trajectory_goes_through_its_checkpoints_in_order(records: AnalysisRec
         np.testing.assert_allclose(first.get_xydata()[0], rows[["pc1", "pc2"]].iloc[0])
         np.testing.assert_allclose(last.get_xydata()[0], rows[["pc1", "pc2"]].iloc[-1])
         assert (first.get_label(), last.get_label()) == ("first checkpoint", "last checkpoint")
-        assert axes.collections[0].get_array() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
+        assert list(axes.collections[0].get_array()) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
         assert axes.get_title(loc="left").endswith("EVR 85%")
 
 
@@ -283,7 +283,7 @@ def test_shares_and_cosines_do_not_leave_their_range(records: AnalysisRecords) -
             if axes.get_title(loc="left") not in ("spectral norm", "effective rank", "mean norm of a matrix", ""):
                 low, high = axes.get_ylim()
                 assert low >= 0 and high <= 1, name
-                assert not any(line.get_clip_on() for line in axes.lines), name
+                assert not any(line.get_clip_on() for line in axes.lines if len(line.get_xdata()) > 2), name
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)

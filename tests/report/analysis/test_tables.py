@@ -167,7 +167,7 @@ def test_layers_of_a_vision_tower_are_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "x"), [((10, 20, 30), "step"), ((10, 30, 20), "checkpoint"), ((5, 5), "checkpoint"), ((9,), "step")]
+    ("steps", "x"), [((10, 20, 30), "share"), ((10, 30, 20), "checkpoint"), ((5, 5), "checkpoint"), ((9,), "share")]
 )
 def test_steps_that_do_not_ascend_are_no_axis(steps: tuple[int, ...], x: str, tmp_path: Path) -> None:
     assert read_analysis(fabricate(tmp_path / "out", Fabricated(layers=1, steps_of={"rl": steps}))).x == x

@@ -105,7 +105,7 @@ def test_a_curve_of_the_kl_ends_where_it_is_zero(tmp_path: Path) -> None:
     points = chosen(sweep_points(records), sweep="norm_matching")
     above, _, below, _ = draw_sweep(records.sweeps["norm_matching"], points, records.runs).axes
     curve = below.containers[0].lines[0]
-    np.testing.assert_array_equal(curve.get_xydata(), [[10, 0.2], [20, np.nan]])
+    np.testing.assert_allclose(curve.get_xydata(), [[10, 0.2], [20, np.nan]])
     assert below.get_yscale() == "log" and below.get_ylim()[0] == pytest.approx(0.1)
     assert below.get_xlim() == above.get_xlim()  # step 20 keeps its place
     (caption,) = [each for each in sweep_captions(records, points) if each.sweep == "norm_matching"]

@@ -208,6 +208,8 @@ def draw_tail_norm(records: AnalysisRecords, spectra: Sequence[SampledSpectrum])
     ):
         for index, run in enumerate(records.runs):
             line = rows[rows["run"] == run]
+            if line.empty:  # the run's update is zero
+                continue
             style = line_style(index)
             axes.plot(line["percent"], line[column], label=plain(run), clip_on=False, **style)
             if column == "share":
