@@ -137,7 +137,8 @@ def test_the_cosine_of_nan_is_nan():
 def test_the_nested_alignment_is_that_of_the_first_vectors(columns):
     first, second = (orthonormal(30, count) for count in columns)
     expected = [
-        float(subspace_alignment(first[:, :k], second[:, :k]).square().mean().sqrt()) for k in range(1, min(columns) + 1)
+        float(subspace_alignment(first[:, :k], second[:, :k]).square().mean().sqrt())
+        for k in range(1, min(columns) + 1)
     ]
     assert nested_alignment(first, second).tolist() == pytest.approx(expected)
     assert nested_alignment(first, first).tolist() == pytest.approx([1] * columns[0])

@@ -1,6 +1,7 @@
 """The printed figure of the embedding shift: cosines to the base, and where tokens went in one plane of all models."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,14 +66,16 @@ def _draw_shifts(axes: Axes, groups: list[pd.DataFrame], plane: str, all_runs: t
         base = rows[[f"{plane}base_x", f"{plane}base_y"]].to_numpy()
         trained = base + factor * (rows[[f"{plane}trained_x", f"{plane}trained_y"]].to_numpy() - base)
         if place == 0:  # the base is in the same place for every run
-            style = {"facecolor": "none", "edgecolor": COLOURS[0], "linewidth": 0.7}
-            axes.scatter(*base.T, s=34, label="base", **style)
+            style: dict[str, Any] = {"facecolor": "none", "edgecolor": COLOURS[0], "linewidth": 0.7}
+            axes.scatter(base[:, 0], base[:, 1], s=34, label="base", **style)
         run = str(rows["run"].iloc[0]) if len(rows) else ""
         colour = line_style(all_runs.index(run))["color"] if run else COLOURS[0]
         shifts = LineCollection(list(np.stack([base, trained], axis=1)), colors=colour, linewidths=0.7, alpha=0.6)
         axes.add_collection(shifts)
         size = 20 / 1.8**place
-        axes.scatter(*trained.T, s=size, color=colour, linewidth=0, label=_label(run, rows), zorder=2 + place)
+        axes.scatter(
+            trained[:, 0], trained[:, 1], s=size, color=colour, linewidth=0, label=_label(run, rows), zorder=2 + place
+        )
     axes.autoscale_view()
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
