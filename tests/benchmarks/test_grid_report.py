@@ -136,7 +136,8 @@ def test_the_files(made, summary, tmp_path):
     chosen, records = made
     write_report(records, chosen, tmp_path / "results", tmp_path / "docs" / "page.md", "python benchmarks/grid.py")
     assert {path.name for path in (tmp_path / "results").iterdir()} == {
-        "grid.json", "grid.md", "grid-style.svg", "grid-style.png", "grid-style.pdf", "grid-long.svg", "grid-long.png", "grid-long.pdf",
+        "grid.json", "grid.md", "grid-style.svg", "grid-style.pdf", "grid-style.png",
+        "grid-long.svg", "grid-long.pdf", "grid-long.png",
     }  # fmt: skip
     saved = json.loads((tmp_path / "results" / "grid.json").read_text())
     assert (tmp_path / "docs" / "page.md").read_text() == help_page(saved) == help_page(summary)

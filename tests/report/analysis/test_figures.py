@@ -196,9 +196,11 @@ def test_all_trajectories_lie_in_their_cells_in_order(records: AnalysisRecords) 
         modules = [label.get_text() for label in panels[0].get_yticklabels()]
         for axes in panels:
             rows = records.trajectories[records.trajectories["run"] == axes.get_title(loc="left")]
-            paths, seen = axes.collections[::2], set()  # a line and its dots for each matrix
-            for path in paths:
-                (points,) = path.get_segments()
+            lines_of_paths, dots = axes.collections
+            paths, seen = lines_of_paths.get_segments(), set()
+            np.testing.assert_allclose(dots.get_offsets(), np.concatenate(paths))
+            assert list(dots.get_array()) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1] * len(paths))
+            for points in paths:
                 layer, row = (round(value) for value in points.mean(axis=0).round(1))
                 cell = np.array([layer, row])
                 assert np.abs(points - cell).max() <= 0.38 + 1e-9

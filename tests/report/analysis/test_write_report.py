@@ -115,6 +115,28 @@ def test_matrices_that_stand_still_or_have_no_trajectory(tmp_path: Path, monkeyp
     assert {each["evr"] for each in payload_of(out)["trajectories"]} == {0.85, None}
 
 
+def test_an_analysis_without_alignments_by_rank_has_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_only(monkeypatch, "alignment_by_rank", "alignment")
+    out = fabricate(tmp_path / "out", Fabricated(layers=1))
+    (out / "alignments.parquet").unlink()
+    assert {path.stem for path in write_report(out) if path.suffix == ".pdf"} == {"alignment"}
+    assert "the analysis holds no alignment by rank" in (out / "report.html").read_text()
+    assert "alignments.parquet" in (out / "tables.md").read_text()
+
+
+def test_tiny_shifts_survive_the_rounding_of_the_page(tmp_path: Path) -> None:
+    out = fabricate(tmp_path / "out", Fabricated(layers=1))
+    tokens = pd.read_parquet(out / "embedding_tokens.parquet")
+    tokens["cosine"] = 1 - 1e-7 * (1 - tokens["cosine"])
+    tokens["trained_x"], tokens["trained_y"] = tokens["base_x"] + 1e-7, tokens["base_y"]
+    tokens.to_parquet(out / "embedding_tokens.parquet")
+    for each in payload_of(out)["tokens"]:
+        assert each["factor"] == 1_000_000
+        assert each["dx"] == [pytest.approx(1e-7, rel=1e-4)] * 60
+        assert 1e-10 < 1 - each["mean"] < 1e-8
+        assert len(set(each["edges"])) == len(each["edges"])
+
+
 def test_a_single_checkpoint_is_said_instead_of_drawn(tmp_path: Path) -> None:
     out = fabricate(tmp_path / "out", Fabricated(runs=("one",), steps=(3,), layers=1))
     write_report(out)

@@ -60,6 +60,7 @@ def _draw_cosines(axes: Axes, tokens: pd.DataFrame, runs: list[str], all_runs: t
 
 def _draw_shifts(axes: Axes, groups: list[pd.DataFrame], plane: str, all_runs: tuple[str, ...], factor: int) -> None:
     """Draw the base as rings, and runs as smaller and smaller dots, so that those in one place can be seen."""
+    small = min(1.0, (40 / max(len(groups[0]), 1)) ** 0.5)
     for place, rows in enumerate(groups):
         if len(rows):
             rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MAX_TOKENS)).astype(int))]
@@ -67,12 +68,12 @@ def _draw_shifts(axes: Axes, groups: list[pd.DataFrame], plane: str, all_runs: t
         trained = base + factor * (rows[[f"{plane}trained_x", f"{plane}trained_y"]].to_numpy() - base)
         if place == 0:  # the base is in the same place for every run
             style: dict[str, Any] = {"facecolor": "none", "edgecolor": COLOURS[0], "linewidth": 0.7}
-            axes.scatter(base[:, 0], base[:, 1], s=34, label="base", **style)
+            axes.scatter(base[:, 0], base[:, 1], s=34 * small, label="base", **style)
         run = str(rows["run"].iloc[0]) if len(rows) else ""
         colour = line_style(all_runs.index(run))["color"] if run else COLOURS[0]
         shifts = LineCollection(list(np.stack([base, trained], axis=1)), colors=colour, linewidths=0.7, alpha=0.6)
         axes.add_collection(shifts)
-        size = 20 / 1.8**place
+        size = small * 20 / 1.8**place
         axes.scatter(
             trained[:, 0], trained[:, 1], s=size, color=colour, linewidth=0, label=_label(run, rows), zorder=2 + place
         )

@@ -75,13 +75,17 @@ def draw_trajectory_grid(records: AnalysisRecords, plane: str) -> Figure | None:
         axes.set_visible(False)
     norm = Normalize(rows[records.x].min(), rows[records.x].max())
     for run, axes in zip(runs, panels, strict=False):
+        paths, training = [], []
         for (_, layer, group), path in rows[rows["run"] == run].groupby(["parameter", "layer", "group"], sort=False):
-            points = _in_cell(path.sort_values("checkpoint")[[f"{plane}1", f"{plane}2"]].to_numpy())
-            points = [layer, modules.index(group)] + points * [1, -1]  # the axis of modules points downwards
-            axes.add_collection(LineCollection([points], colors="#9aa0a6", linewidths=0.6, zorder=1))
-            dot = {"s": 26 * cell, "cmap": _COLOUR_MAP, "norm": norm, "linewidths": 0, "zorder": 2}
-            axes.scatter(*points.T, c=path.sort_values("checkpoint")[records.x], **dot)
-            _mark_ends(axes, points, size=9 * cell, width=0.5)
+            path = path.sort_values("checkpoint")
+            inside = _in_cell(path[[f"{plane}1", f"{plane}2"]].to_numpy())
+            paths.append([layer, modules.index(group)] + inside * [1, -1])  # the axis of modules points downwards
+            training.append(path[records.x].to_numpy())
+        axes.add_collection(LineCollection(paths, colors="#9aa0a6", linewidths=0.6, zorder=1))
+        dots: dict[str, Any] = {"s": 26 * cell, "cmap": _COLOUR_MAP, "norm": norm, "linewidths": 0, "zorder": 2}
+        x, y = np.concatenate(paths).T
+        axes.scatter(x, y, c=np.concatenate(training), **dots)
+        _mark_ends(axes, paths, size=9 * cell, width=0.5)
         axes.set_xlim(first - 0.5, last + 0.5)
         axes.set_ylim(len(modules) - 0.5, -0.5)
         axes.set_aspect("equal")
@@ -105,19 +109,12 @@ def _in_cell(points: Any) -> Any:
     return (points - middle) * 0.76 / max(np.ptp(points, axis=0).max(), 1e-12)
 
 
-def _mark_ends(axes: Axes, points: Any, *, size: float, width: float) -> None:
-    """Ring the first and the last checkpoint; only the first trajectory of a panel is named in the legend."""
-    named = any(not str(line.get_label()).startswith("_") for line in axes.lines)
+def _mark_ends(axes: Axes, paths: list[Any], *, size: float, width: float) -> None:
+    """Mark the first and the last checkpoint of paths, each [checkpoints, 2]."""
     style: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": "black", "linestyle": "none", "zorder": 3}
     for index, marker, label in ((0, "s", "first checkpoint"), (-1, "*", "last checkpoint")):
-        axes.plot(
-            *points[[index]].T,
-            marker=marker,
-            markersize=size,
-            markeredgewidth=width,
-            **style,
-            label="_" if named else label,
-        )
+        x, y = np.array([path[index] for path in paths]).T
+        axes.plot(x, y, marker=marker, markersize=size, markeredgewidth=width, label=label, **style)
 
 
 def _colour_bar(figure: Figure, panels: list[Axes], norm: Normalize, x: str) -> None:
@@ -129,7 +126,7 @@ def _draw_trajectory(axes: Axes, rows: pd.DataFrame, norm: Normalize, x: str) ->
     points = rows.sort_values("checkpoint")
     axes.plot(points["pc1"], points["pc2"], color="#9aa0a6", linewidth=1, zorder=1)
     axes.scatter(points["pc1"], points["pc2"], c=points[x], cmap=_COLOUR_MAP, norm=norm, s=26, zorder=2)
-    _mark_ends(axes, points[["pc1", "pc2"]].to_numpy(), size=10, width=1.0)
+    _mark_ends(axes, [points[["pc1", "pc2"]].to_numpy()], size=10, width=1.0)
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.15)
     axes.tick_params(labelsize=7)
