@@ -33,7 +33,7 @@ def heat_maps(
     Args:
         panels: Medians of each cell, by the method's label.
         best: The cell to frame, by the method's label; None for no frame.
-        path: Path of the files; its suffix is replaced by `.svg` and by `.png`.
+        path: Path of the files; its suffix is replaced by `.svg`, `.pdf` and `.png`.
         title: Title of the figure.
 
     Returns:

@@ -173,7 +173,8 @@ def main() -> None:
     write_text(Path(__file__).parent / "results" / "world_analysis.md", text)
     FIGURES.mkdir(parents=True, exist_ok=True)
     for figure in (options.out / "seed0" / "figures").iterdir():
-        shutil.copy(figure, FIGURES)
+        if figure.suffix != ".pdf":  # for papers, not for pages
+            shutil.copy(figure, FIGURES)
     print(text)
 
 

@@ -114,7 +114,8 @@ def main() -> None:
     rows.to_parquet(RESULTS / "world_sweep.parquet")
     FIGURES.mkdir(parents=True, exist_ok=True)
     for figure in (sweep / "figures").iterdir():
-        shutil.copyfile(figure, FIGURES / figure.name)
+        if figure.suffix != ".pdf":  # for papers, not for pages
+            shutil.copyfile(figure, FIGURES / figure.name)
     write_json(RESULTS / "world_sweep.json", found)
     write_text(RESULTS / "world_sweep.md", table(found, (sweep / "sweep.md").read_text()))
 

@@ -30,10 +30,12 @@ IMPORTS = {
     "extrapolation": {"parameters", "sampling", "trl_hooks"},
     "training": {"extrapolation", "grading", "models", "objectives", "parameters", "trl_hooks", "updates", "world"},
     "analysis": {"models", "checkpoints", "updates", "report"},
+    "curves": {"checkpoints", "report"},
     "sweeps": {"parameters", "models", "checkpoints", "interventions", "evaluation", "report"},
     "experiments": {"training", "report", "world"},
     "cli": {
         "analysis",
+        "curves",
         "evaluation",
         "experiments",
         "grading",

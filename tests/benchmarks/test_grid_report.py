@@ -136,7 +136,8 @@ def test_the_files(made, summary, tmp_path):
     chosen, records = made
     write_report(records, chosen, tmp_path / "results", tmp_path / "docs" / "page.md", "python benchmarks/grid.py")
     assert {path.name for path in (tmp_path / "results").iterdir()} == {
-        "grid.json", "grid.md", "grid-style.svg", "grid-style.png", "grid-long.svg", "grid-long.png",
+        "grid.json", "grid.md", "grid-style.svg", "grid-style.pdf", "grid-style.png",
+        "grid-long.svg", "grid-long.pdf", "grid-long.png",
     }  # fmt: skip
     saved = json.loads((tmp_path / "results" / "grid.json").read_text())
     assert (tmp_path / "docs" / "page.md").read_text() == help_page(saved) == help_page(summary)
@@ -150,7 +151,7 @@ def test_the_heat_map_marks_what_was_given_up_and_frames_the_best(tmp_path):
     cells = {(1e-4, 64): exact, (1e-5, 64): given_up}
     frames = []
     for best in ({"line search": (1e-4, 64)}, {"line search": None}):
-        svg, png = heat_maps({"line search": cells}, best, tmp_path / "map.svg", title="Rollouts")
+        svg, _, png = heat_maps({"line search": cells}, best, tmp_path / "map.svg", title="Rollouts")
         tree = ElementTree.parse(svg)
         frames.append(sum("#d55e00" in (each.get("style") or "") for each in tree.iter()))
         assert png.stat().st_size > 5_000

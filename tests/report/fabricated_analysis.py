@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from effopd.parameters import locate
 from effopd.report.analysis.payload import make_payload, script_json
-from effopd.report.analysis.records import OPTIONAL_FILES, UPDATE_COLUMNS, read_analysis
+from effopd.report.analysis.records import OPTIONAL_FILES, RANKS, UPDATE_COLUMNS, read_analysis
 from effopd.report.analysis.series import read_spectra
 from effopd.report.analysis.tables import make_tables
 
@@ -61,7 +61,7 @@ def fabricate(out: Path, plan: Fabricated | None = None) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(plan.seed)
     names = _parameters(plan)
-    rows, trajectories = [], []
+    rows, alignments, trajectories = [], [], []
     for number, run in enumerate(plan.runs):
         for checkpoint, step in enumerate(plan.of(run)):
             spectra = {}
@@ -70,11 +70,13 @@ def fabricate(out: Path, plan: Fabricated | None = None) -> Path:
                 rows.append({"run": run, "checkpoint": checkpoint, "step": step, **row})
                 if spectrum is not None:
                     spectra[name] = spectrum
+                    alignments.append(_ranks(plan, run, name, checkpoint, step, len(spectrum)))
                     trajectories.append(_point(rng, plan, run, name, checkpoint, step))
             folder = out / "spectra" / run
             folder.mkdir(parents=True, exist_ok=True)
             save_file(spectra, folder / f"checkpoint-{checkpoint}.safetensors")
     _write(out / "updates.parquet", rows, UPDATE_COLUMNS)
+    _write(out / "alignments.parquet", alignments, OPTIONAL_FILES["alignments"])
     if max(len(plan.of(run)) for run in plan.runs) > 1:
         _write(out / "trajectories.parquet", trajectories, OPTIONAL_FILES["trajectories"])
     if plan.embeddings:
@@ -145,15 +147,26 @@ def _row(
     return row, spectrum
 
 
+def _ranks(plan: Fabricated, run: str, name: str, checkpoint: int, step: int | None, size: int) -> dict[str, Any]:
+    """Alignments that fall with the rank, and that are known for as many ranks as the matrix has."""
+    progress = (checkpoint + 1) / len(plan.of(run))
+    row: dict[str, Any] = {"run": run, "checkpoint": checkpoint, "step": step, "parameter": name}
+    for rank in RANKS:
+        known = rank <= size and run not in plan.zero
+        row[f"vector_{rank}"] = progress ** (1 + rank / 10) if known else None
+        row[f"subspace_{rank}"] = progress**0.5 if known else None
+    return row
+
+
 def _point(
     rng: np.random.Generator, plan: Fabricated, run: str, name: str, checkpoint: int, step: int | None
 ) -> dict[str, Any]:
     angle = 1.8 * checkpoint / max(len(plan.of(run)) - 1, 1)
-    picture = len(plan.of(run)) >= 5 and ".layers.0." in name
+    picture = len(plan.of(run)) >= 5
     return {
         **{"run": run, "parameter": name, "checkpoint": checkpoint, "step": step},
         **{"pc1": -np.cos(angle) + rng.normal(0, 0.03), "pc2": np.sin(angle) + rng.normal(0, 0.03)},
-        **{"tsne1": rng.normal(0, 30) if picture else None, "tsne2": rng.normal(0, 30) if picture else None},
+        **{f"{plane}{i}": rng.normal(0, 30) if picture else None for plane in ("tsne", "authors_tsne") for i in (1, 2)},
     }
 
 
@@ -175,6 +188,8 @@ def _embeddings(out: Path, plan: Fabricated, rng: np.random.Generator) -> None:
             shown = index % 2 == 0 or plan.tokens < 300
             for key, point in (("base", base[index]), ("trained", trained[index])):
                 row |= {f"{key}_x": point[0] if shown else None, f"{key}_y": point[1] if shown else None}
+                row |= {f"tsne_{key}_x": -point[1] if shown else None, f"tsne_{key}_y": point[0] if shown else None}
+            row |= {"relative_shift": 0.1 * (1 + number)}
             tokens.append(row | {"cosine": cosine[index] if index else None})
     _write(out / "embeddings.parquet", summary, OPTIONAL_FILES["embeddings"])
     _write(out / "embedding_tokens.parquet", tokens, OPTIONAL_FILES["embedding_tokens"])

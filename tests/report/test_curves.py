@@ -35,7 +35,8 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def check_pictures(paths: list[Path]) -> None:
-    svg, png = paths
+    svg, pdf, png = paths
+    assert pdf.read_bytes().startswith(b"%PDF")
     assert ElementTree.parse(svg).getroot().tag.endswith("svg")
     assert png.read_bytes().startswith(b"\x89PNG")
     assert sorted(svg.parent.iterdir()) == sorted(paths)  # nothing temporary is left
@@ -69,6 +70,7 @@ def test_what_an_accuracy_figure_draws(tmp_path: Path, figures: list[Figure]) ->
         for axes, (column, label) in zip(panels, PANELS, strict=True):
             assert axes.get_xlabel() == (label if rate == rates[-1] else "")
             assert axes.get_xscale() == "log"
+            assert axes.get_ylim()[1] <= 1
             lines = {str(line.get_label()): line for line in axes.lines}
             assert list(lines["target 0.9"].get_ydata()) == [0.9, 0.9]
             for name, method in (("vanilla OPD", "none"), ("EffOPD", "paper")):
@@ -130,7 +132,7 @@ def test_cost_figure_with_censored_points(tmp_path: Path, figures: list[Figure])
 
 
 def test_a_figure_is_replaced_only_when_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [svg, _] = accuracy_figure([make_run("none", 0, 4)], 0.95, tmp_path / "accuracy.svg")
+    [svg, *_] = accuracy_figure([make_run("none", 0, 4)], 0.95, tmp_path / "accuracy.svg")
     before = svg.read_bytes()
 
     def half(self: object, path: Path, **kwargs: object) -> None:

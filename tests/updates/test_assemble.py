@@ -56,14 +56,35 @@ def test_alignment_is_that_of_the_updates(analysed) -> None:
     assert row.num_vectors == len(cosines)
 
 
+def test_alignments_are_those_of_each_rank(analysed) -> None:
+    out, _ = analysed
+    table = pd.read_parquet(out / "updates.parquet").set_index(["run", "checkpoint", "parameter"])
+    ranks = pd.read_parquet(out / "alignments.parquet").set_index(["run", "checkpoint", "parameter"])
+    matrices = table[table.route.notna()]
+    assert set(ranks.index) == set(matrices.index)
+    for place, row in matrices.iterrows():
+        count = int(row.num_vectors)
+        vectors = [ranks.loc[place, f"vector_{rank}"] for rank in range(1, 21)]
+        assert pd.notna(vectors).sum() == count
+        assert sum(vectors[:count]) / count == pytest.approx(row.vector_alignment, abs=1e-6)
+        assert vectors[0] == pytest.approx(row.first_vector_cosine, abs=1e-6)
+        assert ranks.loc[place, f"subspace_{count}"] == pytest.approx(row.subspace_alignment, abs=1e-6)
+        assert ranks.loc[place, "subspace_1"] == pytest.approx(vectors[0], abs=1e-6)
+    name = "model.layers.0.mlp.up_proj.weight"
+    lefts = [load_file(vectors_file(out, "long", index, name))["left"].double() for index in (1, 4)]
+    angles = torch.linalg.svdvals(lefts[0][:, :5].mT @ lefts[1][:, :5])
+    assert ranks.loc[("long", 1, name), "subspace_5"] == pytest.approx(float(angles.square().mean().sqrt()), abs=1e-6)
+
+
 def test_trajectories_have_both_pictures_where_there_are_enough_checkpoints(analysed) -> None:
     out, _ = analysed
     paths = pd.read_parquet(out / "trajectories.parquet")
     assert set(paths.run) == {"long"}  # one checkpoint has no trajectory
     assert paths.pc1.notna().all()
     drawn = paths[paths.tsne1.notna()]
-    dense = {name for name in MATRICES if ".layers.0." in name}
+    dense = {name for name in MATRICES if ".layers." in name and "experts" not in name}
     assert set(drawn.parameter) == dense | {"model.layers.1.mlp.experts.down_proj[0]"}
+    assert (drawn.authors_tsne1.notna() & drawn.authors_tsne2.notna()).all()
     assert drawn.groupby("parameter").size().eq(5).all()
     table = pd.read_parquet(out / "updates.parquet")
     evr = table[(table.run == "long") & table.parameter.isin(MATRICES)].groupby("parameter").trajectory_evr
@@ -74,7 +95,7 @@ def test_trajectories_have_both_pictures_where_there_are_enough_checkpoints(anal
 def test_of_experts_stored_apart_the_first_has_both_pictures() -> None:
     names = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj.weight" for layer in range(4) for expert in range(3)]
     rows = [{"route": "gram", "parameter": name, **locate(name)._asdict()} for name in names]
-    assert _pictured(rows) == {f"model.layers.{layer}.mlp.experts.0.up_proj.weight" for layer in (0, 2, 3)}
+    assert _pictured(rows) == {f"model.layers.{layer}.mlp.experts.0.up_proj.weight" for layer in range(4)}
 
 
 def test_a_trajectory_is_that_of_the_left_vectors_over_checkpoints(analysed) -> None:

@@ -65,7 +65,8 @@ def test_refuses_different_dimensions(rows):
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_pictures_share_one_plane(rows, method):
-    base, trained = embedding_picture(rows, rows + 5, torch.arange(10), method=method)
+    base, trained, other = embedding_picture(rows, [rows + 5, rows], torch.arange(10), method=method)
     assert base.shape == trained.shape == (10, 2)
     if method == "pca":
+        torch.testing.assert_close(other, base)
         torch.testing.assert_close(trained - base, (trained - base)[:1].expand(10, 2), rtol=0, atol=1e-5)

@@ -8,6 +8,7 @@ from effopd.errors import DataError
 from effopd.updates import (
     displacement_cosine,
     gram_eigen,
+    nested_alignment,
     singular_vectors,
     subspace_alignment,
     trajectory,
@@ -130,3 +131,19 @@ def test_trajectory_of_noise_and_of_rest():
 
 def test_the_cosine_of_nan_is_nan():
     assert math.isnan(displacement_cosine([(torch.tensor([math.nan]), torch.ones(1))]))
+
+
+@pytest.mark.parametrize("columns", [(6, 6), (6, 4), (1, 3), (0, 3)])
+def test_the_nested_alignment_is_that_of_the_first_vectors(columns):
+    first, second = (orthonormal(30, count) for count in columns)
+    expected = [
+        float(subspace_alignment(first[:, :k], second[:, :k]).square().mean().sqrt())
+        for k in range(1, min(columns) + 1)
+    ]
+    assert nested_alignment(first, second).tolist() == pytest.approx(expected)
+    assert nested_alignment(first, first).tolist() == pytest.approx([1] * columns[0])
+
+
+def test_random_subspaces_align_by_chance():
+    found = torch.stack([nested_alignment(orthonormal(50, 10), orthonormal(50, 10)).square() for _ in range(200)])
+    assert found.mean(0).sqrt().numpy() == pytest.approx(np.sqrt(np.arange(1, 11) / 50), rel=0.15)

@@ -52,13 +52,32 @@ def test_the_shift_of_the_tokens_of_a_text(pair, tmp_path: Path) -> None:
 
 def test_all_rows_without_a_text_and_in_chunks(pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, trained, ids = pair
-    monkeypatch.setattr("effopd.updates.tokens._CHUNK_ROWS", 5)
-    monkeypatch.setattr("effopd.updates.tokens._NUM_PICTURED", 6)
+    monkeypatch.setattr("effopd.updates.token_table._CHUNK_ROWS", 5)
+    monkeypatch.setattr("effopd.updates.token_table._NUM_PICTURED", 6)
     write_embedding_tables(base, {"run": trained}, tmp_path)
     row = pd.read_parquet(tmp_path / "embeddings.parquet").set_index("parameter").loc["model.embed_tokens.weight"]
     assert row.num_tokens == len(load_file(base / "model.safetensors")["model.embed_tokens.weight"])
-    assert len(pd.read_parquet(tmp_path / "embedding_tokens.parquet")) == 2 * 6
-    del ids
+    tokens = pd.read_parquet(tmp_path / "embedding_tokens.parquet")
+    assert len(tokens) == 2 * row.num_tokens  # of all tokens there are cosines, of some a picture
+    assert tokens.groupby("parameter").base_x.count().to_list() == [6, 6]
+    assert (tokens.base_x.notna() == tokens.tsne_trained_y.notna()).all()
+    moved = tokens[tokens.parameter == "model.embed_tokens.weight"].set_index("token_id")
+    assert moved.relative_shift[[ids["7"], ids["3"]]].to_list() == pytest.approx([2, 1])
+    assert moved.relative_shift.drop([ids["7"], ids["3"]]).dropna().eq(0).all()
+    assert moved.relative_shift.isna().sum() == row.num_undefined - 1  # the base has a row of zeros, of padding
+
+
+def test_all_runs_share_one_plane_with_the_base(pair, tmp_path: Path) -> None:
+    base, trained, _ = pair
+    write_embedding_tables(base, {"one": trained, "same": base, "two": trained}, tmp_path)
+    tokens = pd.read_parquet(tmp_path / "embedding_tokens.parquet").set_index(["parameter", "run", "token_id"])
+    for parameter in ("model.embed_tokens.weight", "lm_head.weight"):
+        one, same, two = (tokens.loc[(parameter, run)] for run in ("one", "same", "two"))
+        for plane in ("", "tsne_"):
+            place = [[f"{plane}{which}_{axis}" for axis in "xy"] for which in ("base", "trained")]
+            assert (one[place[0]] == same[place[0]]).all(axis=None)
+        assert one[["trained_x", "trained_y"]].to_numpy() == pytest.approx(two[["trained_x", "trained_y"]].to_numpy())
+        assert same[["trained_x", "trained_y"]].to_numpy() == pytest.approx(same[["base_x", "base_y"]].to_numpy())
 
 
 def test_no_tokenizer_is_needed_without_a_text(pair, tmp_path: Path) -> None:

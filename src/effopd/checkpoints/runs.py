@@ -69,10 +69,25 @@ def find_checkpoints(path: str | Path | Sequence[str | Path]) -> list[Checkpoint
     return sorted([*checkpoints, final], key=lambda found: found.step or 0)
 
 
+def step_of(directory: Path) -> int | None:
+    """Tell the optimizer step of a model from the name of its folder, or else from the files in it.
+
+    Args:
+        directory: Directory of the model. If its name tells the step, it need not exist any more.
+
+    Returns:
+        The step; None if nothing tells it.
+
+    Raises:
+        DataError: A file of the directory cannot be read.
+    """
+    match = _CHECKPOINT.fullmatch(directory.name)
+    return int(match[1]) if match else _recorded_step(directory)
+
+
 def _checkpoint(directory: Path) -> Checkpoint:
     weights_kind(directory)  # raises where there is no model
-    match = _CHECKPOINT.fullmatch(directory.name)
-    return Checkpoint(int(match[1]) if match else _recorded_step(directory), directory)
+    return Checkpoint(step_of(directory), directory)
 
 
 def _recorded_step(directory: Path) -> int | None:

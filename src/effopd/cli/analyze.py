@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from effopd.cli.options import Commands, keywords, positive
+from effopd.cli.options import Commands, by_name, keywords, named_places, positive
 from effopd.errors import ConfigurationError
 
 
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
         "--run",
         dest="runs",
         action="append",
-        type=_named_run,
+        type=named_places,
         metavar="NAME=DIR[,DIR...]",
         help="run to measure: a directory of checkpoint-N folders, a model or a LoRA adapter, or several of these; "
         "give the option once for each run",
@@ -75,17 +75,6 @@ def _analyze(options: argparse.Namespace) -> None:
 
         spec = read_spec(options.spec)
         options.base, options.runs = spec.base, list(run_places(spec).items())
-    names = [name for name, _ in options.runs]
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"Got the run names {', '.join(names)}; expected each once. Join paths with commas.")
-    arguments = keywords(options) | {"runs": dict(options.runs)}
+    arguments = keywords(options) | {"runs": by_name(options.runs, "run")}
     arguments.pop("spec")
     analyze(**arguments)
-
-
-def _named_run(text: str) -> tuple[str, str | list[str]]:
-    name, equals, paths = text.partition("=")
-    directories = paths.split(",")
-    if not equals or not name or not all(directories):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR or NAME=DIR,DIR,...")
-    return name, directories[0] if len(directories) == 1 else directories

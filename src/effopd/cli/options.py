@@ -8,6 +8,8 @@ from typing import Any, get_args, get_type_hints
 
 from typing_extensions import override
 
+from effopd.errors import ConfigurationError
+
 Commands = Any
 """The action to which a command adds its parser, with `add_parser`. argparse has no public name for its type."""
 
@@ -67,6 +69,29 @@ def field_values(options: argparse.Namespace, settings: type[Any]) -> dict[str, 
 def keywords(options: argparse.Namespace) -> dict[str, Any]:
     """Take a command's options as keyword arguments of a library function whose parameters have the same names."""
     return {name: value for name, value in vars(options).items() if name not in ("command", "call")}
+
+
+def named_places(text: str) -> tuple[str, str | list[str]]:
+    """Parse `NAME=DIR` or `NAME=DIR,DIR,...` into the name and the directory, or a list of several."""
+    name, equals, places = text.partition("=")
+    directories = places.split(",")
+    if not equals or not name or not all(directories):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR or NAME=DIR,DIR,...")
+    return name, directories[0] if len(directories) == 1 else directories
+
+
+def by_name(pairs: list[tuple[str, str | list[str]]], what: str) -> dict[str, str | list[str]]:
+    """Turn what `named_places` parsed into a mapping.
+
+    Raises:
+        ConfigurationError: A name occurs twice.
+    """
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(
+            f"Got the {what} names {', '.join(names)}; expected each once. Join paths with commas."
+        )
+    return dict(pairs)
 
 
 def positive(text: str) -> int:

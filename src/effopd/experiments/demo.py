@@ -88,7 +88,7 @@ def run_demo(
     Finished runs in `out` are used again. A run that was interrupted continues from its last checkpoint.
 
     Args:
-        out: Directory for `summary.json`, `accuracy.svg`, `accuracy.png`, and `runs/` with a directory for each run.
+        out: Directory for `summary.json`, `accuracy.svg`, `.pdf` and `.png`, and `runs/` with a directory for each run.
         seeds: Number of training seeds, which are 0 to `seeds - 1`.
         learning_rates: Learning rates, each of which is run with every seed; None stands for `LEARNING_RATE` alone.
         quick: Whether to train to a lower target and measure it on fewer problems, as a smoke test.

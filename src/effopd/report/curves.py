@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from effopd.report.drawing import COLOURS, MARKERS, save
+from effopd.report.drawing import COLOURS, MARKERS, save, within_unit
 
 VANILLA, EFFOPD = COLOURS[0], COLOURS[1]
 PANELS = (("step", "optimizer steps"), ("rollouts", "rollouts, validation included"), ("seconds_total", "seconds"))
@@ -46,7 +46,7 @@ def accuracy_figure(runs: Sequence[Mapping[str, Any]], target: float, path: Path
         runs: Runs as mappings with `acceleration` (`none` for vanilla OPD), `learning_rate`, `seed`, and `rows`, which
             are the rows of `metrics.jsonl`.
         target: Accuracy at which the runs stopped, in [0, 1].
-        path: Path of the files; its suffix is replaced by `.svg` and by `.png`.
+        path: Path of the files; its suffix is replaced by `.svg`, `.pdf` and `.png`.
 
     Returns:
         The paths written.
@@ -60,6 +60,8 @@ def accuracy_figure(runs: Sequence[Mapping[str, Any]], target: float, path: Path
             _draw_panel(axes, chosen, column, target)
             if rate == rates[-1]:
                 axes.set_xlabel(label)
+        if rate == rates[-1]:
+            within_unit(panels[0])
         panels[0].set_ylabel("accuracy" if len(rates) == 1 else f"accuracy, learning rate {rate:g}")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
@@ -72,7 +74,7 @@ def cost_figure(series: Mapping[str, Sequence[CostPoint]], path: Path, *, target
     Args:
         series: Points of each curve, by its label. A median of which only a lower bound is known is drawn there, as a
             hollow marker with an upward arrow, which no line leads to.
-        path: Path of the files; its suffix is replaced by `.svg` and by `.png`.
+        path: Path of the files; its suffix is replaced by `.svg`, `.pdf` and `.png`.
         target: Accuracy that was to be reached, in [0, 1].
         limit: Number of rollouts after which runs were given up.
 

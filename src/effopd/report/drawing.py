@@ -1,43 +1,47 @@
 """What all printed figures have in common: colours, markers, panels and how a figure is saved."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 # The palette of Okabe and Ito. Its colours can be told apart with every kind of colour blindness, and in greyscale by
 # their lightness and markers.
 COLOURS = ("#5c6670", "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
-_DPI = 150
+_DPI = 300  # what journals ask for
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SUFFIXES = (".svg", ".pdf", ".png")
+# No file holds its date, so that the same figure makes the same file.
+_METADATA: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": None}
+_FILE_SETTINGS = {"svg.hashsalt": "effopd", "pdf.fonttype": 42}
+TRAINING = {"step": "optimizer step", "share": "share of training", "checkpoint": "checkpoint"}
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Save a figure as SVG and as PNG, each under a temporary name first.
+    """Save a figure as SVG, as PDF and as PNG of 300 dpi, each under a temporary name first.
 
     Args:
         figure: Figure to draw.
         path: Path of the files; its suffix is replaced.
 
     Returns:
-        The paths written: that of the SVG, then that of the PNG.
+        The paths written, in the order of `SUFFIXES`.
     """
     FigureCanvasAgg(figure)
     figure.set_dpi(_DPI)
     figure.draw_without_rendering()
-    figure.set_layout_engine(None)  # it is laid out once, for both formats
+    figure.set_layout_engine(None)  # it is laid out once, for all formats
     path.parent.mkdir(parents=True, exist_ok=True)
     paths = []
-    for suffix in (".svg", ".png"):
+    for suffix in SUFFIXES:
         final = path.with_suffix(suffix)
         temporary = final.with_name(f".{final.name}.tmp")
-        metadata = {"Date": None} if suffix == ".svg" else None  # so that the same figure makes the same file
-        with rc_context({"svg.hashsalt": "effopd"}):
-            figure.savefig(temporary, format=suffix[1:], dpi=_DPI, facecolor="white", metadata=metadata)
+        with rc_context(_FILE_SETTINGS):
+            figure.savefig(temporary, format=suffix[1:], dpi=_DPI, facecolor="white", metadata=_METADATA[suffix])
         temporary.replace(final)
         paths.append(final)
     return paths
@@ -72,27 +76,51 @@ def over_training_axes(axes: Axes, x: str) -> None:
 
     Args:
         axes: Panel to label.
-        x: Column that the panel is drawn over, `step` or `checkpoint`.
+        x: Column that the panel is drawn over: `step`, `checkpoint`, or `share`, the share of training in [0, 1].
     """
-    axes.set_xlabel("optimizer step" if x == "step" else "checkpoint")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
+    axes.set_xlabel(TRAINING[x])
+    if x == "share":
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlim(0, 1)
+        within_unit(axes, "x")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
     tidy(axes)
 
 
-def row_of_panels(count: int, *, sharey: bool = False, width: float = 3.7) -> tuple[Figure, list[Axes]]:
-    """Make a figure with `count` panels, three in a row.
+def within_unit(axes: Axes, which: Literal["x", "y"] = "y") -> None:
+    """Cut an axis of shares, accuracies or cosines off at 0 and 1. Markers on the edge are drawn whole.
+
+    Call it when everything is drawn in all panels that share the axis, because a set limit ends autoscaling.
+
+    Args:
+        axes: Panel, or one of those that share an axis, whose values along the axis all lie in [0, 1].
+        which: The axis.
+    """
+    low, high = getattr(axes, f"get_{which}lim")()
+    getattr(axes, f"set_{which}lim")(max(low, 0.0), min(high, 1.0))
+    for panel in getattr(axes, f"get_shared_{which}_axes")().get_siblings(axes):
+        for line in panel.lines:
+            line.set_clip_on(False)
+
+
+def row_of_panels(
+    count: int, *, sharey: bool = False, width: float = 3.7, height: float = 2.9
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure with `count` panels, three in a row, or two if there are four.
 
     Args:
         count: Number of panels.
         sharey: Whether all panels have the same vertical axis.
         width: Width of each panel, in inches.
+        height: Height of each panel, in inches.
 
     Returns:
         The figure, and its panels from left to right and from top to bottom.
     """
-    columns = min(count, 3)
+    columns = 2 if count == 4 else min(count, 3)
     lines = -(-count // columns)
-    figure = Figure(figsize=(max(width * columns, 4.6), 0.5 + 2.9 * lines), layout="constrained")
+    figure = Figure(figsize=(max(width * columns, 4.6), 0.5 + height * lines), layout="constrained")
     panels = list(figure.subplots(lines, columns, sharey=sharey, squeeze=False).flat)
     for axes in panels[count:]:
         axes.set_visible(False)

@@ -30,13 +30,14 @@ from effopd.updates.blocks import UpdateBlocks
 from effopd.updates.embedding import EmbeddingShift, embedding_picture, embedding_shift
 from effopd.updates.gram import GramEigen, gram_eigen
 from effopd.updates.measure import compare
-from effopd.updates.projection import pca, tsne
+from effopd.updates.projection import pca, tsne, tsne_of_authors
 from effopd.updates.records import UpdateRecord
 from effopd.updates.spectrum import Spectrum, spectrum
 from effopd.updates.subspace import (
     SingularVectors,
     Trajectory,
     displacement_cosine,
+    nested_alignment,
     singular_vectors,
     subspace_alignment,
     trajectory,
@@ -56,11 +57,13 @@ __all__ = [
     "embedding_picture",
     "embedding_shift",
     "gram_eigen",
+    "nested_alignment",
     "pca",
     "singular_vectors",
     "spectrum",
     "subspace_alignment",
     "trajectory",
     "tsne",
+    "tsne_of_authors",
     "vector_alignment",
 ]

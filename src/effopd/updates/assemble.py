@@ -16,9 +16,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from effopd.files import replaced
+from effopd.updates.alignments_by_rank import AlignmentsByRank
 from effopd.updates.jobs import save_tensors, vectors_file
 from effopd.updates.measure import alignments, first_vector_trajectory
-from effopd.updates.projection import tsne
+from effopd.updates.projection import tsne, tsne_of_authors
 from effopd.updates.records import UpdateRecord
 
 Row = dict[str, Any]
@@ -28,12 +29,12 @@ _EXPERT = re.compile(r"\[\d+\]$|\.\d+(?=\.)")  # the number of an expert in the 
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 _PATH_SCHEMA = pa.schema(
     [("run", pa.string()), ("parameter", pa.string()), ("checkpoint", pa.int64()), ("step", pa.int64())]
-    + [(name, pa.float64()) for name in ("pc1", "pc2", "tsne1", "tsne2")]
+    + [(name, pa.float64()) for name in ("pc1", "pc2", "tsne1", "tsne2", "authors_tsne1", "authors_tsne2")]
 )
 
 
 def write_tables(records: Sequence[Row], out: Path) -> None:
-    """Write `updates.parquet`, `trajectories.parquet` and `spectra/`.
+    """Write `updates.parquet`, `alignments.parquet`, `trajectories.parquet` and `spectra/`.
 
     Args:
         records: Records in the order of runs, checkpoints and layers. Their alignments are filled in.
@@ -41,12 +42,15 @@ def write_tables(records: Sequence[Row], out: Path) -> None:
     """
     paths: list[Row] = []
     pictured = _pictured(records)
+    by_rank = AlignmentsByRank()
     for (run, parameter), rows in _matrices(records).items():
         lefts = [_read(out, row, "left") for row in rows]
         for row, aligned in zip(rows, alignments(lefts), strict=True):
             row |= vars(aligned)
+        by_rank.add(rows, lefts)
         paths += _trajectory(run, parameter, rows, lefts, parameter in pictured)
     write_table(records, record_schema(), out / "updates.parquet")
+    by_rank.write(out / "alignments.parquet")
     write_table(paths, _PATH_SCHEMA, out / "trajectories.parquet")
     for (run, checkpoint), group in groupby(records, key=lambda row: (row["run"], row["checkpoint"])):
         values = {row["parameter"]: _read(out, row, "singular_values") for row in group if row["route"]}
@@ -80,13 +84,10 @@ def _matrices(records: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def _pictured(records: Iterable[Row]) -> set[str]:
-    """Choose the matrices that t-SNE, which takes time, is done for: one of each module in three of the layers."""
-    rows = [row for row in records if row["route"] and row["layer"] is not None]
-    layers = sorted({row["layer"] for row in rows})
-    wanted = {layers[0], layers[len(layers) // 2], layers[-1]} if layers else set()
+    """Choose the matrices that t-SNE is done for: each in the layers, and of the experts of a module the first."""
     first: dict[tuple[int, str], str] = {}
-    for row in rows:
-        if row["layer"] in wanted:
+    for row in records:
+        if row["route"] and row["layer"] is not None:
             first.setdefault((row["layer"], _EXPERT.sub("", row["module"])), row["parameter"])
     return set(first.values())
 
@@ -100,17 +101,18 @@ def _trajectory(run: str, parameter: str, rows: list[Row], lefts: list[Tensor], 
     for row in rows:
         row["trajectory_evr"] = evr
     moves = path.explained_variance_ratio is not None  # of a point, t-SNE would only spread the noise of rounding
-    drawn = tsne(path.aligned) if pictured and moves and len(rows) >= _MIN_CHECKPOINTS_FOR_TSNE else None
+    drawn = pictured and moves and len(rows) >= _MIN_CHECKPOINTS_FOR_TSNE
+    planes: dict[str, Tensor | None] = {
+        "pc": path.coordinates,
+        "tsne": tsne(path.aligned) if drawn else None,
+        "authors_tsne": tsne_of_authors(path.aligned) if drawn else None,
+    }
     return [
-        {
-            "run": run,
-            "parameter": parameter,
-            "checkpoint": row["checkpoint"],
-            "step": row["step"],
-            "pc1": float(path.coordinates[index, 0]),
-            "pc2": float(path.coordinates[index, 1]),
-            "tsne1": None if drawn is None else float(drawn[index, 0]),
-            "tsne2": None if drawn is None else float(drawn[index, 1]),
+        {"run": run, "parameter": parameter, "checkpoint": row["checkpoint"], "step": row["step"]}
+        | {
+            f"{name}{axis + 1}": None if plane is None else float(plane[index, axis])
+            for name, plane in planes.items()
+            for axis in (0, 1)
         }
         for index, row in enumerate(rows)
     ]

@@ -3,6 +3,7 @@
 Shape suffixes: N tokens, V vocabulary entries, D embedding dimensions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,26 +62,32 @@ def embedding_shift(base: Tensor, trained: Tensor, token_ids: Tensor | None = No
 
 
 def embedding_picture(
-    base: Tensor, trained: Tensor, token_ids: Tensor, *, method: Literal["pca", "tsne"] = "pca", seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Place the embeddings of some tokens before and after training in one common plane.
+    base: Tensor,
+    trained: Sequence[Tensor],
+    token_ids: Tensor,
+    *,
+    method: Literal["pca", "tsne"] = "pca",
+    seed: int = 0,
+) -> list[Tensor]:
+    """Place the embeddings of some tokens before training and after that of several runs in one common plane.
 
     Args:
         base: Embedding matrix of the base [V, D].
-        trained: Embedding matrix of the trained model [V', D].
-        token_ids: Ids of the tokens, int64 [N]. t-SNE takes minutes for more than some thousands of them.
+        trained: Embedding matrices of the trained models [V', D].
+        token_ids: Ids of the tokens, int64 [N]. t-SNE takes minutes for more than some thousands of points.
         method: Method of projection (see `effopd.updates.projection`).
         seed: Random seed of t-SNE.
 
     Returns:
-        Coordinates before and after training, float64 [N, 2] each.
+        Coordinates of the tokens in the base, and then in each trained model, float64 [N, 2] each.
 
     Raises:
         DataError: The matrices do not fit each other, or an id lies outside one of them.
     """
-    ids = _checked_ids(base, trained, token_ids)
-    both = project(torch.cat([base[ids].double(), trained[ids].double()]), method, seed=seed)
-    return both[: len(ids)], both[len(ids) :]
+    for matrix in trained:
+        token_ids = _checked_ids(base, matrix, token_ids)
+    points = torch.cat([matrix[token_ids].double() for matrix in (base, *trained)])
+    return list(project(points, method, seed=seed).split(len(token_ids)))
 
 
 def _checked_ids(base: Tensor, trained: Tensor, token_ids: Tensor | None) -> Tensor:

@@ -59,16 +59,44 @@ def tsne(points_ND: Tensor, *, seed: int = 0) -> Tensor:
     Raises:
         DataError: The points are no matrix, there are fewer than two points or dimensions, or they are not finite.
     """
+    centred_ND = _centred(points_ND)
+    return _tsne(centred_ND, max(1.0, min(_MAX_PERPLEXITY, (len(centred_ND) - 1) / 3)), seed)
+
+
+def tsne_of_authors(points_ND: Tensor, *, seed: int = 0) -> Tensor:
+    """Compute t-SNE coordinates by the recipe of the authors of arXiv 2605.11739.
+
+    Every dimension is standardised, the points are reduced to their first two principal components, and these are what
+    t-SNE sees, with a perplexity of max(5, N / 3). Standardising gives every dimension the same weight, however little
+    the points move along it; `tsne` keeps their distances. The perplexity is at most N - 1, which the recipe does not
+    say for N <= 5 but t-SNE needs.
+
+    Args:
+        points_ND: Points [N, D], N >= 2, finite.
+        seed: Random seed of the optimisation.
+
+    Returns:
+        Coordinates, float64 [N, 2]; zeros if the points coincide.
+
+    Raises:
+        DataError: The points are no matrix, there are fewer than two, or they are not finite.
+    """
+    centred_ND = _centred(points_ND)
+    spread_D = centred_ND.square().mean(dim=0).sqrt()
+    standard_ND = centred_ND / torch.where(spread_D > 0, spread_D, 1.0)
+    num_points = len(standard_ND)
+    return _tsne(pca(standard_ND)[0], min(max(5.0, num_points / 3), num_points - 1.0), seed)
+
+
+def _tsne(centred_ND: Tensor, perplexity: float, seed: int) -> Tensor:
     from sklearn.manifold import TSNE  # takes a second to import
     from threadpoolctl import threadpool_limits
 
-    centred_ND = _centred(points_ND)
     num_points, num_dimensions = centred_ND.shape
     if num_points < 2 or num_dimensions < 2:
-        raise DataError(f"Got points of shape {tuple(points_ND.shape)}; t-SNE needs two points and two dimensions.")
+        raise DataError(f"Got points of shape {tuple(centred_ND.shape)}; t-SNE needs two points and two dimensions.")
     if not centred_ND.any():
         return torch.zeros(num_points, 2, dtype=torch.float64)
-    perplexity = max(1.0, min(_MAX_PERPLEXITY, (num_points - 1) / 3))
     method = "exact" if num_points <= _MAX_EXACT else "barnes_hut"
     model = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed, method=method)
     with threadpool_limits(1):  # on shared cores, several threads wait for one another and take longer

@@ -127,6 +127,30 @@ def subspace_alignment(first: Tensor, second: Tensor) -> Tensor:
     return cosines.clamp(max=1)
 
 
+def nested_alignment(first: Tensor, second: Tensor) -> Tensor:
+    """Compute the alignment of the spans of the first k vectors for every k, as root mean square cosines.
+
+    Entry k - 1 is the root mean square of `subspace_alignment(first[:, :k], second[:, :k])`. For random subspaces it
+    would be about sqrt(k / M).
+
+    Args:
+        first: Orthonormal columns [M, K], such as `SingularVectors.left` of one checkpoint.
+        second: Orthonormal columns [M, K'].
+
+    Returns:
+        Alignments for k = 1 .. min(K, K'), float64 [min(K, K')], in [0, 1].
+
+    Raises:
+        DataError: The columns differ in length.
+    """
+    _check_rows(first, second)
+    k = min(first.shape[1], second.shape[1])
+    squares = (first[:, :k].double().mT @ second[:, :k].double()).square()
+    # The squared cosines of the first k vectors add up to the squared norm of the leading k x k block.
+    sums = squares.cumsum(0).cumsum(1).diagonal()
+    return (sums / torch.arange(1, k + 1).to(sums)).sqrt().clamp(max=1)
+
+
 def displacement_cosine(pairs: Iterable[tuple[Tensor, Tensor]]) -> float | None:
     """Compute the cosine of the angle between two displacements, each of which consists of several tensors.
 

@@ -1,42 +1,33 @@
-"""The embedding shift of a run's checkpoints, for all tokens or those of a text, and a picture of some tokens."""
+"""The embedding shift of a run's checkpoints, for all tokens or those of a text, and the tokens themselves."""
 
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from effopd.checkpoints import Pair, find_checkpoints, open_model, open_pair
 from effopd.errors import DataError
-from effopd.files import read_json_lines, read_text
+from effopd.files import read_json_lines, read_text, replaced
 from effopd.parameters import locate
 from effopd.updates.assemble import write_table
-from effopd.updates.embedding import embedding_picture, embedding_shift
+from effopd.updates.embedding import embedding_shift
+from effopd.updates.token_table import FinalShift, row_chunks, token_tables
 
-_CHUNK_ROWS = 8192
-_NUM_PICTURED = 300
-_WHO = [("run", pa.string()), ("parameter", pa.string())]
 _SHIFT_SCHEMA = pa.schema(
     [
-        *_WHO,
+        ("run", pa.string()),
+        ("parameter", pa.string()),
         ("checkpoint", pa.int64()),
         ("step", pa.int64()),
         ("num_tokens", pa.int64()),
         ("num_undefined", pa.int64()),
         *((name, pa.float64()) for name in ("mean", "p05", "median", "p95")),
-    ]
-)
-_TOKEN_SCHEMA = pa.schema(
-    [
-        *_WHO,
-        ("token_id", pa.int64()),
-        ("token", pa.string()),
-        *((name, pa.float64()) for name in ("cosine", "base_x", "base_y", "trained_x", "trained_y")),
     ]
 )
 
@@ -110,20 +101,21 @@ def write_embedding_tables(
         wanted: Ids of the tokens that count, ascending, int64 [N]; None for all rows of the matrices.
     """
     shifts: list[dict[str, Any]] = []
-    tokens: list[dict[str, Any]] = []
+    finals: dict[str, dict[str, FinalShift]] = {}
     tokenizer = _tokenizer(base, required=False)
     for run, path in runs.items():
         checkpoints = find_checkpoints(path)
         for index, checkpoint in enumerate(checkpoints):
             pair = open_pair(base, checkpoint.directory, ignore)
             for parameter in _token_matrices(pair):
-                ids, cosine = _shift(pair, parameter, wanted)
+                found = _shift(pair, parameter, wanted)
                 row = {"run": run, "parameter": parameter, "checkpoint": index, "step": checkpoint.step}
-                shifts.append(row | _summary(cosine))
+                shifts.append(row | _summary(found.cosine))
                 if index == len(checkpoints) - 1:
-                    tokens += _picture(run, pair, parameter, ids, cosine, tokenizer)
+                    finals.setdefault(parameter, {})[run] = found
     write_table(shifts, _SHIFT_SCHEMA, out / "embeddings.parquet")
-    write_table(tokens, _TOKEN_SCHEMA, out / "embedding_tokens.parquet")
+    with replaced(out / "embedding_tokens.parquet") as temporary:
+        pq.write_table(token_tables(finals, tokenizer), temporary)
 
 
 def _token_matrices(pair: Pair) -> list[str]:
@@ -136,25 +128,16 @@ def _token_matrices(pair: Pair) -> list[str]:
     ]
 
 
-def _shift(pair: Pair, parameter: str, ids: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Compute the cosines of tokens with only a chunk of the rows in memory, and return ids and cosines."""
+def _shift(pair: Pair, parameter: str, ids: Tensor | None) -> FinalShift:
+    """Compare the rows of tokens with only a chunk of them in memory."""
     num_rows = pair.matrices[parameter][0]
     ids = torch.arange(num_rows) if ids is None else ids[ids < num_rows]
-    cosines = [
-        embedding_shift(base, trained, chunk - start).cosine
-        for start, base, trained, chunk in _chunks(pair, parameter, ids)
-    ]
-    return ids, torch.cat(cosines)
-
-
-def _chunks(pair: Pair, parameter: str, ids: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """Yield chunks of rows: index of the first row, base rows and trained rows in float64, and the ids among them."""
-    for start in range(0, pair.matrices[parameter][0], _CHUNK_ROWS):
-        chunk = ids[(ids >= start) & (ids < start + _CHUNK_ROWS)]
-        if len(chunk):
-            window = slice(start, start + _CHUNK_ROWS)
-            base = pair.base.read(parameter, window).double()
-            yield start, base, base + pair.delta(parameter, window), chunk
+    cosines, lengths = [], []
+    for start, base, trained, chunk in row_chunks(pair, parameter, ids):
+        cosines.append(embedding_shift(base, trained, chunk - start).cosine)
+        before, after = base[chunk - start], trained[chunk - start]
+        lengths.append((after - before).norm(dim=1) / before.norm(dim=1))  # NaN where the base's row is zero
+    return FinalShift(pair, ids, torch.cat(cosines), torch.cat(lengths))
 
 
 def _summary(cosine: Tensor) -> dict[str, Any]:
@@ -166,31 +149,6 @@ def _summary(cosine: Tensor) -> dict[str, Any]:
             "mean": float(defined.mean())
         }
     return {"num_tokens": len(cosine), "num_undefined": len(cosine) - len(defined), **numbers}
-
-
-def _picture(run: str, pair: Pair, parameter: str, ids: Tensor, cosine: Tensor, tokenizer: Any) -> list[dict[str, Any]]:
-    """Place up to 300 tokens, evenly spread over the ids, in the plane of their principal components."""
-    chosen = torch.linspace(0, len(ids) - 1, min(len(ids), _NUM_PICTURED)).round().long()
-    picked = ids[chosen]
-    rows = [
-        (base[chunk - start], trained[chunk - start])
-        for start, base, trained, chunk in _chunks(pair, parameter, picked)
-    ]
-    base, trained = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    before, after = embedding_picture(base, trained, torch.arange(len(picked)))
-    return [
-        {
-            "run": run,
-            "parameter": parameter,
-            "token_id": token,
-            "token": tokenizer.decode([token]) if tokenizer else "",
-            "cosine": None if math.isnan(value) else value,
-            **dict(zip(("base_x", "base_y", "trained_x", "trained_y"), place, strict=True)),
-        }
-        for token, value, place in zip(
-            picked.tolist(), cosine[chosen].tolist(), torch.cat([before, after], dim=1).tolist(), strict=True
-        )
-    ]
 
 
 def _tokenizer(base: str | Path, *, required: bool) -> Any:

@@ -1,6 +1,7 @@
 """What the printed figures draw, held against the records."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +13,25 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from report.fabricated_analysis import FUSED, Fabricated, fabricate
 
-from effopd.report.analysis import figures, maps
+from effopd.report.analysis import embeddings, figures, maps, trajectories
 from effopd.report.analysis.records import AnalysisRecords, read_analysis
-from effopd.report.analysis.series import read_spectra
+from effopd.report.analysis.series import magnification, read_spectra
 
 DRAW = {
     "update_norm": figures.draw_update_norm,
     "concentration": figures.draw_concentration,
     "alignment": figures.draw_alignment,
+    "alignment_by_rank": figures.draw_alignment_by_rank,
     "effective_rank": maps.draw_effective_rank,
     "first_vector": maps.draw_first_vector,
     "spectra": lambda records: figures.draw_spectra(records, read_spectra(records)),
+    "tail_norm": lambda records: figures.draw_tail_norm(records, read_spectra(records)),
     "layer_norms": figures.draw_layer_norms,
-    "trajectory": maps.draw_trajectories,
-    "embedding_shift": maps.draw_embedding_shift,
+    "trajectory": trajectories.draw_trajectories,
+    "trajectory_evr": maps.draw_trajectory_evr,
+    "trajectory_tsne": lambda records: trajectories.draw_trajectory_grid(records, "tsne"),
+    "trajectory_tsne_authors": lambda records: trajectories.draw_trajectory_grid(records, "authors_tsne"),
+    "embedding_shift": embeddings.draw_embedding_shift,
 }
 PLANS = {
     "one layer": Fabricated(runs=("a",), layers=1, modules={"self_attn.q_proj": (32, 32)}),
@@ -61,7 +67,7 @@ def test_the_figures_are_those_that_are_written() -> None:
     assert set(DRAW) == set(figures.FIGURE_NAMES)
 
 
-def test_the_norm_of_each_kind_is_drawn_over_steps(records: AnalysisRecords) -> None:
+def test_the_norm_of_each_kind_is_drawn_over_the_share_of_training(records: AnalysisRecords) -> None:
     panels = drawn("update_norm", records).axes
     assert [axes.get_title(loc="left") for axes in panels] == ["all parameters", "attention", "MLP"]
     for axes, kinds in zip(panels, (None, ["attention"], ["mlp"]), strict=True):
@@ -70,14 +76,21 @@ def test_the_norm_of_each_kind_is_drawn_over_steps(records: AnalysisRecords) -> 
             rows = raw(records, run=run)
             rows = rows if kinds is None else rows[rows["kind"].isin(kinds)]
             norms = np.sqrt((rows["frobenius_norm"] ** 2).groupby(rows["step"]).sum())
-            assert x == list(norms.index)
+            assert x == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
             assert y == pytest.approx(list(norms))
+
+
+def test_without_steps_checkpoints_are_counted(tmp_path: Path) -> None:
+    records = read_analysis(fabricate(tmp_path / "out", Fabricated(runs=("a",), steps=(None, None), layers=1)))
+    axes = drawn("update_norm", records).axes[0]
+    assert axes.get_xlabel() == "checkpoint"
+    assert lines(axes)["a"][0] == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("name", "columns"),
     [
-        ("concentration", ["spectral_to_frobenius", "effective_rank", "top1pct_norm_ratio"]),
+        ("concentration", ["spectral_norm", "spectral_to_frobenius", "effective_rank", "top1pct_norm_ratio"]),
         ("alignment", ["vector_alignment", "subspace_alignment"]),
     ],
 )
@@ -87,16 +100,16 @@ def test_bands_hold_the_mean_and_the_quartiles_of_their_metric(
     panels = drawn(name, records).axes
     assert len(panels) == len(columns)
     for axes, column in zip(panels, columns, strict=True):
-        assert axes.get_xlabel() == "optimizer step"
+        assert (axes.get_xlabel(), axes.get_xlim()) == ("share of training", (0, 1))
         for run, band in zip(("opd", "rl"), axes.collections, strict=True):
             rows = raw(records, run=run)
             rows = rows[rows["kind"].isin(["attention", "mlp"])].groupby("step")[column]
             x, y = lines(axes)[run]
-            assert x == list(rows.mean().index)
+            assert x == pytest.approx(rows.mean().index / 50)
             assert y == pytest.approx(list(rows.mean()))
             corners = {tuple(corner) for corner in np.round(band.get_paths()[0].vertices, 9)}
             for share in (0.25, 0.75):
-                assert corners >= {(step, round(value, 9)) for step, value in rows.quantile(share).items()}
+                assert corners >= {(step / 50, round(value, 9)) for step, value in rows.quantile(share).items()}
 
 
 def test_chance_is_drawn_among_the_subspaces(records: AnalysisRecords) -> None:
@@ -172,21 +185,107 @@ def test_a_trajectory_goes_through_its_checkpoints_in_order(records: AnalysisRec
         np.testing.assert_allclose(first.get_xydata()[0], rows[["pc1", "pc2"]].iloc[0])
         np.testing.assert_allclose(last.get_xydata()[0], rows[["pc1", "pc2"]].iloc[-1])
         assert (first.get_label(), last.get_label()) == ("first checkpoint", "last checkpoint")
-        assert list(axes.collections[0].get_array()) == [10, 20, 30, 40, 50]
+        assert list(axes.collections[0].get_array()) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
         assert axes.get_title(loc="left").endswith("EVR 85%")
 
 
+def test_all_trajectories_lie_in_their_cells_in_order(records: AnalysisRecords) -> None:
+    for name, column in (("trajectory_tsne", "tsne"), ("trajectory_tsne_authors", "authors_tsne")):
+        panels = [axes for axes in drawn(name, records).axes if axes.get_title(loc="left")]
+        assert [axes.get_title(loc="left") for axes in panels] == ["opd", "rl"]
+        modules = [label.get_text() for label in panels[0].get_yticklabels()]
+        for axes in panels:
+            rows = records.trajectories[records.trajectories["run"] == axes.get_title(loc="left")]
+            lines_of_paths, dots = axes.collections
+            paths, seen = lines_of_paths.get_segments(), set()
+            np.testing.assert_allclose(dots.get_offsets(), np.concatenate(paths))
+            assert list(dots.get_array()) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1] * len(paths))
+            for points in paths:
+                layer, row = (round(value) for value in points.mean(axis=0).round(1))
+                cell = np.array([layer, row])
+                assert np.abs(points - cell).max() <= 0.38 + 1e-9
+                seen.add((layer, row))
+                of = rows[rows["parameter"] == f"model.layers.{layer}.{modules[row]}.weight"].sort_values("checkpoint")
+                expected = of[[f"{column}1", f"{column}2"]].to_numpy() * [1, -1]
+                steps = np.diff(expected, axis=0)
+                np.testing.assert_allclose(np.diff(points, axis=0) * steps[0, 0] / (points[1] - points[0])[0], steps)
+            assert len(seen) == len(paths) == 4 * 7
+
+
+def test_every_rank_is_drawn_against_chance(records: AnalysisRecords) -> None:
+    panels = drawn("alignment_by_rank", records).axes[:4]
+    file = pd.read_parquet(records.directory / "alignments.parquet")
+    sizes = raw(records).drop_duplicates("parameter").set_index("parameter")["rows"]
+    for index, axes in enumerate(panels):
+        run, what = ("opd", "rl")[index % 2], ("vector", "subspace")[index // 2]
+        *curves, chance = axes.lines
+        assert len(curves) == 20
+        for rank, line in enumerate(curves, start=1):
+            means = file[file["run"] == run].groupby("checkpoint")[f"{what}_{rank}"].mean()
+            assert list(line.get_ydata()) == pytest.approx(list(means))
+        rows = file.loc[(file["run"] == run) & file[f"{what}_20"].notna(), "parameter"].map(sizes)
+        expected = np.sqrt((20 if what == "subspace" else 1) / rows).mean()
+        assert chance.get_ydata()[0] == pytest.approx(expected)
+        assert axes.get_ylim() == axes.get_xlim() == (0, 1)
+
+
+def test_the_tail_is_what_the_first_components_leave(records: AnalysisRecords) -> None:
+    share, norm = drawn("tail_norm", records).axes
+    last = raw(records, run="opd", checkpoint=4).dropna(subset="effective_rank")
+    x, y = lines(share)["opd"]
+    # The made-up ratio is that of the first component, which is ceil(1 %) of at most 64.
+    assert y[x.index(1)] == pytest.approx(np.sqrt(1 - last["top1pct_norm_ratio"].astype(float) ** 2).mean())
+    assert y[-1] == 0
+    assert y == sorted(y, reverse=True)
+    tails = np.sqrt(last["frobenius_norm"] ** 2 - last["spectral_norm"].astype(float) ** 2)
+    assert lines(norm)["opd"][1][x.index(1)] == pytest.approx(tails.mean())
+    assert share.get_ylim() == (0, 1)
+
+
 def test_embeddings_go_from_the_base_to_where_training_took_them(records: AnalysisRecords) -> None:
-    histogram, *panels = drawn("embedding_shift", records).axes
-    for run, axes, stairs in zip(("opd", "rl"), panels, histogram.patches[1::2], strict=True):
-        rows = records.embedding_tokens[records.embedding_tokens["run"] == run]
-        segments, base, trained = axes.collections
-        np.testing.assert_allclose(base.get_offsets(), rows[["base_x", "base_y"]])
-        np.testing.assert_allclose(trained.get_offsets(), rows[["trained_x", "trained_y"]])
-        np.testing.assert_allclose(segments.get_segments()[5], [base.get_offsets()[5], trained.get_offsets()[5]])
-        assert axes.get_title(loc="left") == stairs.get_label() == run
+    figure = drawn("embedding_shift", records)
+    histogram, pca, tsne = figure.axes
+    tokens = records.embedding_tokens
+    for run, stairs in zip(("opd", "rl"), histogram.patches[1::2], strict=True):
+        cosines = tokens.loc[tokens["run"] == run, "cosine"].dropna()
         values, edges, _ = stairs.get_data()
-        assert values == pytest.approx(np.histogram(rows["cosine"].dropna(), edges)[0] / rows["cosine"].count())
+        assert values == pytest.approx(np.histogram(cosines, edges)[0] / len(cosines))
+    for axes, plane in ((pca, ""), (tsne, "tsne_")):
+        base, *others = axes.collections
+        for run, segments, trained in zip(("opd", "rl"), others[::2], others[1::2], strict=True):
+            rows = tokens[tokens["run"] == run]
+            np.testing.assert_allclose(base.get_offsets(), rows[[f"{plane}base_x", f"{plane}base_y"]])
+            np.testing.assert_allclose(trained.get_offsets(), rows[[f"{plane}trained_x", f"{plane}trained_y"]])
+            np.testing.assert_allclose(segments.get_segments()[5], [base.get_offsets()[5], trained.get_offsets()[5]])
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[0] == "base"
+    assert "median shift 20 % of the embedding's length" in texts[2]
+
+
+def test_tiny_shifts_are_drawn_longer_and_said_to_be(records: AnalysisRecords) -> None:
+    tokens = records.embedding_tokens.copy()
+    for axis in "xy":
+        tokens[f"trained_{axis}"] = tokens[f"base_{axis}"] + 1e-4 * (tokens[f"trained_{axis}"] - tokens[f"base_{axis}"])
+    tokens["cosine"] = 1 - 1e-7 * (1 - tokens["cosine"])
+    _, pca, tsne = drawn("embedding_shift", replace(records, embedding_tokens=tokens)).axes
+    factor = magnification(tokens)
+    assert factor in (1_000, 10_000)
+    assert pca.get_title(loc="left") == f"principal components, shifts drawn {factor:,}-fold"
+    base, _, trained, *_ = pca.collections
+    moved = tokens[tokens["run"] == "opd"]
+    expected = factor * (moved[["trained_x", "trained_y"]].to_numpy() - moved[["base_x", "base_y"]].to_numpy())
+    np.testing.assert_allclose(trained.get_offsets() - base.get_offsets(), expected, atol=1e-9)
+    assert tsne.get_title(loc="left") == "t-SNE"
+    assert "mean cosine 0.999999" in trained.get_label()
+
+
+def test_shares_and_cosines_do_not_leave_their_range(records: AnalysisRecords) -> None:
+    for name in ("concentration", "alignment", "alignment_by_rank", "tail_norm"):
+        for axes in drawn(name, records).axes:
+            if axes.get_title(loc="left") not in ("spectral norm", "effective rank", "mean norm of a matrix", ""):
+                low, high = axes.get_ylim()
+                assert low >= 0 and high <= 1, name
+                assert not any(line.get_clip_on() for line in axes.lines if len(line.get_xdata()) > 2), name
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from report.fabricated_analysis import HOSTILE, Fabricated, fabricate
 from report.fabricated_sweep import SWEEPS, write_sweep
@@ -19,8 +20,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 ALL_FIGURES = {
-    *("norms", "layers", "concentration", "heat", "spectra", "alignment"),
-    *("early", "trajectory", "quantiles", "histogram", "shift"),
+    *("norms", "layers", "concentration", "heat", "spectra", "tail", "alignment", "ranks"),
+    *("early", "trajectory", "paths", "quantiles", "histogram", "shift"),
 }
 
 
@@ -137,6 +138,36 @@ def test_every_choice_of_every_figure_draws(browser: Any, report: Path) -> None:
     for select in visit.page.locator("[data-figure] select").all():
         for value in select.evaluate("s => [...s.options].map(o => o.value)")[:25]:
             select.evaluate("(s, value) => { s.value = value; s.dispatchEvent(new Event('change')); }", value)
+    visit.check()
+
+
+def test_one_switch_shows_shares_of_training_everywhere(browser: Any, report: Path) -> None:
+    visit = Visit(browser, report, DESKTOP)
+    visit.draw_everything()
+    titles = "k => document.querySelector(`[data-figure='${k}'] .plot`)._fullLayout.xaxis.title.text"
+    places = "k => document.querySelector(`[data-figure='${k}'] .plot`).data.at(-1).x"
+    keys = ("norms", "concentration", "alignment", "ranks", "quantiles")
+    assert {visit.page.evaluate(titles, key) for key in keys} == {"optimizer step"}
+    visit.page.locator('[data-figure="ranks"] select[name="Axis"]').select_option(label="share of training")
+    for key in keys:
+        assert visit.page.evaluate(titles, key) == "share of training"
+        assert visit.page.evaluate(places, key) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
+        assert visit.page.locator(f'[data-figure="{key}"] select[name="Axis"]').input_value() == "share"
+    visit.check()
+
+
+def test_the_embeddings_of_all_runs_share_a_plane_with_numbers_beside_it(browser: Any, report: Path) -> None:
+    visit = Visit(browser, report, DESKTOP)
+    visit.draw_everything()
+    shift = visit.page.locator('[data-figure="shift"]')
+    assert shift.locator(".plot").count() == 1
+    means = pd.read_parquet(report.parent / "embedding_tokens.parquet").groupby("run")["cosine"].mean()
+    assert shift.locator(".legend li").all_text_contents() == [
+        f"opd: mean cosine {means['opd']:.3f}, median shift 10 % of the embedding's length",
+        f"rl: mean cosine {means['rl']:.3f}, median shift 20 % of the embedding's length",
+    ]
+    traces = "document.querySelector('[data-figure=\"shift\"] .plot').data.map(t => t.x.length)"
+    assert visit.page.evaluate(traces) == [150, 450, 150, 450, 150]  # half of the tokens are pictured
     visit.check()
 
 
@@ -260,7 +291,7 @@ def test_one_checkpoint_without_an_update(browser: Any, tmp_path: Path) -> None:
     plan = Fabricated(runs=("zero",), steps=(None,), zero=("zero",), layers=1, embeddings=False)
     visit = Visit(browser, write_report(fabricate(tmp_path / "out", plan))[-1], DESKTOP)
     visit.draw_everything()
-    assert visit.page.locator(".absent").count() == 9
+    assert visit.page.locator(".absent").count() == 12
     visit.check()
 
 

@@ -23,8 +23,9 @@ def test_the_spectral_table_is_the_mean_over_matrices_of_the_last_checkpoint(tmp
         rows = frame[(frame["run"] == cells[0]) & (frame["step"] == 50) & frame["effective_rank"].notna()]
         assert cells[1:4] == ("50", "28", "0")
         mean, deviation = rows["effective_rank"].mean(), rows["effective_rank"].std(ddof=1)
-        assert cells[5] == f"{number(mean)} ± {number(deviation, 3)}"
-        assert cells[4].startswith(number(100 * rows["spectral_to_frobenius"].mean()))
+        assert cells[6] == f"{number(mean)} ± {number(deviation, 3)}"
+        assert cells[4].startswith(number(rows["spectral_norm"].mean()))
+        assert cells[5].startswith(number(100 * rows["spectral_to_frobenius"].mean()))
     by_kind = tables_of(out)["spectral_by_kind"].rows
     assert [(row[0], row[1], row[3]) for row in by_kind[:2]] == [("opd", "attention", "16"), ("opd", "mlp", "12")]
 
@@ -33,7 +34,7 @@ def test_unmoved_matrices_count_in_norms_and_not_in_ratios(tmp_path: Path) -> No
     out = fabricate(tmp_path / "out", Fabricated(runs=("zero",), zero=("zero",), layers=2))
     assert {row[3:] for row in tables_of(out)["alignment"].rows} == {("0", NONE, NONE, NONE, NONE)}
     (row,) = tables_of(out)["spectral"].rows
-    assert row[2:] == ("14", "14", NONE, "0 ± 0", NONE, "0 ± 0", "0 ± 0")
+    assert row[2:] == ("14", "14", "0 ± 0", NONE, "0 ± 0", NONE, "0 ± 0", "0 ± 0")
     assert any("exactly as in the base" in row[0] and row[1] == "14" for row in tables_of(out)["unknown"].rows)
 
 
@@ -183,7 +184,7 @@ def test_layers_of_a_vision_tower_are_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "x"), [((10, 20, 30), "step"), ((10, 30, 20), "checkpoint"), ((5, 5), "checkpoint"), ((9,), "step")]
+    ("steps", "x"), [((10, 20, 30), "share"), ((10, 30, 20), "checkpoint"), ((5, 5), "checkpoint"), ((9,), "share")]
 )
 def test_steps_that_do_not_ascend_are_no_axis(steps: tuple[int, ...], x: str, tmp_path: Path) -> None:
     assert read_analysis(fabricate(tmp_path / "out", Fabricated(layers=1, steps_of={"rl": steps}))).x == x

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from report.fabricated_analysis import DENSE, FUSED, HOSTILE, Fabricated, fabricate, payload_of
 
 from effopd.errors import DataError
@@ -17,6 +18,7 @@ from effopd.report.analysis.figures import FIGURE_NAMES
 from effopd.report.analysis.payload import script_json
 from effopd.report.analysis.records import read_analysis
 from effopd.report.analysis.series import MAX_POINTS, log_spaced, read_spectra, representatives
+from effopd.report.drawing import SUFFIXES
 
 
 def draw_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -47,14 +49,17 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]
 
 def test_everything_is_written_and_nothing_else(written: tuple[Path, list[Path]]) -> None:
     out, paths = written
-    expected = {out / "figures" / f"{name}{suffix}" for name in FIGURE_NAMES for suffix in (".svg", ".png")}
+    expected = {out / "figures" / f"{name}{suffix}" for name in FIGURE_NAMES for suffix in SUFFIXES}
     assert set(paths) == expected | {out / "tables.md", out / "report.html"}
     assert len(paths) == len(set(paths))
     for path in paths:
         if path.suffix == ".svg":
             assert ElementTree.parse(path).getroot().tag.endswith("svg")
         elif path.suffix == ".png":
-            assert path.read_bytes().startswith(b"\x89PNG")
+            with Image.open(path) as image:
+                assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        elif path.suffix == ".pdf":
+            assert path.read_bytes().startswith(b"%PDF")
     assert not [path for path in out.rglob("*") if ".tmp" in path.name]
 
 
@@ -89,7 +94,7 @@ def test_every_kind_of_analysis_makes_a_report(plan: Fabricated, tmp_path: Path)
     assert ("embedding_shift" in drawn) == plan.embeddings
     page = (out / "report.html").read_text()
     assert "NaN" not in script_json(payload_of(out))
-    assert page.count("<figure ") + page.count('class="absent"') == 11
+    assert page.count("<figure ") + page.count('class="absent"') == 14
     assert page.count('class="absent"') == 0 or "Not drawn: " in page
 
 
@@ -108,6 +113,28 @@ def test_matrices_that_stand_still_or_have_no_trajectory(tmp_path: Path, monkeyp
     for note in ("EVR", "does not move", "no trajectory"):
         assert note in text
     assert {each["evr"] for each in payload_of(out)["trajectories"]} == {0.85, None}
+
+
+def test_an_analysis_without_alignments_by_rank_has_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_only(monkeypatch, "alignment_by_rank", "alignment")
+    out = fabricate(tmp_path / "out", Fabricated(layers=1))
+    (out / "alignments.parquet").unlink()
+    assert {path.stem for path in write_report(out) if path.suffix == ".pdf"} == {"alignment"}
+    assert "the analysis holds no alignment by rank" in (out / "report.html").read_text()
+    assert "alignments.parquet" in (out / "tables.md").read_text()
+
+
+def test_tiny_shifts_survive_the_rounding_of_the_page(tmp_path: Path) -> None:
+    out = fabricate(tmp_path / "out", Fabricated(layers=1))
+    tokens = pd.read_parquet(out / "embedding_tokens.parquet")
+    tokens["cosine"] = 1 - 1e-7 * (1 - tokens["cosine"])
+    tokens["trained_x"], tokens["trained_y"] = tokens["base_x"] + 1e-7, tokens["base_y"]
+    tokens.to_parquet(out / "embedding_tokens.parquet")
+    for each in payload_of(out)["tokens"]:
+        assert each["factor"] == 1_000_000
+        assert each["dx"] == [pytest.approx(1e-7, rel=1e-4)] * 60
+        assert 1e-10 < 1 - each["mean"] < 1e-8
+        assert len(set(each["edges"])) == len(each["edges"])
 
 
 def test_a_single_checkpoint_is_said_instead_of_drawn(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_curves_go_through_the_points_of_their_panel(tmp_path: Path, name: str, 
     records = read_sweep(write_sweep(tmp_path / "out"))
     points = chosen(sweep_points(records), sweep=name)
     panels = [axes for axes in draw_sweep(records.sweeps[name], points, records.runs).axes if axes.get_xlabel()]
+    assert all(low >= 0 and high <= 1 for low, high in (axes.get_ylim() for axes in panels))
     for axes, kind in zip(panels, kinds, strict=True):
         bars = [bar for bar in axes.containers if isinstance(bar, ErrorbarContainer)]
         for bar, run in zip(bars, records.runs, strict=True):
@@ -95,6 +96,23 @@ def test_curves_go_through_the_points_of_their_panel(tmp_path: Path, name: str, 
             np.testing.assert_array_equal(bar.lines[0].get_xydata(), of[["x", "accuracy"]])
             ends = [segment[:, 1] for segment in bar.lines[2][-1].get_segments()]
             np.testing.assert_allclose(ends, of[["accuracy_low", "accuracy_high"]])
+
+
+def test_a_curve_of_the_kl_ends_where_it_is_zero(tmp_path: Path) -> None:
+    out = write_sweep(tmp_path / "out")
+    results = pd.read_parquet(out / "results.parquet")
+    zero = (results["sweep"] == "norm_matching") & (results["kind"] == "norm-match") & (results["value"] == 20)
+    results.loc[zero, ["kl_per_token", "kl_low", "kl_high"]] = 0.0
+    results.to_parquet(out / "results.parquet")
+    records = read_sweep(out)
+    points = chosen(sweep_points(records), sweep="norm_matching")
+    above, _, below, _ = draw_sweep(records.sweeps["norm_matching"], points, records.runs).axes
+    curve = below.containers[0].lines[0]
+    np.testing.assert_allclose(curve.get_xydata(), [[10, 0.2], [20, np.nan]])
+    assert below.get_yscale() == "log" and below.get_ylim()[0] == pytest.approx(0.1)
+    assert below.get_xlim() == above.get_xlim()  # step 20 keeps its place
+    (caption,) = [each for each in sweep_captions(records, points) if each.sweep == "norm_matching"]
+    assert "a curve ends where the KL is 0" in caption.text
 
 
 def test_captions_say_what_the_error_bars_are(tmp_path: Path) -> None:
@@ -172,7 +190,10 @@ def test_the_report_is_written_with_a_figure_for_each_sweep_and_task(tmp_path: P
     out = write_sweep(tmp_path / "out", tasks=("world", "a/b.jsonl"))
     written = write_sweep_report(out)
     figures = {
-        f"{name}-{task}.{suffix}" for name in CURVES for task in ("world", "a_b_jsonl") for suffix in ("svg", "png")
+        f"{name}-{task}.{suffix}"
+        for name in CURVES
+        for task in ("world", "a_b_jsonl")
+        for suffix in ("svg", "pdf", "png")
     }
     assert {path.name for path in written} == figures | {"sweep.md"}
     assert all(path.stat().st_size for path in written)

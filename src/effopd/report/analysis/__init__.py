@@ -3,7 +3,7 @@
     from pathlib import Path
     from effopd.report.analysis import write_report
 
-    write_report(Path("analysis"))    # tables.md, figures/*.svg and .png, report.html
+    write_report(Path("analysis"))    # tables.md, figures/*.svg, .pdf and .png, report.html
 
 `records` reads what was saved, `series` groups it for drawing, and `tables`, `figures` and `maps` make what is printed.
 `captions`, `payload` and `html` make the interactive report, whose script and style lie in `assets`.

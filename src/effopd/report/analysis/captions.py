@@ -40,15 +40,19 @@ def make_captions(records: AnalysisRecords, spectra: list[SampledSpectrum]) -> d
     shift = "" if len(records.embeddings) else tokens or _NO_SHIFT
     picture = records.embedding_tokens["base_x"].notna().any()
     places = "" if picture else "Not drawn: the analysis made no picture of tokens in two dimensions."
+    by_rank = "" if len(records.alignments) else "Not drawn: the analysis holds no alignment by rank."
     texts = (
         Caption("norms", "Norm of the update over training", _NORMS, one),
         Caption("layers", "Norm of the update by layer", _LAYERS, layers),
         Caption("concentration", "Concentration over training", _CONCENTRATION, one or bare),
         Caption("heat", "Metrics by layer and module", _HEAT, bare or layers),
         Caption("spectra", "Singular values", _SPECTRA, spectral),
+        Caption("tail", "Norm of the tail", _TAIL, spectral),
         Caption("alignment", "Alignment with the last checkpoint", _ALIGNMENT, one or bare or aligned),
+        Caption("ranks", "Alignment rank by rank", _RANKS, one or bare or by_rank),
         Caption("early", "Which directions are found early", _EARLY, one or bare or layers or aligned),
         Caption("trajectory", "Trajectory of the first singular vector", _TRAJECTORY, one or trajectory),
+        Caption("paths", "Trajectories of all matrices", _PATHS, one or layers or trajectory),
         Caption("quantiles", "Embedding shift over training", _QUANTILES, one or shift),
         Caption("histogram", "Embedding shift by token", _HISTOGRAM, tokens),
         Caption("shift", "Where the embeddings went", _SHIFT, tokens or places),
@@ -67,7 +71,7 @@ _LAYERS = (
     "vision tower, or of another tower beside the language model, can be chosen separately."
 )
 _CONCENTRATION = (
-    "The three metrics of the paper's Table 1 at every checkpoint. Lines are means over attention and MLP matrices, "
+    "The four metrics of the paper's Table 1 at every checkpoint. Lines are means over attention and MLP matrices, "
     "and bands hold the middle half of the matrices. A higher spectral / Frobenius ratio, a lower effective rank and a "
     "higher top-1 % ratio all mean that fewer directions carry the update."
 )
@@ -80,6 +84,24 @@ _SPECTRA = (
     "The singular values of ΔW at each run's last checkpoint. Both axes are logarithmic, and at most 64 values are "
     "drawn for each matrix, spaced evenly along the axis. A steep line means that a few directions carry the update. "
     "Values relative to σ₁ allow runs of different norm to be compared."
+)
+_TAIL = (
+    "The Frobenius norm that is left of ΔW at each run's last checkpoint when its first singular components are left "
+    "out: what the tail costs in norm. The line is the mean over attention and MLP matrices, and the band holds the "
+    "middle half of them. At 1 %, what is left out is what the top-1 % ratio keeps."
+)
+_RANKS = (
+    "The same comparison for every rank k = 1 to 20 that was evaluated: |cos| between the k-th left singular vectors, "
+    "or the root mean square cosine between the spans of the first k. Lines are means over the attention and MLP "
+    "matrices that have the rank. The dashed line is what random vectors or subspaces would reach. Vectors of close "
+    "singular values can swap, which a span is blind to unless the swap crosses its edge."
+)
+_PATHS = (
+    "The first left singular vector u₁ of every matrix in the layers, with a point for each checkpoint; a square is "
+    "the first and a ring the last. Each cell has a scale of its own. Of the experts of a module, one is shown. Plain "
+    "t-SNE sees the vectors as they are. The authors' recipe standardises every entry, keeps two principal components, "
+    "and takes a perplexity of max(5, n / 3): entries count alike however little they move. In t-SNE, the axes and "
+    "long distances mean nothing."
 )
 _ALIGNMENT = (
     "How far the top-20 left singular directions of ΔW already agree with those of the run's last checkpoint. The last "
@@ -109,6 +131,8 @@ _HISTOGRAM = (
     "and all runs share the same bins."
 )
 _SHIFT = (
-    "The embeddings of some tokens in two dimensions. A line joins each token's place in the base, a hollow mark, to "
-    "its place after training, a filled mark. Point at a mark to see its token. Every run has a plane of its own."
+    "The embeddings of some tokens in two dimensions. The base, rings, and all runs, dots, share one plane; a line "
+    "joins the places of a token. Point at a dot to see its token. Shifts that are too small to be seen are drawn "
+    "longer in the plane of the principal components, by the factor above the picture. t-SNE does not show how far a "
+    "token moved: the numbers do."
 )

@@ -1,30 +1,50 @@
-"""The printed figures of an analysis: over training, of singular values, and of layers. Those in `maps` join them."""
+"""The printed figures of an analysis by name, and those over training, of singular values and of layers."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from effopd.report.analysis.maps import draw_effective_rank, draw_embedding_shift, draw_first_vector, draw_trajectories
+from effopd.report.analysis.embeddings import draw_embedding_shift
+from effopd.report.analysis.maps import draw_effective_rank, draw_first_vector, draw_trajectory_evr
 from effopd.report.analysis.records import AnalysisRecords
 from effopd.report.analysis.series import (
+    TAIL_PERCENTS,
     SampledSpectrum,
+    alignment_by_rank,
     log_spaced,
     mean_over_training,
     norms_by_layer,
     norms_over_training,
+    tail_norms,
 )
-from effopd.report.drawing import COLOURS, line_style, over_training_axes, plain, row_of_panels, save, tidy, with_legend
+from effopd.report.analysis.trajectories import draw_trajectories, draw_trajectory_grid
+from effopd.report.drawing import (
+    COLOURS,
+    line_style,
+    over_training_axes,
+    plain,
+    row_of_panels,
+    save,
+    tidy,
+    with_legend,
+    within_unit,
+)
 
 FIGURE_NAMES = (
-    *("update_norm", "concentration", "alignment", "effective_rank", "first_vector"),
-    *("spectra", "layer_norms", "trajectory", "embedding_shift"),
+    *("update_norm", "concentration", "alignment", "alignment_by_rank", "effective_rank", "first_vector"),
+    *("spectra", "tail_norm", "layer_norms", "trajectory", "trajectory_evr", "trajectory_tsne"),
+    *("trajectory_tsne_authors", "embedding_shift"),
 )
 _KIND_LABEL = {"all": "all parameters", "attention": "attention", "mlp": "MLP"}
 _MAX_THIN_LINES = 60
+_RANKS = colormaps["viridis"]
 
 
 def draw_figures(records: AnalysisRecords, spectra: Sequence[SampledSpectrum], folder: Path) -> list[Path]:
@@ -45,11 +65,16 @@ def draw_figures(records: AnalysisRecords, spectra: Sequence[SampledSpectrum], f
         "update_norm": lambda: draw_update_norm(records),
         "concentration": lambda: draw_concentration(records),
         "alignment": lambda: draw_alignment(records),
+        "alignment_by_rank": lambda: draw_alignment_by_rank(records),
         "effective_rank": lambda: draw_effective_rank(records),
         "first_vector": lambda: draw_first_vector(records),
         "spectra": lambda: draw_spectra(records, spectra),
+        "tail_norm": lambda: draw_tail_norm(records, spectra),
         "layer_norms": lambda: draw_layer_norms(records),
         "trajectory": lambda: draw_trajectories(records),
+        "trajectory_evr": lambda: draw_trajectory_evr(records),
+        "trajectory_tsne": lambda: draw_trajectory_grid(records, "tsne"),
+        "trajectory_tsne_authors": lambda: draw_trajectory_grid(records, "authors_tsne"),
         "embedding_shift": lambda: draw_embedding_shift(records),
     }
     paths = []
@@ -83,6 +108,7 @@ def draw_concentration(records: AnalysisRecords) -> Figure | None:
     if records.num_checkpoints < 2 or records.matrices.empty:
         return None
     columns = {
+        "spectral_norm": "spectral norm",
         "spectral_to_frobenius": "spectral / Frobenius norm",
         "effective_rank": "effective rank",
         "top1pct_norm_ratio": "top-1 % norm ratio",
@@ -91,6 +117,8 @@ def draw_concentration(records: AnalysisRecords) -> Figure | None:
     for axes, (column, label) in zip(panels, columns.items(), strict=True):
         _draw_bands(axes, records, column)
         axes.set_title(label, loc="left", fontsize=10)
+        if column in ("spectral_to_frobenius", "top1pct_norm_ratio"):
+            within_unit(axes)
     return with_legend(figure, panels[0])
 
 
@@ -105,12 +133,46 @@ def draw_alignment(records: AnalysisRecords) -> Figure | None:
     ):
         axes.set_ylabel(unit)
         _draw_bands(axes, records, column)
-        axes.set_ylim(0, 1.03)
+        axes.set_ylim(0, 1)
+        within_unit(axes)
         axes.set_title(label, loc="left", fontsize=10)
     chance = records.matrices["chance_alignment"].mean()
     if np.isfinite(chance):
         panels[1].axhline(chance, color="black", linewidth=1, linestyle=(0, (4, 3)), label="chance, subspaces (mean)")
     return with_legend(figure, panels[1])
+
+
+def draw_alignment_by_rank(records: AnalysisRecords) -> Figure | None:
+    """Draw each checkpoint's alignment with the run's last one for every rank, of vectors and of nested subspaces."""
+    rows = alignment_by_rank(records)
+    if records.num_checkpoints < 2 or rows.empty:
+        return None
+    runs = [run for run in records.runs if (rows["run"] == run).any()]
+    figure = Figure(figsize=(max(3.1 * len(runs) + 1.2, 5), 5.6), layout="constrained")
+    grid = figure.subplots(2, len(runs), sharex=True, sharey=True, squeeze=False)
+    most = int(rows["rank"].max())
+    norm = BoundaryNorm(np.arange(0.5, most + 1), 256)
+    quantities = {"vector": r"$|\cos u_k|$", "subspace": r"rms cosine, span of $u_1..u_k$"}
+    for (quantity, label), panels in zip(quantities.items(), grid, strict=True):
+        for run, axes in zip(runs, panels, strict=True):
+            of_run = rows[rows["run"] == run]
+            for rank, line in of_run.groupby("rank"):
+                style = {"color": _RANKS(norm(rank)), "linewidth": 1.2, "marker": "o", "markersize": 2.2}
+                axes.plot(line[records.x], line[quantity], **style)
+            chance = of_run.loc[of_run["rank"] == most, f"chance_{quantity}"].mean()
+            axes.axhline(
+                chance, color="black", linewidth=1, linestyle=(0, (4, 3)), label=f"chance (of subspaces: k = {most})"
+            )
+            axes.set_ylim(0, 1)
+            over_training_axes(axes, records.x)
+        panels[0].set_ylabel(label)
+    for run, above, below in zip(runs, *grid, strict=True):
+        above.set_title(plain(run), loc="left", fontsize=10)
+        above.set_xlabel("")
+        within_unit(below)
+    ticks = [rank for rank in (1, 5, 10, 15, 20) if rank <= most]
+    figure.colorbar(ScalarMappable(norm, _RANKS), ax=list(grid.flat), label="rank $k$", ticks=ticks, aspect=30)
+    return with_legend(figure, grid[1][0])
 
 
 def draw_spectra(records: AnalysisRecords, spectra: Sequence[SampledSpectrum]) -> Figure | None:
@@ -131,6 +193,39 @@ def draw_spectra(records: AnalysisRecords, spectra: Sequence[SampledSpectrum]) -
     low = min(float(np.min(each.values) / each.values[0]) for each in spectra)
     panels[0].set_ylim(max(low / 2, 1e-6), 1.6)  # what lies below is rounding of the Gram matrix
     panels[0].set_ylabel(r"$\sigma_i\,/\,\sigma_1$")
+    return with_legend(figure, panels[0])
+
+
+def draw_tail_norm(records: AnalysisRecords, spectra: Sequence[SampledSpectrum]) -> Figure | None:
+    """Draw the norm that is left of the update without its first p % of the components, as a share and as it is."""
+    rows = tail_norms(records, spectra)
+    if rows.empty:
+        return None
+    figure, panels = row_of_panels(2, width=4.2)
+    for axes, column, title in (
+        (panels[0], "share", "share of the norm"),
+        (panels[1], "norm", "mean norm of a matrix"),
+    ):
+        for index, run in enumerate(records.runs):
+            line = rows[rows["run"] == run]
+            if line.empty:  # the run's update is zero
+                continue
+            style = line_style(index)
+            axes.plot(line["percent"], line[column], label=plain(run), clip_on=False, **style)
+            if column == "share":
+                axes.fill_between(
+                    line["percent"], line["low"], line["high"], color=style["color"], alpha=0.15, linewidth=0
+                )
+        axes.axvline(1, color="black", linewidth=1, linestyle=":", zorder=1)
+        axes.set(xscale="log", xlabel="first components left out, %", xlim=(TAIL_PERCENTS[0], 100))
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_title(title, loc="left", fontsize=10)
+        tidy(axes)
+    panels[0].set_ylim(0, 1)
+    within_unit(panels[0])
+    panels[0].set_ylabel(r"$\Vert$tail of $\Delta W\Vert_F\,/\,\Vert\Delta W\Vert_F$")
+    panels[1].set_ylabel(r"$\Vert$tail of $\Delta W\Vert_F$")
     return with_legend(figure, panels[0])
 
 

@@ -17,7 +17,7 @@ from effopd.report.analysis.records import AnalysisRecords, last_checkpoints
 from effopd.report.analysis.series import SampledSpectrum
 from effopd.report.table import Table
 
-_SCRIPTS = ("core.js", "lines.js", "maps.js", "table.js")
+_SCRIPTS = ("core.js", "lines.js", "maps.js", "embeddings.js", "table.js")
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 _MAX_FACTS = 60
 _MAX_JSON = 100_000
@@ -39,13 +39,13 @@ _SECTIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         "How concentrated the update is",
         "An update that uses few directions has a large spectral norm for its Frobenius norm, and a small effective "
         "rank.",
-        ("concentration", "heat", "spectra"),
+        ("concentration", "heat", "spectra", "tail"),
     ),
     (
         "direction",
         "When its directions were found",
         "Each checkpoint's update is compared with that of the run's last one.",
-        ("alignment", "folded:alignment", "early", "trajectory"),
+        ("alignment", "ranks", "folded:alignment", "early", "trajectory", "paths"),
     ),
     (
         "embeddings",

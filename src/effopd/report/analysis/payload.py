@@ -1,7 +1,7 @@
 """The data of the interactive report, as JSON values.
 
 To keep the report small, tables are stored by column, names are replaced by numbers, and numbers are rounded to five
-significant digits.
+significant digits; cosines to ten, because embeddings may move very little.
 """
 
 import json
@@ -14,12 +14,15 @@ import pandas as pd
 from effopd.report.analysis.records import AnalysisRecords
 from effopd.report.analysis.series import (
     SampledSpectrum,
+    alignment_by_rank,
     cosine_edges,
     histogram,
+    magnification,
     mean_over_training,
     norms_by_layer,
     norms_over_training,
     representatives,
+    tail_norms,
 )
 
 MAX_ROWS = 40_000
@@ -44,7 +47,10 @@ METRICS = (
     ("trajectory_evr", "EVR of u₁", True, "share of the variance of u₁ over training in two principal components"),
     ("relative_error", "relative error", False, "estimated bound on the relative error of the spectral metrics"),
 )
+_COSINE_DIGITS = 10
+_CHANCES = ("chance_vector", "chance_subspace")
 _OVER_TRAINING = (
+    "spectral_norm",
     "spectral_to_frobenius",
     "effective_rank",
     "top1pct_norm_ratio",
@@ -69,13 +75,21 @@ def make_payload(records: AnalysisRecords, spectra: Sequence[SampledSpectrum]) -
     payload = {
         "runs": list(records.runs),
         "checkpoints": _checkpoints(records),
-        "x": "optimizer step" if records.x == "step" else "checkpoint",
+        "x": "optimizer step" if _x(records) == "step" else "checkpoint",
         "metrics": [metric for metric in METRICS if rows[metric[0]].notna().any()],
         "aggregated": aggregated,
         "rows": _table_columns(records, rows),
         "norms": _lines(records, norms_over_training(records), ("norm", "relative"), "kind"),
         "layers": _lines(records, norms_by_layer(records), ("norm",), "kind", x="layer"),
         "training": _over_training(records),
+        "ranks": _lines(records, alignment_by_rank(records), ("vector", "subspace", *_CHANCES), "rank"),
+        "tails": _lines(
+            records,
+            tail_norms(records, spectra).assign(all=""),
+            ("share", "low", "high", "norm"),
+            "all",
+            x="percent",
+        ),
         "chance": _compact([records.matrices["chance_alignment"].mean()])[0],
         "spectra": [
             {
@@ -85,7 +99,9 @@ def make_payload(records: AnalysisRecords, spectra: Sequence[SampledSpectrum]) -
             for each in spectra
         ],
         "trajectories": _trajectories(records, names),
-        "embeddings": _lines(records, records.embeddings, ("mean", "p05", "median", "p95"), "parameter"),
+        "embeddings": _lines(
+            records, records.embeddings, ("mean", "p05", "median", "p95"), "parameter", digits=_COSINE_DIGITS
+        ),
         "tokens": _tokens(records),
     }
     places = records.updates.drop_duplicates("parameter").set_index("parameter").loc[list(names.numbers)]
@@ -151,16 +167,21 @@ def _checkpoints(records: AnalysisRecords) -> list[list[list[int | None]]]:
 
 
 def _lines(
-    records: AnalysisRecords, rows: pd.DataFrame, columns: Sequence[str], by: str, x: str | None = None
+    records: AnalysisRecords, rows: pd.DataFrame, columns: Sequence[str], by: str, x: str | None = None, digits: int = 5
 ) -> list[dict[str, Any]]:
     """Split rows into lines, one for each run and each value of the column `by`, in the order of the x axis."""
     lines = []
     for (run, kind), group in rows.groupby(["run", by], sort=False):
         if run in records.runs:
             group = group.sort_values(x or "checkpoint")
-            line = {"run": records.runs.index(run), by: kind, "x": _compact(group[x or records.x])}
-            lines.append(line | {column: _compact(group[column]) for column in columns})
+            line = {"run": records.runs.index(run), by: kind, "x": _compact(group[x or _x(records)])}
+            lines.append(line | {column: _compact(group[column], digits) for column in columns})
     return lines
+
+
+def _x(records: AnalysisRecords) -> str:
+    """Name the column over which interactive figures show training; the page itself makes shares of the steps."""
+    return "step" if records.x == "share" else records.x
 
 
 def _over_training(records: AnalysisRecords) -> dict[str, Any]:
@@ -183,34 +204,52 @@ def _trajectories(records: AnalysisRecords, names: _NameNumbers) -> list[dict[st
         if len(points) < 3:  # fewer points always lie in a plane
             continue
         points = points.sort_values("checkpoint")
-        keys = ["pc1", "pc2"] + (["tsne1", "tsne2"] if points["tsne1"].notna().any() else [])
-        head = {"run": records.runs.index(run), "matrix": names.of(parameter), "x": _compact(points[records.x])}
+        keys = [f"{plane}{i}" for plane in ("pc", "tsne", "authors_tsne") for i in (1, 2)]
+        keys = [key for key in keys if points[key].notna().any()]
+        head = {"run": records.runs.index(run), "matrix": names.of(parameter), "x": _compact(points[_x(records)])}
         share = _compact([shares.get((run, parameter), np.nan)])[0]
         found.append({**head, "evr": share, **{key: _compact(points[key]) for key in keys}})
     return found
 
 
 def _tokens(records: AnalysisRecords) -> list[dict[str, Any]]:
-    """List, for each run and parameter, a histogram of all cosines, and the tokens that are drawn in the plane."""
-    tokens = records.embedding_tokens
-    edges = {parameter: cosine_edges(rows["cosine"]) for parameter, rows in tokens.groupby("parameter", sort=False)}
+    """List, for each run and parameter, a histogram of all cosines, and the tokens that are drawn in the plane.
+
+    Places after training are given by what they differ in from those in the base.
+    """
     found = []
-    for (run, parameter), rows in tokens.groupby(["run", "parameter"], sort=False):
-        if run not in records.runs:
-            continue
-        places = ["base_x", "base_y", "trained_x", "trained_y"]
-        shown = rows.dropna(subset=places)
-        shown = shown.iloc[_evenly(len(shown), MAX_TOKENS)]
-        found.append(
-            {
-                **{"run": records.runs.index(run), "parameter": parameter, "tokens": len(rows)},
-                "edges": _compact(edges[parameter]),
-                "share": _compact(histogram(rows["cosine"], edges[parameter])),
-                "text": [str(token) for token in shown["token"]],
-                "id": [int(token) for token in shown["token_id"]],
-                **{key: _compact(shown[key]) for key in ["cosine", *places]},
+    for parameter, tokens in records.embedding_tokens.groupby("parameter", sort=False):
+        edges = cosine_edges(tokens["cosine"])
+        shown = tokens.dropna(subset=["base_x", "base_y", "trained_x", "trained_y"])
+        factor = magnification(shown)
+        for run, rows in tokens.groupby("run", sort=False):
+            if run not in records.runs:
+                continue
+            of_run = shown[shown["run"] == run]
+            of_run = of_run.iloc[_evenly(len(of_run), MAX_TOKENS)]
+            planes = [plane for plane in ("", "tsne_") if of_run[f"{plane}base_x"].notna().any()]
+            places = {
+                f"{plane}{axis}": _compact(of_run[f"{plane}base_{axis}"]) for plane in planes for axis in ("x", "y")
             }
-        )
+            shifts = {
+                f"{plane}d{axis}": _compact(of_run[f"{plane}trained_{axis}"] - of_run[f"{plane}base_{axis}"])
+                for plane in planes
+                for axis in ("x", "y")
+            }
+            head = {"run": records.runs.index(run), "parameter": parameter, "tokens": len(rows), "factor": factor}
+            mean, shift = _compact([rows["cosine"].mean(), rows["relative_shift"].median()], _COSINE_DIGITS)
+            found.append(
+                {
+                    **head,
+                    **{"mean": mean, "shift": shift, "edges": _compact(edges, _COSINE_DIGITS)},
+                    "share": _compact(histogram(rows["cosine"], edges)),
+                    "text": [str(token) for token in of_run["token"]],
+                    "id": [int(token) for token in of_run["token_id"]],
+                    "cosine": _compact(of_run["cosine"], _COSINE_DIGITS),
+                    **places,
+                    **shifts,
+                }
+            )
     return found
 
 
@@ -218,14 +257,14 @@ def _evenly(size: int, limit: int) -> Any:
     return np.unique(np.linspace(0, size - 1, min(size, limit)).astype(int)) if size else []
 
 
-def _compact(values: Iterable[Any]) -> list[float | int | None]:
-    """Round numbers to five significant digits. Whole numbers become integers; NaN and infinity become None."""
-    return [_short(float(value)) for value in values]
+def _compact(values: Iterable[Any], digits: int = 5) -> list[float | int | None]:
+    """Round numbers to some significant digits. Whole numbers become integers; NaN and infinity become None."""
+    return [_short(float(value), digits) for value in values]
 
 
-def _short(value: float) -> float | int | None:
+def _short(value: float, digits: int) -> float | int | None:
     if not np.isfinite(value):
         return None
     if value == int(value) and abs(value) < 1e9:
         return int(value)
-    return float(f"{value:.5g}")
+    return float(f"{value:.{digits}g}")

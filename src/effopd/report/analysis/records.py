@@ -22,8 +22,17 @@ UPDATE_COLUMNS = (
     "trajectory_evr",
 )
 # fmt: on
+RANKS = tuple(range(1, 21))
+"""The ranks k for which `alignments.parquet` has columns `vector_k` and `subspace_k`."""
 OPTIONAL_FILES = {
-    "trajectories": ("run", "parameter", "checkpoint", "step", "pc1", "pc2", "tsne1", "tsne2"),
+    "alignments": (
+        *("run", "checkpoint", "step", "parameter"),
+        *(f"{what}_{rank}" for what in ("vector", "subspace") for rank in RANKS),
+    ),
+    "trajectories": (
+        *("run", "parameter", "checkpoint", "step"),
+        *("pc1", "pc2", "tsne1", "tsne2", "authors_tsne1", "authors_tsne2"),
+    ),
     "embeddings": (
         "run",
         "checkpoint",
@@ -37,15 +46,9 @@ OPTIONAL_FILES = {
         "p95",
     ),
     "embedding_tokens": (
-        "run",
-        "parameter",
-        "token_id",
-        "token",
-        "cosine",
-        "base_x",
-        "base_y",
-        "trained_x",
-        "trained_y",
+        *("run", "parameter", "token_id", "token", "cosine", "relative_shift"),
+        *("base_x", "base_y", "trained_x", "trained_y"),
+        *("tsne_base_x", "tsne_base_y", "tsne_trained_x", "tsne_trained_y"),
     ),
 }
 _TEXT = {"run", "parameter", "module", "kind", "dtype", "route", "token"}
@@ -59,6 +62,8 @@ _TOWER = r"^((?:visual|vision|image|audio|speech)\w*)\."  # how the name of a mo
 class AnalysisRecords:
     """The records of an analysis.
 
+    All but `embedding_tokens` have a column `share`, which is `step` over the step of the run's last checkpoint.
+
     Attributes:
         directory: Directory of the analysis.
         analysis: Content of `analysis.json`.
@@ -67,6 +72,7 @@ class AnalysisRecords:
             `group`, the module without the numbers of experts; `tower`, the name of the module's stack of layers if
             that is not the language model's, such as `visual`, and otherwise an empty text; `relative_update`, which
             is frobenius_norm / base_norm; and `effective_rank_share`, which is effective_rank / min(rows, cols).
+        alignments: Rows of `alignments.parquet`; none if there is no such file.
         trajectories: Rows of `trajectories.parquet`, with the parameters in the order of `updates`; none if there is no
             such file.
         embeddings: Rows of `embeddings.parquet` in the same order, so that the embedding table comes before an output
@@ -79,6 +85,7 @@ class AnalysisRecords:
     directory: Path
     analysis: dict[str, Any]
     updates: pd.DataFrame
+    alignments: pd.DataFrame
     trajectories: pd.DataFrame
     embeddings: pd.DataFrame
     embedding_tokens: pd.DataFrame
@@ -93,14 +100,14 @@ class AnalysisRecords:
 
     @property
     def x(self) -> str:
-        """The column over which figures show training.
+        """The column over which printed figures show training.
 
-        This is `step` if all steps are known and ascend in every run. Otherwise, as for a list of models, it is
+        This is `share` if all steps are known and ascend in every run. Otherwise, as for a list of models, it is
         `checkpoint`.
         """
         steps = self.updates.drop_duplicates(["run", "checkpoint"]).groupby("run")["step"]
         ascend = steps.agg(lambda of_run: bool((of_run.diff().iloc[1:] > 0).all() and of_run.notna().all()))
-        return "step" if ascend.all() else "checkpoint"
+        return "share" if ascend.all() else "checkpoint"
 
     @property
     def num_checkpoints(self) -> int:
@@ -135,11 +142,12 @@ def read_analysis(directory: Path) -> AnalysisRecords:
     optional, absent = _read_optional(directory)
     runs = tuple(dict.fromkeys(updates["run"]))
     updates = _prepare(updates, runs)
+    last = updates.groupby("run")["step"].max().replace(0, 1)
     order = {name: index for index, name in enumerate(dict.fromkeys(updates["parameter"]))}
     for name, frame in optional.items():
         places = frame["parameter"].map(order).fillna(len(order)).to_numpy(dtype=float)
-        optional[name] = frame.iloc[np.argsort(places, kind="stable")]
-    return AnalysisRecords(directory, analysis, updates, **optional, runs=runs, absent=absent)
+        optional[name] = _with_share(frame.iloc[np.argsort(places, kind="stable")], last)
+    return AnalysisRecords(directory, analysis, _with_share(updates, last), **optional, runs=runs, absent=absent)
 
 
 def last_checkpoints(rows: pd.DataFrame) -> pd.DataFrame:
@@ -184,6 +192,10 @@ def _prepare(updates: pd.DataFrame, runs: tuple[str, ...]) -> pd.DataFrame:
     }
     # The sort is stable, so that the experts of a module stay in the order of the file.
     return updates.iloc[np.lexsort([key.to_numpy(dtype=float) for key in reversed(keys.values())])]
+
+
+def _with_share(rows: pd.DataFrame, last: pd.Series) -> pd.DataFrame:
+    return rows.assign(share=rows["step"] / rows["run"].map(last)) if "step" in rows else rows
 
 
 def _role(group: str) -> int:

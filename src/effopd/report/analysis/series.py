@@ -1,5 +1,8 @@
 """What printed and interactive figures draw: the records, summarised over matrices, layers or tokens."""
 
+import math
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,10 +11,11 @@ import pandas as pd
 from safetensors.numpy import safe_open
 
 from effopd.errors import DataError
-from effopd.report.analysis.records import AnalysisRecords, last_checkpoints
+from effopd.report.analysis.records import RANKS, AnalysisRecords, last_checkpoints
 
 KINDS = ("attention", "mlp", "embedding", "lm_head", "norm", "other")
 MAX_POINTS = 64
+TAIL_PERCENTS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 _FEW_EXPERTS = 3
 
 
@@ -24,6 +28,10 @@ class SampledSpectrum(NamedTuple):
         size: Number of all its singular values.
         indices: int64 [n], the indices i of the chosen singular values, from 1; n is at most `MAX_POINTS`.
         values: float64 [n], the singular values sigma_i themselves.
+        tail: float64 [len(TAIL_PERCENTS)], the Frobenius norm of the update without its first p % of the components,
+            for each p of `TAIL_PERCENTS`. Of r components, these are ceil(r p / 100), as in the paper's top-1 % ratio;
+            r is the rank of the record.
+        norm: Frobenius norm of the update.
     """
 
     run: str
@@ -31,6 +39,8 @@ class SampledSpectrum(NamedTuple):
     size: int
     indices: npt.NDArray[np.int64]
     values: npt.NDArray[np.float64]
+    tail: npt.NDArray[np.float64]
+    norm: float
 
 
 def mean_over_training(records: AnalysisRecords, column: str) -> pd.DataFrame:
@@ -41,35 +51,60 @@ def mean_over_training(records: AnalysisRecords, column: str) -> pd.DataFrame:
         column: Name of the metric's column.
 
     Returns:
-        A row for each run and checkpoint, in order, with the columns run, checkpoint, step, matrices (the number of
-        matrices that have a value), mean, low and high (the quartiles).
+        A row for each run and checkpoint, in order, with the columns run, checkpoint, step, share, matrices (the number
+        of matrices that have a value), mean, low and high (the quartiles).
     """
     groups = records.matrices.groupby(["run", "checkpoint"], sort=False)
     frame = groups[column].agg(
         matrices="count", mean="mean", low=lambda x: x.quantile(0.25), high=lambda x: x.quantile(0.75)
     )
-    frame["step"] = groups["step"].first()
+    frame[["step", "share"]] = groups[["step", "share"]].first()
     return frame.reset_index()
+
+
+def alignment_by_rank(records: AnalysisRecords) -> pd.DataFrame:
+    """Average the alignment with the last checkpoint over attention and MLP matrices, for each rank.
+
+    Returns:
+        A row for each run, rank and checkpoint, in order, with the columns run, checkpoint, step, share, rank, vector
+        (the mean of |cos u_k|), subspace (that of the root mean square cosine of the first k vectors), chance_vector
+        and chance_subspace (the root mean squares for random ones, sqrt(1 / rows) and sqrt(k / rows)), each averaged
+        over the matrices that have the rank, and matrices (their number).
+    """
+    keys = ["run", "checkpoint", "parameter"]
+    rows = records.alignments.merge(records.matrices[[*keys, "rows"]], on=keys)
+    order = {run: index for index, run in enumerate(records.runs)}
+    found = []
+    for rank in RANKS:
+        known = rows[rows[f"vector_{rank}"].notna()]
+        chance = {"chance_vector": (1 / known["rows"]) ** 0.5, "chance_subspace": (rank / known["rows"]) ** 0.5}
+        columns = {"vector": f"vector_{rank}", "subspace": f"subspace_{rank}"} | {name: name for name in chance}
+        aggregates = {name: (column, "mean") for name, column in columns.items()}
+        groups = known.assign(**chance).groupby(["run", "checkpoint"], sort=False)
+        means = groups.agg(step=("step", "first"), share=("share", "first"), matrices=("rows", "size"), **aggregates)
+        found.append(means.reset_index().assign(rank=rank))
+    table = pd.concat(found, ignore_index=True)
+    return table.sort_values(["run", "rank", "checkpoint"], key=lambda c: c.map(order) if c.name == "run" else c)
 
 
 def norms_over_training(records: AnalysisRecords) -> pd.DataFrame:
     """Compute the Frobenius norm of the update, of all parameters and of those of each kind, for each checkpoint.
 
     Returns:
-        A row for each run, checkpoint and kind, with the columns run, checkpoint, step, kind (`all` for all
+        A row for each run, checkpoint and kind, with the columns run, checkpoint, step, share, kind (`all` for all
         parameters), norm, and relative (the norm over that of the base).
     """
     rows = records.updates
     squares = pd.DataFrame(
         {
-            **{key: rows[key] for key in ("run", "checkpoint", "step", "kind")},
+            **{key: rows[key] for key in ("run", "checkpoint", "step", "share", "kind")},
             "norm": rows["frobenius_norm"] ** 2,
             "base": rows["base_norm"] ** 2,
         }
     )
     squares = pd.concat([squares.assign(kind="all"), squares])
     sums = squares.groupby(["run", "checkpoint", "kind"], sort=False).agg(
-        step=("step", "first"), norm=("norm", "sum"), base=("base", "sum")
+        step=("step", "first"), share=("share", "first"), norm=("norm", "sum"), base=("base", "sum")
     )
     sums["relative"] = np.sqrt(sums["norm"] / sums["base"].where(sums["base"] > 0))
     sums["norm"] = np.sqrt(sums["norm"])
@@ -131,8 +166,8 @@ def read_spectra(records: AnalysisRecords) -> list[SampledSpectrum]:
         try:
             with safe_open(path, framework="numpy") as file:
                 saved = set(file.keys())
-                names = [name for name in rows["parameter"] if name in saved]
-                found += [_sample(run, name, file.get_tensor(name)) for name in names]
+                ranks = zip(rows["parameter"], rows["rank"], strict=True)
+                found += [_sample(run, name, file.get_tensor(name), int(rank)) for name, rank in ranks if name in saved]
         except Exception as error:  # the exception of safetensors has no public base class
             raise DataError(f"{path} cannot be read as spectra ({error}). Run the analysis again.") from error
     return [spectrum for spectrum in found if len(spectrum.values)]
@@ -163,8 +198,48 @@ def cosine_edges(cosines: pd.Series, bins: int = 48) -> npt.NDArray[np.float64]:
     return np.linspace(min(low, 1 - 1e-6), 1.0, bins + 1)
 
 
-def _sample(run: str, parameter: str, values: Any) -> SampledSpectrum:
+def tail_norms(records: AnalysisRecords, spectra: Sequence[SampledSpectrum]) -> pd.DataFrame:
+    """Average the norm that the components after the first p % have, over the `representatives` of each run.
+
+    Returns:
+        A row for each run and p, in order, with the columns run, percent; share (of the norm of the update, the mean),
+        low and high (its quartiles); and norm (the mean norm itself).
+    """
+    found = []
+    for run in records.runs:
+        group = [each for each in spectra if each.run == run]
+        if group:
+            tails, norms = np.array([each.tail for each in group]), np.array([[each.norm] for each in group])
+            low, high = np.quantile(tails / norms, (0.25, 0.75), axis=0)
+            columns = {"share": (tails / norms).mean(0), "low": low, "high": high, "norm": tails.mean(0)}
+            found.append(pd.DataFrame({"run": run, "percent": TAIL_PERCENTS, **columns}))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["run"])
+
+
+def magnification(tokens: pd.DataFrame) -> int:
+    """Choose how many times as long as they are the shifts of tokens are drawn in the plane of principal components.
+
+    Args:
+        tokens: Rows of `embedding_tokens` with coordinates.
+
+    Returns:
+        1, or a power of 10 that makes the median shift of no run longer than a tenth of the picture; 1 if none moved.
+    """
+    shifts = np.hypot(tokens["trained_x"] - tokens["base_x"], tokens["trained_y"] - tokens["base_y"])
+    longest = shifts.groupby(tokens["run"]).median().max()
+    width = max(np.ptp(tokens["base_x"]), np.ptp(tokens["base_y"]))
+    return int(10 ** max(math.floor(math.log10(width / 10 / longest)), 0)) if longest > 0 and width > 0 else 1
+
+
+def _sample(run: str, parameter: str, values: Any, rank: int) -> SampledSpectrum:
+    values = np.asarray(values, dtype=np.float64)
     indices = log_spaced(len(values))
-    chosen = np.asarray(values, dtype=np.float64)[indices - 1] if len(values) else np.empty(0)
+    chosen = values[indices - 1] if len(values) else np.empty(0)
     positive = chosen > 0
-    return SampledSpectrum(run, parameter, len(values), indices[: len(chosen)][positive], chosen[positive])
+    # From the smallest on, so that what is small is not lost in what is large.
+    squares = np.append(np.cumsum(values[:rank][::-1] ** 2)[::-1], 0.0)
+    first = [math.ceil(Fraction(str(percent)) * rank / 100) for percent in TAIL_PERCENTS]
+    tail = np.sqrt(squares[first])
+    return SampledSpectrum(
+        run, parameter, len(values), indices[: len(chosen)][positive], chosen[positive], tail, math.sqrt(squares[0])
+    )

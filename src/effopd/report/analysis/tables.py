@@ -12,6 +12,7 @@ from effopd.report.analysis.stored_precision import stored_table
 from effopd.report.table import NONE, Table, number
 
 SPECTRAL = (
+    ("spectral_norm", "spectral norm", 1.0),
     ("spectral_to_frobenius", "spectral / Frobenius, %", 100.0),
     ("effective_rank", "effective rank", 1.0),
     ("top1pct_norm_ratio", "top-1 % ratio, %", 100.0),

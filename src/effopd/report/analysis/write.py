@@ -10,11 +10,12 @@ from effopd.report.analysis.html import make_html
 from effopd.report.analysis.records import read_analysis
 from effopd.report.analysis.series import read_spectra
 from effopd.report.analysis.tables import make_tables, tables_markdown
+from effopd.report.drawing import SUFFIXES
 from effopd.report.sweep import sweep_section
 
 
 def write_report(out: Path, sweep: Path | None = None) -> list[Path]:
-    """Write `tables.md`, `figures/*.svg` and `.png`, and `report.html` beside the records that `effopd analyze` saved.
+    """Write `tables.md`, `figures/` (SVG, PDF, PNG) and `report.html` beside the records that `effopd analyze` saved.
 
     All files are made in a temporary directory and then moved, so that a failure leaves an earlier report as it was.
     Figures of an earlier report are removed if there are no records for them any more. Other files stay. The same
@@ -47,7 +48,7 @@ def write_report(out: Path, sweep: Path | None = None) -> list[Path]:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     for name in FIGURE_NAMES:
-        for stale in (out / "figures" / f"{name}.svg", out / "figures" / f"{name}.png"):
+        for stale in (out / "figures" / f"{name}{suffix}" for suffix in SUFFIXES):
             if stale not in written:
                 stale.unlink(missing_ok=True)
     return written

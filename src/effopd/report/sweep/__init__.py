@@ -6,7 +6,7 @@ records = read_sweep("runs/world-sweep")
 points = sweep_points(records)              # a row for each point of each curve, which is what the figures draw
 tables = sweep_tables(records, points)      # tables that can be written as Markdown and as HTML
 captions = sweep_captions(records, points)
-write_sweep_report("runs/world-sweep")      # figures/*.svg and .png, and sweep.md
+write_sweep_report("runs/world-sweep")      # figures/*.svg, .pdf and .png, and sweep.md
 """
 
 from effopd.report.sweep.captions import SweepCaption, sweep_captions

@@ -119,7 +119,7 @@ def error_bars(records: SweepRecords, entry: dict[str, Any], points: pd.DataFram
 def _detail(entry: dict[str, Any], records: SweepRecords, points: pd.DataFrame) -> str:
     if entry["preset"] == "norm_matching":
         kl = (
-            ""
+            " The axis of the KL is logarithmic: a curve ends where the KL is 0."
             if shows_kl(entry, points)
             else " KL to the teacher was not measured, because the specification names none."
         )

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from effopd.report.drawing import COLOURS, line_style, plain, row_of_panels, tidy, with_legend
+from effopd.report.drawing import COLOURS, line_style, plain, row_of_panels, tidy, with_legend, within_unit
 from effopd.report.sweep.precision import note_errors
 
 _NORM = r"$\Vert\Delta W\Vert_F$"
@@ -44,6 +44,7 @@ def draw_curves(
     y: str = "accuracy",
     labels: str = "{run}",
     x_bars: bool = False,
+    positive: bool = False,
     **style: Any,
 ) -> None:
     """Draw a curve with error bars for each run, over the column `x`.
@@ -55,6 +56,7 @@ def draw_curves(
         y: Column to draw, `accuracy` or `kl`.
         labels: Label for the legend, in which `{run}` stands for the name of the run.
         x_bars: Whether to draw the range of `x` over training seeds.
+        positive: Whether the axis is logarithmic. A curve then ends where it is 0, which has no place on the axis.
         **style: Style of the lines, which goes before that of each run.
     """
     for index, run in enumerate(runs):
@@ -63,7 +65,7 @@ def draw_curves(
             continue
         axes.errorbar(
             curve["x"],
-            curve[y],
+            curve[y].where(curve[y] > 0) if positive else curve[y],
             yerr=_bars(curve, y),
             xerr=(curve["x"] - curve["x_low"], curve["x_high"] - curve["x"]) if x_bars else None,
             label=labels.format(run=plain(run)),
@@ -87,6 +89,7 @@ def _draw_update_norm(entry: dict[str, Any], points: pd.DataFrame, runs: list[st
         note_errors(axes, points[points["kind"] == kind])
         axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
         tidy(axes)
+    within_unit(panels[0])
     panels[0].set_ylabel("accuracy")
     return with_legend(figure, panels[0])
 
@@ -108,6 +111,7 @@ def _draw_embeddings(entry: dict[str, Any], points: pd.DataFrame, runs: list[str
     axes.set_xticks(range(len(kinds)), list(kinds.values()))
     axes.set_xlim(-0.5, len(kinds) - 0.5)
     note_errors(axes, points)
+    within_unit(axes)
     axes.set_ylabel("accuracy")
     tidy(axes)
     return with_legend(figure, axes)
@@ -127,6 +131,7 @@ def _draw_windows(entry: dict[str, Any], points: pd.DataFrame, runs: list[str]) 
         note_errors(axes, windows)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         tidy(axes)
+    within_unit(panels[0])
     panels[0].set_ylabel("accuracy")
     return with_legend(figure, panels[0])
 
@@ -166,6 +171,7 @@ def _draw_top_bottom(entry: dict[str, Any], points: pd.DataFrame, runs: list[str
         axes.set_xlabel("k, % of the singular components")
         note_errors(axes, points[points["kind"] == kind])
         tidy(axes)
+    within_unit(panels[0])
     panels[0].set_ylabel("accuracy")
     return with_legend(figure, panels[0])
 
@@ -186,24 +192,26 @@ def draw_references(axes: Axes, points: pd.DataFrame, runs: Sequence[str]) -> No
 def _draw_norm_matching(entry: dict[str, Any], points: pd.DataFrame, runs: list[str]) -> Figure:
     quantities = ["accuracy", "kl"] if points["kl"].notna().any() else ["accuracy"]
     figure = Figure(figsize=(8.8, 0.5 + 2.9 * len(quantities)), layout="constrained")
-    grid = figure.subplots(len(quantities), 2, sharey="row", squeeze=False)
+    grid = figure.subplots(len(quantities), 2, sharex="col", sharey="row", squeeze=False)
     for y, (over_training, over_beta) in zip(quantities, grid, strict=True):
         kinds = {kind: points[points["kind"] == kind] for kind in ("checkpoint", "norm-match", "beta")}
         style: dict[str, Any] = {"linestyle": "--", "markerfacecolor": "white", "linewidth": 1.2}
-        draw_curves(over_training, kinds["norm-match"], runs, y=y, labels="{run}, final norm")
-        draw_curves(over_training, kinds["checkpoint"], runs, y=y, labels="{run}, as trained", **style)
-        draw_curves(over_beta, kinds["beta"], runs, y=y)
+        log = y == "kl" and bool((points["kl"] > 0).any())  # it spans orders of magnitude
+        draw_curves(over_training, kinds["norm-match"], runs, y=y, labels="{run}, final norm", positive=log)
+        draw_curves(over_training, kinds["checkpoint"], runs, y=y, labels="{run}, as trained", positive=log, **style)
+        draw_curves(over_beta, kinds["beta"], runs, y=y, positive=log)
         over_training.set_ylabel({"accuracy": "accuracy", "kl": _KL}[y])
-        over_training.set_xlabel("optimizer step")
-        over_beta.set_xlabel(r"$\beta$ (0: as trained, 1: final norm)")
-        if y == quantities[-1]:
-            note_errors(over_training, pd.concat([kinds["norm-match"], kinds["checkpoint"]]))
-            note_errors(over_beta, kinds["beta"])
         for axes in (over_training, over_beta):
             tidy(axes)
-        if y == "kl" and (points["kl"] > 0).any():  # it spans orders of magnitude; bars that reach 0 are cut off below
+        if y == "accuracy":
+            within_unit(over_training)
+        if log:  # the panels share the axis; bars that reach 0 are cut off below
             over_training.set_yscale("log", nonpositive="clip")
             over_training.set_ylim(bottom=points["kl"][points["kl"] > 0].min() / 2)
+    grid[-1][0].set_xlabel("optimizer step")
+    grid[-1][1].set_xlabel(r"$\beta$ (0: as trained, 1: final norm)")
+    note_errors(grid[-1][0], points[points["kind"].isin(["norm-match", "checkpoint"])])
+    note_errors(grid[-1][1], points[points["kind"] == "beta"])
     grid[0][0].set_title("over training", loc="left", fontsize=10)
     grid[0][1].set_title("one early checkpoint", loc="left", fontsize=10)
     return with_legend(figure, grid[0][0])
@@ -218,5 +226,6 @@ def _draw_intervention(entry: dict[str, Any], points: pd.DataFrame, runs: list[s
         axes.set_xlabel(plain(entry["vary"]))
         note_errors(axes, points[points["kind"] == kind])
         tidy(axes)
+    within_unit(panels[0])
     panels[0].set_ylabel("accuracy")
     return with_legend(figure, panels[0])

@@ -19,7 +19,7 @@ def write_sweep_report(directory: str | Path) -> list[Path]:
         directory: Directory that was given to `effopd sweep` as `--out`.
 
     Returns:
-        The paths written: `figures/NAME.svg` and `.png` for each sweep and task, and `sweep.md`.
+        The paths written: `figures/NAME.svg`, `.pdf` and `.png` for each sweep and task, and `sweep.md`.
 
     Raises:
         DataError: The records cannot be read.

@@ -78,6 +78,13 @@ function runOptions(runs) {
 }
 function chosenRuns(select, runs) { return select.value === "all" ? runs : [Number(select.value)]; }
 
+/* A cosine, with as many decimals as show two digits of its distance from 1. */
+function cosineText(value) {
+  if (value === null || value === undefined) return "–";
+  const distance = Math.abs(1 - value);
+  return value.toFixed(distance ? Math.min(Math.max(1 - Math.floor(Math.log10(distance)), 3), 10) : 3);
+}
+
 function axis(title, extra = {}) {
   const colours = palette();
   return { title: { text: title, standoff: 8 }, gridcolor: colours.grid, linecolor: colours.line, tickcolor: colours.line,
@@ -87,7 +94,7 @@ function draw(element, traces, layout, label, bar = true) {
   const colours = palette();
   const whole = {
     font: { family: FONT, size: 12, color: colours.quiet }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    margin: { l: 52, r: 10, t: 10, b: 44 }, height: 320, showlegend: false, hovermode: "closest",
+    margin: { l: 52, r: 22, t: 10, b: 44 }, height: 320, showlegend: false, hovermode: "closest",
     dragmode: coarse.matches ? false : "zoom", barcornerradius: 2,
     hoverlabel: { bgcolor: colours.raised, bordercolor: colours.line, align: "left", font: { family: FONT, size: 12, color: colours.ink } },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colours.line, activecolor: colours.ink }, ...layout,
@@ -114,7 +121,8 @@ function panels(parent, titles, width) {
     return parent.children[index].lastChild;
   });
 }
-function legend(parent, runs) {
+/* Runs with their colours, and perhaps something to say about each. */
+function legend(parent, runs, notes = {}) {
   const list = make("ul", { class: "legend", "aria-label": "Runs" });
   for (const run of runs) {
     const swatch = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -122,9 +130,9 @@ function legend(parent, runs) {
     for (const [key, value] of Object.entries({ width: 14, height: 14 })) swatch.setAttribute(key, value);
     for (const [key, value] of Object.entries({ y: 4, width: 14, height: 6, rx: 2, fill: runStyle(run).colour })) bar.setAttribute(key, value);
     swatch.append(bar);
-    list.append(make("li", {}, swatch, data.runs[run]));
+    list.append(make("li", {}, swatch, data.runs[run] + (notes[run] || "")));
   }
-  parent.replaceChildren(...(runs.length > 1 ? [list] : []));
+  parent.replaceChildren(...(runs.length > 1 || notes[runs[0]] ? [list] : []));
 }
 
 const registered = [];
@@ -138,6 +146,26 @@ function figure(key, setup) {
   entry.draw = setup(controls, plots, keys, refresh);
   registered.push(entry);
 }
+/* Whether training is shown as a share of its steps; one switch in several places. */
+let overShare = false;
+const switches = [];
+function trainingSwitch(controls) {
+  if (data.x !== "optimizer step") return;
+  const select = choose(controls, "Axis", [["step", "optimizer step"], ["share", "share of training"]], () => {
+    overShare = select.value === "share";
+    switches.forEach((each) => { each.value = select.value; });
+    registered.forEach((entry) => { if (entry.drawn) entry.draw(); });
+  });
+  select.value = overShare ? "share" : "step";
+  switches.push(select);
+}
+/* A line over steps, as it is or over shares of its run's steps. */
+function overTraining(line) {
+  const steps = data.checkpoints[line.run];
+  const last = steps[steps.length - 1][1] || 1;
+  return overShare ? { ...line, x: line.x.map((step) => step / last) } : line;
+}
+function trainingLabel() { return overShare ? "share of training" : data.x; }
 /* Plotly lies in the page as text, to be compiled only when the page is there to read. */
 function loadPlotly() {
   const source = document.getElementById("plotly");

@@ -2,7 +2,7 @@
 function linesOf(list, run) { return list.filter((line) => line.run === run); }
 function curve(line, y, extra = {}) {
   const style = runStyle(line.run);
-  return { x: line.x, y, name: runLabel(line.run), mode: line.x.length > 40 ? "lines" : "lines+markers", type: "scatter",
+  return { x: line.x, y, name: runLabel(line.run), mode: line.x.length > 40 ? "lines" : "lines+markers", type: "scatter", cliponaxis: false,
     line: { color: style.colour, width: 2, dash: style.dash }, marker: { color: style.colour, symbol: style.symbol, size: 6 },
     hovertemplate: "%{x}: %{y:.4g}<extra>%{fullData.name}</extra>", ...extra };
 }
@@ -15,6 +15,7 @@ function band(line, low, high) {
 }
 /* Whole ticks where checkpoints are counted. */
 function trainingAxis(extra = {}) {
+  if (overShare) return axis(trainingLabel(), { tickformat: ".0%", range: [0, 1], ticklabeloverflow: "allow", ...extra });
   const most = Math.max(...data.checkpoints.map((list) => list.length));
   return axis(data.x, { ...(data.x === "checkpoint" ? { dtick: wholeTicks(most) } : {}), ...extra });
 }
@@ -29,10 +30,11 @@ function kindsOf(lines) {
 figure("norms", (controls, plots, keys, refresh) => {
   const kind = choose(controls, "Parameters", kindsOf(data.norms), refresh);
   const scale = choose(controls, "Norm", [["norm", "‖ΔW‖"], ["relative", "‖ΔW‖ / ‖W base‖"]], refresh);
+  trainingSwitch(controls);
   return () => {
     legend(keys, runNumbers);
     const [element] = panels(plots, [""]);
-    const lines = data.norms.filter((line) => line.kind === kind.value);
+    const lines = data.norms.filter((line) => line.kind === kind.value).map(overTraining);
     const traces = lines.map((line) => curve(line, line[scale.value]));
     draw(element, traces,
       { xaxis: trainingAxis(), yaxis: axis(scale.selectedOptions[0].textContent, fromZero(traces)) },
@@ -60,26 +62,61 @@ function fromZero(traces) {
   return traces.some((trace) => trace.y.some((value) => value > 0)) ? { rangemode: "tozero" } : { range: [0, 1] };
 }
 
-/* Small multiples of means with bands, one for each column of data.training. */
-function multiples(columns, reference, limits) {
-  return (controls, plots, keys) => () => {
-    legend(keys, runNumbers);
-    const shown = columns.filter(([key]) => data.training[key].some((line) => line.mean.some((value) => value !== null)));
-    panels(plots, shown.map(([, title]) => title), "17rem").forEach((element, index) => {
-      const lines = data.training[shown[index][0]];
-      const traces = [...lines.map((line) => band(line, line.low, line.high)), ...lines.map((line) => curve(line, line.mean))];
-      const fixed = { automargin: false }; // in small panels, margins and ticks chase each other
-      const layout = { height: 290, xaxis: trainingAxis({ ...fixed, tickangle: 0 }), yaxis: axis("", limits ? { ...fixed, range: limits } : fixed) };
-      if (shown[index][0] === reference && data.chance !== null) {
-        layout.shapes = [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.chance, y1: data.chance, line: { color: palette().quiet, width: 1.2, dash: "dash" } }];
-        layout.annotations = [{ xref: "paper", x: 1, y: data.chance, text: "chance", showarrow: false, xanchor: "right", yanchor: "bottom", font: { size: 11 } }];
-      }
-      draw(element, traces, layout, `Line chart over training: ${shown[index][1]}`);
-    });
+/* Small multiples of means with bands, one for each column of data.training: [column, title, range of its axis]. */
+function multiples(columns, reference) {
+  return (controls, plots, keys) => {
+    trainingSwitch(controls);
+    return () => drawMultiples(columns, reference, plots, keys);
   };
 }
-figure("concentration", multiples([["spectral_to_frobenius", "spectral / Frobenius"], ["effective_rank", "effective rank"], ["top1pct_norm_ratio", "top-1 % norm ratio"]]));
-figure("alignment", multiples([["vector_alignment", "singular vectors, mean |cos u_k|"], ["subspace_alignment", "subspaces, rms cosine"], ["first_vector_cosine", "first vector, |cos u₁|"]], "subspace_alignment", [0, 1.04]));
+function drawMultiples(columns, reference, plots, keys) {
+  legend(keys, runNumbers);
+  const shown = columns.filter(([key]) => data.training[key].some((line) => line.mean.some((value) => value !== null)));
+  panels(plots, shown.map(([, title]) => title), shown.length === 4 ? "20rem" : "17rem").forEach((element, index) => {
+    const [key, title, limits] = shown[index];
+    const lines = data.training[key].map(overTraining);
+    const traces = [...lines.map((line) => band(line, line.low, line.high)), ...lines.map((line) => curve(line, line.mean))];
+    const fixed = { automargin: false }; // in small panels, margins and ticks chase each other
+    const layout = { height: 290, xaxis: trainingAxis({ ...fixed, tickangle: 0 }), yaxis: axis("", { ...fixed, ...limits }) };
+    if (key === reference && data.chance !== null) {
+      layout.shapes = [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.chance, y1: data.chance, line: { color: palette().quiet, width: 1.2, dash: "dash" } }];
+      layout.annotations = [{ xref: "paper", x: 1, y: data.chance, text: "chance", showarrow: false, xanchor: "right", yanchor: "bottom", font: { size: 11 } }];
+    }
+    draw(element, traces, layout, `Line chart over training: ${title}`);
+  });
+}
+const SHARE = { minallowed: 0, maxallowed: 1 };
+const WHOLE = { range: [0, 1] };
+figure("concentration", multiples([["spectral_norm", "spectral norm"], ["spectral_to_frobenius", "spectral / Frobenius", SHARE], ["effective_rank", "effective rank"], ["top1pct_norm_ratio", "top-1 % norm ratio", SHARE]]));
+figure("alignment", multiples([["vector_alignment", "singular vectors, mean |cos u_k|", WHOLE], ["subspace_alignment", "subspaces, rms cosine", WHOLE], ["first_vector_cosine", "first vector, |cos u₁|", WHOLE]], "subspace_alignment"));
+
+/* A line for each rank k, in a panel for each run. */
+figure("ranks", (controls, plots, keys, refresh) => {
+  const what = choose(controls, "Alignment", [["vector", "of the k-th vectors"], ["subspace", "of the spans of the first k vectors"]], refresh);
+  const most = Math.max(...data.ranks.map((line) => line.rank));
+  const atRank = choose(controls, "Rank", [["all", "all"], ...Array.from({ length: most }, (_, index) => [index + 1, index + 1])], refresh);
+  trainingSwitch(controls);
+  return () => {
+    drawScale(keys, "rank k", 1, most);
+    const runs = runNumbers.filter((run) => data.ranks.some((line) => line.run === run));
+    panels(plots, runs.map((run) => data.runs[run]), "20rem").forEach((element, index) => {
+      const lines = data.ranks.filter((line) => line.run === runs[index] && (atRank.value === "all" || line.rank === Number(atRank.value))).map(overTraining);
+      const traces = lines.map((line) => {
+        const colour = SCALE[Math.round((line.rank - 1) / Math.max(most - 1, 1) * (SCALE.length - 1))];
+        return { x: line.x, y: line[what.value], name: `k = ${line.rank}`, type: "scatter", mode: "lines+markers", cliponaxis: false,
+          line: { color: colour, width: 1.6 }, marker: { color: colour, size: 4 }, hovertemplate: "%{x}: %{y:.3f}<extra>%{fullData.name}</extra>" };
+      });
+      const last = lines[lines.length - 1];
+      const chance = last && last[`chance_${what.value}`][0];
+      const layout = { height: 320, xaxis: trainingAxis({ automargin: false, tickangle: 0 }), yaxis: axis("", { automargin: false, ...WHOLE }) };
+      if (chance) {
+        layout.shapes = [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: chance, y1: chance, line: { color: palette().quiet, width: 1.2, dash: "dash" } }];
+        layout.annotations = [{ xref: "paper", x: 1, y: chance, text: what.value === "vector" ? "chance" : `chance, k = ${last.rank}`, showarrow: false, xanchor: "right", yanchor: "bottom", font: { size: 11 } }];
+      }
+      draw(element, traces, layout, `Alignment with the last checkpoint by rank, run ${data.runs[runs[index]]}`);
+    });
+  };
+});
 
 /* Layer, module and matrix selects over a list of things that name a matrix. */
 function picker(controls, things, refresh, everyLayer) {
@@ -125,30 +162,17 @@ figure("spectra", (controls, plots, keys, refresh) => {
   };
 });
 
-figure("quantiles", (controls, plots, keys, refresh) => {
-  const parameters = [...new Set(data.embeddings.map((line) => line.parameter))];
-  const parameter = choose(controls, "Parameter", parameters.map((name) => [name, name]), refresh);
-  return () => {
-    legend(keys, runNumbers);
-    const lines = data.embeddings.filter((line) => line.parameter === parameter.value);
-    const [element] = panels(plots, [""]);
-    draw(element, [...lines.map((line) => band(line, line.p05, line.p95)), ...lines.map((line) => curve(line, line.mean))],
-      { xaxis: trainingAxis(), yaxis: axis("cosine to the base") }, "Line chart of the embedding cosine over training, with bands");
-  };
-});
-
-figure("histogram", (controls, plots, keys, refresh) => {
-  const parameters = [...new Set(data.tokens.map((each) => each.parameter))];
-  const parameter = choose(controls, "Parameter", parameters.map((name) => [name, name]), refresh);
+figure("tail", (controls, plots, keys, refresh) => {
+  const scale = choose(controls, "Norm", [["share", "share of the norm"], ["norm", "mean norm of a matrix"]], refresh);
   return () => {
     legend(keys, runNumbers);
     const [element] = panels(plots, [""]);
-    const traces = data.tokens.filter((each) => each.parameter === parameter.value).map((each) => {
-      const style = runStyle(each.run);
-      return { x: each.edges, y: [...each.share, each.share[each.share.length - 1]], name: runLabel(each.run), type: "scatter", mode: "lines", fill: "tozeroy", fillcolor: rgba(style.colour, 0.14),
-        line: { color: style.colour, width: 1.8, shape: "hv", dash: style.dash }, hovertemplate: "cosine from %{x:.4f}: %{y:.2%} of tokens<extra>%{fullData.name}</extra>" };
-    });
-    draw(element, traces, { xaxis: axis("cosine to the base"), yaxis: axis("share of tokens", { tickformat: ".0%", rangemode: "tozero" }) },
-      "Histogram of the embedding cosine, a line per run");
+    const share = scale.value === "share";
+    const hovertemplate = "without the first %{x} %: %{y:.4g}<extra>%{fullData.name}</extra>";
+    const traces = [...(share ? data.tails.map((line) => band(line, line.low, line.high)) : []),
+      ...data.tails.map((line) => curve(line, line[scale.value], { hovertemplate }))];
+    draw(element, traces, { xaxis: axis("first components left out, %", { type: "log", range: [-1, 2], tickvals: [0.1, 1, 10, 100], ticklabeloverflow: "allow" }),
+      yaxis: axis(share ? "‖tail‖ / ‖ΔW‖" : "‖tail‖", share ? WHOLE : { rangemode: "tozero" }) },
+    "Line chart of the norm of the tail, a line per run");
   };
 });

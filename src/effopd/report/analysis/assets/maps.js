@@ -101,62 +101,100 @@ const ALIGNMENTS = ["first_vector_cosine", "vector_alignment", "subspace_alignme
 figure("heat", heatMaps(() => true, ["last", "first"]));
 figure("early", heatMaps((key) => ALIGNMENTS.includes(key), ["first", "last"], [0, 1]));
 
+const PLANES = [["pc", "principal components"], ["tsne", "t-SNE"], ["authors_tsne", "t-SNE, the authors' recipe"]];
+function planeOptions() { return PLANES.filter(([key]) => data.trajectories.some((each) => each[`${key}1`])); }
+/* The range of the colours of training, which is drawn as a scale. */
+function trainingColours(parent) {
+  const steps = data.trajectories.flatMap((each) => overTraining(each).x);
+  const [low, high] = [steps.reduce((a, b) => Math.min(a, b)), steps.reduce((a, b) => Math.max(a, b))];
+  drawScale(parent, trainingLabel(), low, high, overShare);
+  return [low, high];
+}
 figure("trajectory", (controls, plots, keys, refresh) => {
   const things = data.trajectories;
   const chosen = picker(controls, [...things.filter((each) => each.tsne1), ...things.filter((each) => !each.tsne1)], refresh, false);
-  const plane = choose(controls, "Plane", things.some((each) => each.tsne1) ? [["pc", "principal components"], ["tsne", "t-SNE"]] : [["pc", "principal components"]], refresh);
+  const plane = choose(controls, "Plane", planeOptions(), refresh);
+  trainingSwitch(controls);
   return () => {
     const [matrix] = chosen();
-    const shown = things.filter((each) => each.matrix === matrix && (plane.value === "pc" || each.tsne1));
-    const steps = things.flatMap((each) => each.x);
-    const [low, high] = [steps.reduce((a, b) => Math.min(a, b)), steps.reduce((a, b) => Math.max(a, b))];
-    drawScale(keys, data.x, low, high);
+    const shown = things.filter((each) => each.matrix === matrix && each[`${plane.value}1`]);
+    const [low, high] = trainingColours(keys);
     const still = (each) => [...each.pc1, ...each.pc2].every((value) => value === 0);
     const note = (each) => (each.evr !== null ? `, EVR ${format(each.evr, true)}` : still(each) ? ": does not move" : "");
     const titles = shown.map((each) => data.runs[each.run] + (plane.value === "pc" ? note(each) : ""));
     if (!shown.length) keys.replaceChildren(make("p", { class: "notice", text: "No t-SNE picture was made of this matrix; choose principal components or another matrix." }));
-    panels(plots, titles, "20rem").forEach((element, index) => drawTrajectory(element, shown[index], plane.value, low, high));
+    panels(plots, titles, "20rem").forEach((element, index) => drawTrajectory(element, overTraining(shown[index]), plane.value, low, high));
   };
 });
 function drawTrajectory(element, each, plane, low, high) {
-  const [x, y] = plane === "pc" ? [each.pc1, each.pc2] : [each.tsne1, each.tsne2];
+  const [x, y] = [each[`${plane}1`], each[`${plane}2`]];
   const colours = palette();
   const last = x.length - 1;
   const square = { scaleanchor: "x", scaleratio: 1, automargin: false }; // automatic margins and equal scales chase each other
   draw(element, [
     { x, y, type: "scatter", mode: "lines+markers", line: { color: colours.line, width: 1.2 }, customdata: each.x,
       marker: { size: 9, color: each.x, colorscale: VIRIDIS, cmin: low, cmax: high > low ? high : low + 1, line: { color: isDark() ? colours.quiet : colours.raised, width: 1 } },
-      hovertemplate: `${data.x} %{customdata}<extra></extra>` },
+      hovertemplate: `${trainingLabel()} %{customdata${overShare ? ":.0%" : ""}}<extra></extra>` },
     { x: [x[0], x[last]], y: [y[0], y[last]], type: "scatter", mode: "markers+text", text: ["first", "last"], textposition: ["bottom center", "top center"], hoverinfo: "skip", cliponaxis: false,
       marker: { size: 15, symbol: ["square-open", "circle-open"], color: colours.ink, line: { width: 1.5 } }, textfont: { color: colours.ink } },
   ], { height: 340, margin: { l: 62, r: 16, t: 22, b: 48 }, xaxis: axis(plane === "pc" ? "first component" : "t-SNE 1", { automargin: false }), yaxis: axis(plane === "pc" ? "second component" : "t-SNE 2", square) },
   `Trajectory of the first singular vector, run ${data.runs[each.run]}`);
 }
 
-figure("shift", (controls, plots, keys, refresh) => {
-  const pictured = data.tokens.filter((each) => each.text.length);
-  const parameters = [...new Set(pictured.map((each) => each.parameter))];
-  const parameter = choose(controls, "Parameter", parameters.map((name) => [name, name]), refresh);
-  const runs = [...new Set(pictured.map((each) => each.run))];
-  const which = choose(controls, "Run", runOptions(runs), refresh);
+/* Every trajectory in its own cell of a grid of layers and modules. */
+figure("paths", (controls, plots, keys, refresh) => {
+  const [, layers, groups] = data.matrices;
+  const plane = choose(controls, "Plane", [...planeOptions()].sort((a, b) => (a[0] === "tsne" ? -1 : 0) - (b[0] === "tsne" ? -1 : 0)), refresh);
+  const which = choose(controls, "Run", runOptions(runNumbers), refresh);
+  trainingSwitch(controls);
   return () => {
-    const wanted = chosenRuns(which, runs);
-    const shown = pictured.filter((each) => each.parameter === parameter.value && wanted.includes(each.run));
-    const titles = shown.map((each) => `${data.runs[each.run]}: ${each.text.length.toLocaleString("en")} of ${each.tokens.toLocaleString("en")} tokens`);
-    panels(plots, titles, "22rem").forEach((element, index) => drawShift(element, shown[index]));
+    const seen = new Set(); // of the experts of a module, the first
+    const things = data.trajectories.filter((each) => {
+      const cell = `${each.run},${layers[each.matrix]},${groups[each.matrix]}`;
+      if (layers[each.matrix] === null || !each[`${plane.value}1`] || seen.has(cell)) return false;
+      return seen.add(cell);
+    });
+    const modules = [...new Set(things.map((each) => groups[each.matrix]))];
+    const [low, high] = trainingColours(keys);
+    const runs = chosenRuns(which, runNumbers).filter((run) => things.some((each) => each.run === run));
+    const span = Math.max(0, ...things.map((each) => layers[each.matrix])) + 1;
+    panels(plots, runs.map((run) => data.runs[run]), span > 12 ? "60rem" : "24rem").forEach((element, index) => {
+      drawPaths(element, things.filter((each) => each.run === runs[index]).map(overTraining), plane.value, modules, low, high);
+    });
   };
 });
-function drawShift(element, each) {
+function drawPaths(element, things, plane, modules, low, high) {
+  const [names, layers, groups] = data.matrices;
+  const points = { x: [], y: [], step: [], text: [] };
+  const ends = { x: [], y: [], symbol: [] };
+  for (const each of things) {
+    const [x, y] = [each[`${plane}1`], each[`${plane}2`]];
+    const middle = (list) => (Math.min(...list) + Math.max(...list)) / 2;
+    const size = Math.max(Math.max(...x) - Math.min(...x), Math.max(...y) - Math.min(...y), 1e-12);
+    const [column, row] = [layers[each.matrix], modules.indexOf(groups[each.matrix])];
+    const at = x.map((value, index) => [column + (value - middle(x)) * 0.76 / size, row - (y[index] - middle(y)) * 0.76 / size]);
+    at.forEach(([px, py], index) => {
+      points.x.push(px); points.y.push(py); points.step.push(each.x[index]);
+      points.text.push(`${plain(names[each.matrix])}<br>${trainingLabel()} ${format(each.x[index], overShare)}`);
+    });
+    for (const list of Object.values(points)) list.push(null);
+    [[0, "square-open"], [at.length - 1, "circle-open"]].forEach(([index, symbol]) => { ends.x.push(at[index][0]); ends.y.push(at[index][1]); ends.symbol.push(symbol); });
+  }
   const colours = palette();
-  const style = runStyle(each.run);
-  const lines = { x: [], y: [] };
-  each.base_x.forEach((x, index) => { lines.x.push(x, each.trained_x[index], null); lines.y.push(each.base_y[index], each.trained_y[index], null); });
-  const hover = each.text.map((token, index) => `<b>${plain(cut(JSON.stringify(token), 60))}</b> (token ${each.id[index]})<br>cosine ${format(each.cosine[index])}`);
-  const bare = { showgrid: false, showticklabels: false, ticks: "", showline: false };
+  const columns = things.map((each) => layers[each.matrix]);
+  const [first, last] = [Math.min(...columns), Math.max(...columns)];
+  const cell = Math.min(64, Math.max(24, (element.clientWidth || 600) / (last - first + 2)));
+  const short = shortest(modules).map((name) => plain(cut(name, 26)));
+  const lines = [...modules.slice(1).map((_, index) => ({ x0: first - 0.5, x1: last + 0.5, y0: index + 0.5, y1: index + 0.5 })),
+    ...Array.from({ length: last - first }, (_, index) => ({ x0: first + index + 0.5, x1: first + index + 0.5, y0: -0.5, y1: modules.length - 0.5 }))];
+  const plot = { showgrid: false, ticks: "", showline: true, mirror: true, automargin: false };
   draw(element, [
-    { ...lines, type: "scatter", mode: "lines", line: { color: rgba(style.colour, 0.55), width: 1 }, hoverinfo: "skip" },
-    { x: each.base_x, y: each.base_y, type: "scatter", mode: "markers", hoverinfo: "skip", marker: { size: 5, color: colours.raised, line: { color: colours.quiet, width: 1 } } },
-    { x: each.trained_x, y: each.trained_y, type: "scatter", mode: "markers", text: hover, hovertemplate: "%{text}<extra></extra>", marker: { size: 5, color: style.colour } },
-  ], { height: 400, margin: { l: 8, r: 8, t: 8, b: 8 }, xaxis: axis("", bare), yaxis: axis("", { ...bare, scaleanchor: "x", scaleratio: 1 }) },
-  `Embeddings of tokens before and after training, run ${data.runs[each.run]}`);
+    { x: points.x, y: points.y, text: points.text, type: "scatter", mode: "lines+markers", line: { color: colours.line, width: 1 },
+      marker: { size: Math.max(cell / 14, 3), color: points.step, colorscale: VIRIDIS, cmin: low, cmax: high > low ? high : low + 1 }, hovertemplate: "%{text}<extra></extra>" },
+    { x: ends.x, y: ends.y, type: "scatter", mode: "markers", hoverinfo: "skip", marker: { size: Math.max(cell / 8, 5), symbol: ends.symbol, color: colours.ink, line: { width: 1 } } },
+  ], { height: 60 + cell * Math.max(modules.length, 2), margin: { l: 16 + 6.6 * Math.max(4, ...short.map((name) => name.length)), r: 8, t: 8, b: 40 },
+    shapes: lines.map((line) => ({ type: "line", layer: "below", line: { color: colours.grid, width: 1 }, ...line })),
+    xaxis: axis("layer", { ...plot, range: [first - 0.5, last + 0.5], tickformat: "d", dtick: wholeTicks(last - first + 1) }),
+    yaxis: axis("", { ...plot, range: [modules.length - 0.5, -0.5], tickvals: modules.map((_, index) => index), ticktext: short }) },
+  `Trajectories of the first singular vectors by layer and module, run ${data.runs[things[0].run]}`);
 }

@@ -1,0 +1,146 @@
+"""`effopd curves`: accuracy against optimizer steps, for several runs and benchmarks, from saved evaluations.
+
+`checkpoints` tells the steps and `report` draws, and neither imports the other. This module joins the two.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from scipy.stats import t as student_t
+
+from effopd.checkpoints.runs import step_of
+from effopd.console import print_places
+from effopd.errors import ConfigurationError, DataError
+from effopd.files import read_json, read_json_lines
+from effopd.report.accuracy import write_accuracy
+
+Places = Mapping[str, str | Path | Sequence[str | Path]]
+"""For each name, a directory that holds evaluations, at any depth, or a list of those."""
+
+IN_TRAINING = "evaluated in training"
+_SUMMARY, _METRICS = "summary.json", "metrics.jsonl"
+# What evaluations of one task must share, because accuracies differ with it.
+_SHARED = ("task_digest", "temperature", "max_new_tokens", "chat")
+_NORMAL = 1.959964  # of a 95 % interval
+
+
+def draw_curves(
+    runs: Places,
+    out: str | Path,
+    *,
+    baselines: Places | None = None,
+    base: str | Path | None = None,
+    console: Console | None = None,
+) -> list[Path]:
+    """Draw accuracy against optimizer steps, with a panel for each task and the baselines' final values as lines.
+
+    An evaluation is a directory that `effopd evaluate` wrote; the step of its model is that of the checkpoint. The
+    directory of a run that `effopd train` wrote counts too: its `metrics.jsonl` has the accuracies of training's own
+    evaluation. Several evaluations of one step, of several seeds, are averaged.
+
+    Args:
+        runs: Evaluations of the checkpoints of each run.
+        out: Path of the files without a suffix: `out.svg`, `out.pdf`, `out.png` and the table `out.md` are written.
+        baselines: Evaluations of each baseline, of which the last step counts.
+        base: Evaluations of the model that all runs started from, which is their step 0.
+        console: Console that is told what was written; None for stdout.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        ConfigurationError: There is no run.
+        DataError: There are no evaluations, one cannot be read or has no step, or evaluations of one task differ in
+            their problems or in how completions were sampled.
+    """
+    if not runs:
+        raise ConfigurationError("Got no run to draw; expected at least one, NAME=DIR.")
+    rows = [row | {"role": "run", "name": name} for name, place in runs.items() for row in _evaluations(place)]
+    if base is not None:
+        start = [row | {"step": 0} for row in _evaluations(base)]
+        rows += [row | {"role": "run", "name": name} for name in runs for row in start]
+    if lost := [row["place"] for row in rows if row["step"] is None]:
+        raise DataError(
+            f"The step of the model is not known that was evaluated in {lost[0]}; expected a folder checkpoint-N, or "
+            "one with trainer_state.json. Give the base as --base, and a single model as --baseline."
+        )
+    for name, place in (baselines or {}).items():
+        found = pd.DataFrame(_evaluations(place)).fillna({"step": -1})
+        last = found[found["step"] == found.groupby("task")["step"].transform("max")]
+        rows += [row | {"role": "baseline", "name": name} for row in last.to_dict("records")]
+    _check_comparable(rows)
+    written = write_accuracy(_points(rows), Path(out))
+    pictures, table = written[:-1], written[-1]
+    print_places(console or Console(highlight=False), {"Figure": ", ".join(map(str, pictures)), "Table": table})
+    return written
+
+
+def _evaluations(places: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
+    rows = []
+    for place in [places] if isinstance(places, str | Path) else places:
+        found = [*_of_evaluate(Path(place)), *_of_training(Path(place))]
+        if not found:
+            raise DataError(
+                f"{place} holds no evaluation: no {_SUMMARY} at any depth, and no {_METRICS} with accuracies. Give "
+                "what `effopd evaluate` or `effopd train` wrote."
+            )
+        rows += found
+    return rows
+
+
+def _of_evaluate(place: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(place.rglob(_SUMMARY)):
+        summary = read_json(path)
+        if not {"model", "task", "mean", "interval"} <= summary.keys():
+            continue  # another command's summary, such as that of the demo
+        low, high = summary["interval"]
+        yield {
+            **{"place": str(path.parent), "task": summary["task"], "step": step_of(Path(summary["model"]))},
+            **{"accuracy": summary["mean"], "low": low, "high": high, "num_problems": summary["num_problems"]},
+            **{name: summary.get(name) for name in _SHARED},
+        }
+
+
+def _of_training(place: Path) -> Iterator[dict[str, Any]]:
+    path = place / _METRICS
+    for row in read_json_lines(path) if path.is_file() else []:
+        if (accuracy := row.get("accuracy")) is not None:
+            half = _NORMAL * (row.get("accuracy_stderr") or 0.0)
+            yield {
+                **{"place": str(path), "task": IN_TRAINING, "step": row["step"], "num_problems": None},
+                **{"accuracy": accuracy, "low": max(accuracy - half, 0.0), "high": min(accuracy + half, 1.0)},
+                **dict.fromkeys(_SHARED),
+            }
+
+
+def _check_comparable(rows: Sequence[Mapping[str, Any]]) -> None:
+    first: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        one = first.setdefault(row["task"], row)
+        for name in _SHARED:
+            if row[name] != one[name]:
+                raise DataError(
+                    f"The evaluations in {one['place']} and {row['place']} of {row['task']} differ in {name}: "
+                    f"{one[name]} and {row[name]}. They cannot be compared; evaluate all models in the same way."
+                )
+
+
+def _points(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Average the evaluations of one model's step on one task, and give each point its 95 % interval.
+
+    The interval of a single evaluation is that over problems; of several, Student's t-interval of their mean.
+    """
+    points = []
+    keys = ["role", "name", "task", "step"]
+    for values, group in pd.DataFrame(rows).groupby(keys, sort=False):
+        mean, low, high = (float(group[name].mean()) for name in ("accuracy", "low", "high"))
+        if len(group) > 1:
+            half = float(student_t.ppf(0.975, len(group) - 1) * group["accuracy"].sem())
+            low, high = max(mean - half, 0.0), min(mean + half, 1.0)
+        point = dict(zip(keys, values, strict=True)) | {"accuracy": mean, "low": low, "high": high}
+        problems = group["num_problems"].min()
+        points.append(point | {"evaluations": len(group), "problems": None if pd.isna(problems) else int(problems)})
+    return pd.DataFrame(points)
