@@ -1,4 +1,4 @@
-"""`DistillationRollouts` on a student and a teacher that FSDP2 shards over the processes there are, or on whole."""
+"""`StepRollouts` on a student and a teacher that FSDP2 shards over the processes there are, or on whole."""
 
 import json
 import sys
@@ -71,7 +71,7 @@ def run(out: Path, num_scored: int) -> list[Any]:
     trainer.model_wrapped = trainer.model
     share = slice(rank * 4 // world, (rank + 1) * 4 // world)
     trainer._buffered_inputs = [{key: value[share] for key, value in batch.items()} for batch in rollouts()]
-    step = trl_hooks.DistillationRollouts(trainer, lambda: None, num_scored, passes=1)
+    step = trl_hooks.StepRollouts(trainer, lambda: None, num_scored, passes=1)
     snapshot = Snapshot(dict(trainer.model.named_parameters()))
     with torch.no_grad():
         for parameter in trainer.model.parameters():

@@ -10,7 +10,7 @@ from torch.nn.functional import kl_div
 from transformers import TrainerCallback
 from trl.trainer import distillation_trainer as distillation_module
 
-from effopd.trl_hooks import SAMPLING_LOGPROBS, DistillationRollouts
+from effopd.trl_hooks import SAMPLING_LOGPROBS, StepRollouts
 
 
 def logprobs(model: Any, batch: dict[str, torch.Tensor], temperature: float) -> torch.Tensor:
@@ -27,11 +27,11 @@ def kl(left: torch.Tensor, right: torch.Tensor, mask: torch.Tensor) -> torch.Ten
 
 
 class AtEveryStep:
-    """Makes `DistillationRollouts` of a trainer, and calls a function with it when a step has sampled."""
+    """Makes `StepRollouts` of a trainer, and calls a function with it and the trainer when a step has sampled."""
 
     def __init__(self, trainer: Any, function: Any = lambda step: None, num_scored: int = 64, passes: int = 1) -> None:
         self.function = function
-        self.step = DistillationRollouts(trainer, self.act, num_scored, passes)
+        self.step = StepRollouts(trainer, self.act, num_scored, passes)
         at_every_step = self
 
         class EndStep(TrainerCallback):
@@ -51,7 +51,7 @@ def test_scores_are_the_kls_by_hand_on_the_first_rollouts(num_scored: int, tmp_p
     trainer = distillation_trainer(tmp_path, gradient_accumulation_steps=2, temperature=0.8, max_steps=2)
     seen = 0
 
-    def look(step: DistillationRollouts) -> None:
+    def look(step: StepRollouts) -> None:
         nonlocal seen
         batches = trainer._buffered_inputs
         sampler = [logprobs(trainer.model, batch, 0.8) for batch in batches]
@@ -66,7 +66,7 @@ def test_scores_are_the_kls_by_hand_on_the_first_rollouts(num_scored: int, tmp_p
         masks = [batch["completion_mask"] for batch in batches]
         for student, score in ((sampler, before), (live, after)):
             by_hand = torch.cat(list(map(kl, student, teacher, masks)))[:num_scored]
-            assert score.values.tolist() == pytest.approx((-by_hand).tolist(), rel=1e-3)
+            assert score.divergences.tolist() == pytest.approx(by_hand.tolist(), rel=1e-3)
         moved = torch.cat(list(map(kl, live, sampler, masks)))[:num_scored].sum()
         assert after.kl_to_sampler == pytest.approx((moved / torch.cat(masks)[:num_scored].sum()).item(), rel=1e-3)
         assert after.kl_to_sampler > 1e-4
@@ -145,10 +145,7 @@ def test_the_log_and_the_count_of_steps_do_not_notice_another_pass(tmp_path: Pat
 def test_noted_log_probabilities_are_those_of_the_live_weights(tmp_path: Path) -> None:
     trainer = distillation_trainer(tmp_path, gradient_accumulation_steps=2, temperature=0.8, max_steps=1)
 
-    def look(step: DistillationRollouts) -> None:
-        step.note_sampling_logprobs()
-        assert not any(SAMPLING_LOGPROBS in batch for batch in trainer._buffered_inputs)  # the estimator needs none
-        trainer.effopd_weighs_tokens = True
+    def look(step: StepRollouts) -> None:
         step.note_sampling_logprobs()
         for batch in trainer._buffered_inputs:
             by_hand = logprobs(trainer.model, batch, 0.8).gather(-1, batch["completion_ids"][..., None])[..., 0]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from trl import DistillationTrainer, GRPOTrainer
+from trl import DistillationTrainer
 from typing_extensions import override
 
 from effopd import trl_hooks
@@ -18,11 +18,10 @@ from effopd.extrapolation.validation import Validator
 
 
 class NextRolloutsValidator(Validator):
-    """Scores by the rollouts that the next step has sampled from W_t, before it trains on them.
+    """Scores by minus the reverse KL from student to teacher, in nats per completion, on the next step's rollouts.
 
-    With a teacher, the score is minus the exact reverse KL from student to teacher, in nats per completion; with
-    rewards, the expected advantage over W_t. What a candidate would write otherwise than W_t is not seen there; its
-    distance to W_t on the same tokens is measured too, for a trust region.
+    The KL is exact over the vocabulary, and a mean over the rollouts. What a candidate would write otherwise than W_t
+    is not seen there; its distance to W_t on the same tokens is measured too, for a trust region.
 
     Attributes:
         step: Rollouts of the step under way; None before `watch`.
@@ -33,10 +32,11 @@ class NextRolloutsValidator(Validator):
 
     @override
     def check(self, trainer: Any) -> None:
-        if not isinstance(trainer, DistillationTrainer | GRPOTrainer):
+        if not isinstance(trainer, DistillationTrainer):
             raise ConfigurationError(
-                f"validator='next_rollouts' scores on the rollouts of one step of TRL's DistillationTrainer or "
-                f"GRPOTrainer; got {type(trainer).__name__}. Use preset='paper'."
+                f"validator='next_rollouts' scores by the exact KL to a teacher on the rollouts of one step, for which "
+                f"it needs TRL's DistillationTrainer; got {type(trainer).__name__}. With rewards instead of a teacher, "
+                "the best scale of a single update is mostly noise (docs/line_search.md). Use preset='paper'."
             )
         if getattr(trainer.args, "optim", None) == "adagrad":
             raise UnsupportedError(
@@ -49,19 +49,16 @@ class NextRolloutsValidator(Validator):
                 "The training dataset has images, which validator='next_rollouts' does not score. Train without "
                 "acceleration."
             )
-        if isinstance(trainer, GRPOTrainer):
-            _check_grpo(trainer)
 
     def watch(self, trainer: Any, on_sampled: Callable[[], None], num_rollouts: int, passes: int) -> None:
         """Call `on_sampled` at each step from now on, between sampling its rollouts and training on them."""
-        make = trl_hooks.GroupRollouts if isinstance(trainer, GRPOTrainer) else trl_hooks.DistillationRollouts
-        self.step = make(trainer, on_sampled, num_rollouts, passes)
+        self.step = trl_hooks.StepRollouts(trainer, on_sampled, num_rollouts, passes)
 
     def score_live(self) -> Score:
         """Score the live weights. This is collective. The first call of a step must be for W_t."""
         assert self.step is not None
-        values, kl_to_current = self.step.score()
-        return Score.of(values.tolist(), kl_to_current=kl_to_current)
+        divergences, kl_to_current = self.step.score()
+        return Score.of((-divergences).tolist(), kl_to_current=kl_to_current)
 
     def note_sampler(self) -> None:
         """Note how W_t, which is live, sampled the rollouts, if the trainer needs that to train other weights on them.
@@ -70,8 +67,9 @@ class NextRolloutsValidator(Validator):
         not. This is collective.
         """
         assert self.step is not None
-        trl_hooks.publish_weights(self.step.trainer)
-        self.step.note_sampling_logprobs()
+        if getattr(self.step.trainer, "effopd_weighs_tokens", False):
+            trl_hooks.publish_weights(self.step.trainer)
+            self.step.note_sampling_logprobs()
 
     def end_step(self, passes: int) -> None:
         """Do what is left of the passes over the step's rollouts, and forget them. This is collective."""
@@ -83,20 +81,3 @@ class NextRolloutsValidator(Validator):
     @override
     def scores(self, trainer: Any, rollouts: Sequence[trl_hooks.Rollout]) -> torch.Tensor:
         raise ConfigurationError("validator='next_rollouts' scores no rollouts but those of the step under way.")
-
-
-def _check_grpo(trainer: Any) -> None:
-    """Refuse settings with which a step is not one batch of rollouts, or does not compute log-probabilities."""
-    args = trainer.args
-    if args.num_iterations != 1 or args.steps_per_generation != args.gradient_accumulation_steps:
-        raise UnsupportedError(
-            f"validator='next_rollouts' needs one optimizer step for each batch of rollouts; got num_iterations="
-            f"{args.num_iterations}, steps_per_generation={args.steps_per_generation} and gradient_accumulation_steps="
-            f"{args.gradient_accumulation_steps}. Set num_iterations=1, leave steps_per_generation out, and let the "
-            "line search make the passes: passes=4."
-        )
-    if args.use_liger_kernel:
-        raise UnsupportedError(
-            "use_liger_kernel=True computes GRPO's loss without the log-probabilities of tokens, which "
-            "validator='next_rollouts' needs. Set use_liger_kernel=False."
-        )

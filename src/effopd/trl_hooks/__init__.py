@@ -28,16 +28,10 @@ signature. Each name stands below the file that uses it:
     step_rollouts.py
         Trainer._prepare_inputs                         samples a step's rollouts, before the step trains on them
         Trainer._buffered_inputs                        the step's micro-batches, where it puts them
-        Trainer._clip_grad_norm, ._step                 one more optimizer step, of which the trainer knows nothing
-        GradientState._set_sync_gradients (accelerate)  reduces gradients over processes with the last micro-batch
-    distillation_rollouts.py
-        DistillationTrainer._buffered_inputs            the step's micro-batches
         DistillationTrainer._get_last_hidden_state, ._forward_redirection
                                                         let the teacher read a micro-batch
-    group_rollouts.py
-        GRPOTrainer._buffered_inputs                    the step's micro-batches
-        GRPOTrainer._get_per_token_logps_and_entropies  log-probabilities of a micro-batch, in which the loss finds
-                                                        those of the weights that sampled
+        Trainer._clip_grad_norm, ._step                 one more optimizer step, of which the trainer knows nothing
+        GradientState._set_sync_gradients (accelerate)  reduces gradients over processes with the last micro-batch
     teacher.py
         PreTrainedModel._no_split_modules               names the classes of a model's layers
         models.prepare_fsdp                             shards what is left of a model
@@ -66,7 +60,6 @@ Callers write `trl_hooks.NAME(...)`.
 
 from effopd.trl_hooks.changed_weights import discard_rollouts, publish_weights
 from effopd.trl_hooks.distillation import HookedDistillationTrainer
-from effopd.trl_hooks.distillation_rollouts import SAMPLING_LOGPROBS, DistillationRollouts
 from effopd.trl_hooks.divergence import (
     DivergenceLoss,
     divergence_loss,
@@ -74,11 +67,10 @@ from effopd.trl_hooks.divergence import (
     replaced_loss,
     token_logprobs,
 )
-from effopd.trl_hooks.group_rollouts import GroupRollouts
 from effopd.trl_hooks.resume import on_resume, on_start
 from effopd.trl_hooks.rewards import wait_for
 from effopd.trl_hooks.rollouts import Rollout, empty_rollout, generate, is_divergence, make_rollouts
-from effopd.trl_hooks.step_rollouts import StepRollouts, StepScore
+from effopd.trl_hooks.step_rollouts import SAMPLING_LOGPROBS, StepRollouts, StepScore
 from effopd.trl_hooks.trainer import (
     SAMPLING_METHODS,
     TESTED_TRAINERS,
@@ -95,9 +87,7 @@ __all__ = [
     "SAMPLING_LOGPROBS",
     "SAMPLING_METHODS",
     "TESTED_TRAINERS",
-    "DistillationRollouts",
     "DivergenceLoss",
-    "GroupRollouts",
     "HookedDistillationTrainer",
     "Rollout",
     "StepRollouts",

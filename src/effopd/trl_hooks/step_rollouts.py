@@ -1,9 +1,8 @@
-"""The rollouts of a step: scored before the step trains on them, and trained on repeatedly.
+"""The rollouts of a step of `DistillationTrainer`: scored before the step trains on them, and trained on repeatedly.
 
-Shape suffixes: B sequences, T completion tokens.
+Shape suffixes: B sequences, T completion tokens, H hidden size, V vocabulary.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -11,54 +10,119 @@ from typing import Any, NamedTuple
 import torch
 from accelerate.utils import gather, reduce
 
-from effopd.trl_hooks.divergence import metrics_kept
+from effopd.trl_hooks.divergence import (
+    DivergenceLoss,
+    divergence_per_row,
+    metrics_kept,
+    no_loss,
+    replaced_loss,
+    token_logprobs,
+    unlogged,
+)
 from effopd.trl_hooks.resume import weakly
+
+SAMPLING_LOGPROBS = "sampling_logprobs"
+"""Key of a micro-batch: log-probabilities of its tokens under the weights that sampled it, float32 [B, T]."""
 
 
 class StepScore(NamedTuple):
     """How the live weights do on some rollouts of the step, over all processes.
 
     Attributes:
-        values: Score of each rollout, higher is better; float64 [rollouts].
-        kl_to_sampler: KL between the live weights and those that sampled the rollouts, in nats, the mean over tokens.
+        divergences: Reverse KL from student to teacher, in nats, summed over each completion; float64 [completions].
+        kl_to_sampler: KL from the live weights to those that sampled the rollouts, in nats, the mean over tokens.
     """
 
-    values: torch.Tensor
+    divergences: torch.Tensor
     kl_to_sampler: float
 
 
-class StepRollouts(ABC):
-    """Watches a trainer's rollouts. It replaces methods of the trainer, and must be made before training starts.
+class StepRollouts:
+    """Watches a trainer's rollouts, which the teacher reads once for everything that is done with them.
+
+    It replaces two methods of the trainer, and must be made before training starts.
 
     Args:
-        trainer: A trainer of TRL.
+        trainer: A `DistillationTrainer`.
         on_sampled: Function that is called after each step's rollouts were sampled, before the step trains on them. If
             it is a bound method, this does not keep its object alive.
         num_scored: Number of rollouts to score, over all processes; all of them if there are fewer.
-        passes: Number of passes over each step's rollouts.
+        passes: Number of passes over each step's rollouts. With more than one, the teacher's hidden states on all of
+            them are kept until the step ends; with one, only those on the micro-batches that are scored.
     """
 
     def __init__(self, trainer: Any, on_sampled: Callable[[], None], num_scored: int, passes: int) -> None:
         self.trainer = trainer
         self.num_scored = -(-num_scored // trainer.accelerator.num_processes)
-        self.repeats = passes > 1
+        self._keep_all = passes > 1
+        self._teacher_states: dict[int, torch.Tensor] = {}
+        self._sampler_states: dict[int, torch.Tensor] = {}  # of the weights that sampled, on the rows that are scored
+        self._sampler_head: tuple[torch.Tensor, torch.Tensor | None] | None = None  # their head, and its bias
         self._index: int | None = None  # of the micro-batch under way
         self._num_rows: int | None = None  # how many of its rows, None for all
         self._watch(weakly(on_sampled))
 
-    @abstractmethod
     def score(self) -> StepScore:
         """Score the live weights. This is collective.
 
         The first call after the rollouts were sampled must be for the weights that sampled them.
         """
+        first = self._sampler_head is None
+        divergences: list[torch.Tensor] = []
+        moved = torch.zeros(2, dtype=torch.float64, device=self.trainer.accelerator.device)  # nats, tokens
 
-    @abstractmethod
+        def loss(
+            student_BTH: torch.Tensor,
+            teacher_BTH: torch.Tensor,
+            student_head_VH: torch.Tensor,
+            teacher_head_VH: torch.Tensor,
+            mask_BT: torch.Tensor,
+            beta: float,
+            num_items_in_batch: Any,
+            **settings: Any,
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            tensors = student_BTH, teacher_BTH, student_head_VH, teacher_head_VH, mask_BT
+            divergences.append(divergence_per_row(*tensors, **settings))
+            if first:
+                self._keep_sampler(student_BTH, student_head_VH, settings["student_lm_head_bias"])
+            else:
+                moved[0] += self._kl_to_sampler(student_BTH, student_head_VH, mask_BT, settings)
+            moved[1] += mask_BT.sum()
+            return no_loss(mask_BT)
+
+        self._compute(loss, self._scored())
+        nats, tokens = reduce(moved, "sum").tolist()
+        return StepScore(gather(torch.cat(divergences)).cpu(), nats / tokens)
+
+    def _keep_sampler(self, states_BTH: torch.Tensor, head_VH: torch.Tensor, bias_V: torch.Tensor | None) -> None:
+        assert self._index is not None
+        self._sampler_states[self._index] = states_BTH
+        if self._sampler_head is None:  # a copy, because a candidate is written over it
+            self._sampler_head = head_VH.detach().clone(), None if bias_V is None else bias_V.detach().clone()
+
+    def _kl_to_sampler(
+        self, states_BTH: torch.Tensor, head_VH: torch.Tensor, mask_BT: torch.Tensor, settings: dict[str, Any]
+    ) -> torch.Tensor:
+        """Compute the KL from the live weights to those that sampled, in nats, summed over the tokens."""
+        assert self._index is not None and self._sampler_head is not None
+        sampler_head_VH, sampler_bias_V = self._sampler_head
+        same = {f"teacher_{name[8:]}": value for name, value in settings.items() if name.startswith("student_")}
+        settings = settings | same | {"teacher_lm_head_bias": sampler_bias_V}
+        tensors = states_BTH, self._sampler_states[self._index], head_VH, sampler_head_VH, mask_BT
+        return divergence_per_row(*tensors, **settings).sum()
+
     def note_sampling_logprobs(self) -> None:
-        """Put the log-probabilities of all sampled tokens under the live weights into the micro-batches, if needed.
+        """Put the log-probabilities of all sampled tokens under the live weights into the micro-batches."""
+        batches = self.trainer._buffered_inputs
 
-        Call it for the weights that sampled, before others are trained on the rollouts. This is collective.
-        """
+        def loss(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            *hidden_and_heads, mask_BT, _ = args
+            batch = batches[self._index]
+            kwargs.pop("num_items_in_batch")
+            batch[SAMPLING_LOGPROBS] = token_logprobs(batch["completion_ids"], *hidden_and_heads, **kwargs)[0]
+            return no_loss(mask_BT)
+
+        self._compute(loss, ((index, None) for index in range(len(batches))))
 
     def train_again(self) -> None:
         """Do one more optimizer step on the step's rollouts, at its learning rate. Call it at the end of the step.
@@ -86,11 +150,13 @@ class StepRollouts(ABC):
 
     def forget(self) -> None:
         """Free what was kept of the step. Call it when the step is over."""
-        self._index = None
+        self._teacher_states.clear()
+        self._sampler_states.clear()
+        self._sampler_head = self._index = None
 
     def _watch(self, find_action: Callable[[], Callable[[], None] | None]) -> None:
         trainer = self.trainer
-        prepare = trainer._prepare_inputs
+        prepare, hidden_states = trainer._prepare_inputs, trainer._get_last_hidden_state
 
         def prepare_inputs(batch: Any) -> Any:
             before = trainer._buffered_inputs
@@ -103,7 +169,19 @@ class StepRollouts(ABC):
                     action()
             return self._trained_on(inputs)
 
-        trainer._prepare_inputs = prepare_inputs
+        def hidden_states_once(model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+            is_teacher = model is trainer.accelerator.unwrap_model(trainer.teacher_model)
+            if not is_teacher or self._index is None:
+                return hidden_states(model, *args, **kwargs)  # type: ignore[no-any-return]
+            if (kept := self._teacher_states.get(self._index)) is not None:
+                return kept[: self._num_rows]
+            states: torch.Tensor = hidden_states(model, *args, **kwargs)
+            if self._keep_all:
+                self._teacher_states[self._index] = states
+            return states
+
+        trainer._prepare_inputs, trainer._get_last_hidden_state = prepare_inputs, hidden_states_once
+        self._hidden_states = hidden_states
 
     def _trained_on(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Note which micro-batch is trained on next."""
@@ -121,9 +199,22 @@ class StepRollouts(ABC):
                 left -= num_rows
                 yield index, num_rows
 
+    def _read_by_teacher(self, index: int) -> None:
+        """Let the teacher read a whole micro-batch as it does when training on it, unless it has."""
+        if index in self._teacher_states:
+            return
+        trainer, batch = self.trainer, self.trainer._buffered_inputs[index]
+        trainer.teacher_model.eval()
+        teacher = trainer.accelerator.unwrap_model(trainer.teacher_model)
+        ids, mask = (torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], 1) for name in ("ids", "mask"))
+        arguments = teacher, ids, mask, batch["completion_ids"].size(1)
+        self._teacher_states[index] = trainer._forward_redirection(
+            trainer.teacher_model, teacher, self._hidden_states, *arguments
+        )
+
     @contextmanager
     def _micro_batch(self, index: int, num_rows: int | None) -> Iterator[dict[str, Any]]:
-        """Give the first rows of a micro-batch, or all of them."""
+        """Give the first rows of a micro-batch, for which the teacher's hidden states are taken from what was kept."""
         self._index, self._num_rows = index, num_rows
         batch = self.trainer._buffered_inputs[index]
         try:
@@ -134,7 +225,11 @@ class StepRollouts(ABC):
         finally:
             self._index = self._num_rows = None
 
-    def _score_of(self, values: Iterable[torch.Tensor], nats: torch.Tensor, tokens: torch.Tensor) -> StepScore:
-        """Put together the scores of this process's micro-batches, and their sums of KL and of tokens."""
-        moved, counted = reduce(torch.stack([nats.double(), tokens.double()]), "sum").tolist()
-        return StepScore(gather(torch.cat(list(values))).cpu(), moved / counted)
+    def _compute(self, loss: DivergenceLoss, rows: Iterable[tuple[int, int | None]]) -> None:
+        """Call `loss` on micro-batches without gradients: `rows` has the index of each and how many of its rows."""
+        trainer = self.trainer
+        with unlogged(trainer), torch.no_grad(), trainer.compute_loss_context_manager(), replaced_loss(loss):
+            for index, num_rows in rows:
+                self._read_by_teacher(index)
+                with self._micro_batch(index, num_rows) as batch:
+                    trainer.compute_loss(trainer.model_wrapped, batch)
