@@ -9,7 +9,9 @@ from training.tiny_models import write_tiny_qwen3
 
 from effopd import cli
 from effopd.errors import ConfigurationError, DataError
+from effopd.evaluation.prompts import Prompt, encode_prompts
 from effopd.evaluation.settings import TaskSettings
+from effopd.world.tokenizer import make_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,8 @@ from effopd.evaluation.settings import TaskSettings
         ({"chat": "yes"}, "chat: got 'yes', expected true or false"),
         ({"system_prompt": "Be brief."}, "system_prompt: got one without chat"),
         ({"chat": True, "system_prompt": ""}, "system_prompt: got '', expected text"),
+        ({"chat": True, "chat_template_kwargs": "no"}, "chat_template_kwargs: got 'no', expected values by name"),
+        ({"chat_template_kwargs": {"a": 1}}, "expected values by name, and chat"),
         ({"data": 3}, "data: got 3, expected text"),
     ],
 )
@@ -63,3 +67,18 @@ def test_the_command_takes_a_system_prompt_and_keeps_the_problems(
     assert json.loads((out / "settings.json").read_text())["system_prompt"] == "Be brief."
     assert cli.main([*command[:-1], "Be long.", "--chat", "--out", str(out)]) == 1
     assert "system_prompt 'Be brief.' (now 'Be long.')" in capsys.readouterr().err
+
+
+def test_the_chat_template_is_given_what_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if not thinking %}={% endif %}"
+    prompt: list[Prompt] = [[{"role": "user", "content": "1+2"}]]
+    texts = [tokenizer.decode(encode_prompts(tokenizer, prompt, given)[0]) for given in (None, {"thinking": True})]
+    assert texts == ["1+2=", "1+2"]
+    model, problems, out = write_tiny_qwen3(tmp_path / "model"), tmp_path / "problems.jsonl", tmp_path / "out"
+    problems.write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
+    command = ["evaluate", str(model), "--task", str(problems), "--max-new-tokens", "3", "--chat", "--out", str(out)]
+    assert cli.main([*command, "--chat-template-kwargs", '{"enable_thinking": false}']) == 0
+    assert json.loads((out / "settings.json").read_text())["chat_template_kwargs"] == {"enable_thinking": False}
+    assert cli.main(command) == 1
+    assert "chat_template_kwargs" in capsys.readouterr().err

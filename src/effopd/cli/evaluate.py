@@ -1,6 +1,7 @@
 """`effopd evaluate`: how well a model does on a task."""
 
 import argparse
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -46,6 +47,12 @@ def add(commands: Commands) -> None:
     parser.add_argument("--chat", action="store_true", help="put text prompts into the model's chat template")
     parser.add_argument(
         "--system-prompt", metavar="TEXT", help="system message that comes before each problem; only with --chat"
+    )
+    parser.add_argument(
+        "--chat-template-kwargs",
+        type=json.loads,
+        metavar="JSON",
+        help="what the chat template is given besides the messages, such as '{\"enable_thinking\": false}'",
     )
     parser.add_argument(
         "--data", type=Path, metavar="FILE", help="file with a benchmark's rows, in the benchmark's own format"

@@ -45,6 +45,7 @@ def evaluate_model(
     teacher: str | None = None,
     chat: bool = False,
     system_prompt: str | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
     data: Path | None = None,
     dtype: str = "auto",
     device: str | None = None,
@@ -69,6 +70,7 @@ def evaluate_model(
         teacher: Model with the same tokenizer, to which the reverse KL is measured; with `hf` only.
         chat: Whether to put text prompts into the model's chat template.
         system_prompt: Text of the system's message that comes before each problem; only with `chat`.
+        chat_template_kwargs: What the chat template is given besides the messages, by name; only with `chat`.
         data: File with the rows of a benchmark, in its own columns, in place of those of the hub.
         dtype: Type of the weights: `float32`, `bfloat16`, `float16`, or `auto` for that of the files.
         device: Device for `hf`; by default `cuda` where there is one, else `cpu`.
@@ -91,6 +93,7 @@ def evaluate_model(
         limit=limit,
         chat=chat,
         system_prompt=system_prompt,
+        chat_template_kwargs=chat_template_kwargs,
         max_new_tokens=max_new_tokens,
         num_samples=num_samples,
         temperature=temperature,
@@ -117,6 +120,7 @@ def evaluate_model(
         "teacher_files": None if models.teacher is None else _files(models.teacher),
         "chat": chat,
         "system_prompt": system_prompt,
+        "chat_template_kwargs": chat_template_kwargs,
         "dtype": dtype,
     }
 

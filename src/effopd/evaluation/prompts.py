@@ -1,6 +1,6 @@
 """Prompts as texts and messages, and how they become tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -11,12 +11,15 @@ Prompt = str | list[dict[str, Any]]
 """A text, which the model continues, or messages, which its chat template renders."""
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], chat_template_kwargs: Mapping[str, Any] | None = None
+) -> list[list[int]]:
     """Turn prompts into token ids: texts as they are, messages by the tokenizer's chat template.
 
     Args:
         tokenizer: Tokenizer of the model.
         prompts: N prompts.
+        chat_template_kwargs: What the chat template is given besides the messages, by name.
 
     Returns:
         N lists of token ids.
@@ -36,7 +39,8 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
             if isinstance(prompt, str):
                 ids = tokenizer(prompt)["input_ids"]
             else:
-                text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+                options = dict(chat_template_kwargs or {})
+                text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **options)
                 ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         except Exception as error:  # tokenizers and templates may raise anything
             raise DataError(

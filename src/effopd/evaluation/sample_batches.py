@@ -44,7 +44,7 @@ class SampleBatches:
         self.task = task
         self.seed = seed
         self.temperature = temperature
-        self._prompt_ids = encode_prompts(tokenizer, task.prompts)
+        self._prompt_ids = encode_prompts(tokenizer, task.prompts, task.chat_template_kwargs)
         order = sorted(range(len(self._prompt_ids)), key=lambda prompt: -len(self._prompt_ids[prompt]))
         items: list[Item] = [(prompt, sample) for prompt in order for sample in range(num_samples)]
         self.items = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]

@@ -1,7 +1,8 @@
 """What is asked of a model and how it is sampled: the settings that `effopd evaluate` and a task of a sweep share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effopd.checks import check_number, check_text, check_whole
 from effopd.errors import ConfigurationError
@@ -22,6 +23,8 @@ class TaskSettings:
         limit: Number of problems to take, from the first on, at least 1; None takes all.
         chat: Whether to put text prompts into the model's chat template.
         system_prompt: Text of the system's message, which comes before each problem; only with `chat`.
+        chat_template_kwargs: What the chat template is given besides the messages, by name; only with `chat`. For
+            Qwen3, `{"enable_thinking": false}` is the mode without thinking.
         max_new_tokens: Limit on the tokens of a completion, at least 1; None takes the task's own.
         num_samples: Number of completions per problem, at least 1.
         temperature: Sampling temperature over the whole vocabulary, at least 0; 0 takes the most probable token.
@@ -36,6 +39,7 @@ class TaskSettings:
     limit: int | None = None
     chat: bool = False
     system_prompt: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
     max_new_tokens: int | None = None
     num_samples: int = 1
     temperature: float = 1.0
@@ -53,6 +57,10 @@ class TaskSettings:
         if self.system_prompt is not None and not self.chat:
             raise ConfigurationError(
                 "system_prompt: got one without chat, whose template would hold it; set chat, too."
+            )
+        if self.chat_template_kwargs is not None and (not isinstance(self.chat_template_kwargs, dict) or not self.chat):
+            raise ConfigurationError(
+                f"chat_template_kwargs: got {self.chat_template_kwargs!r}, expected values by name, and chat."
             )
         check_number("temperature", self.temperature, low=0)
         if self.temperature == 0 and self.num_samples > 1:
@@ -73,5 +81,5 @@ class TaskSettings:
 
         task = load_task(self.task, limit=self.limit, data=self.data)
         if self.chat:
-            task = task.as_chat(self.system_prompt)
+            task = task.as_chat(self.system_prompt, self.chat_template_kwargs)
         return task if self.max_new_tokens is None else replace(task, max_new_tokens=self.max_new_tokens)

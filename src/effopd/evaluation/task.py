@@ -1,7 +1,7 @@
 """A task: problems, and how they are graded."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from effopd.checks import check_whole
@@ -25,6 +25,7 @@ class Task:
         answers: What the grader compares completions of each prompt with, N in all.
         grader: Function that grades completions.
         max_new_tokens: Limit on the tokens of a completion, at least 1.
+        chat_template_kwargs: What the chat template is given besides the messages, by name.
 
     Raises:
         ConfigurationError: `max_new_tokens` is out of its range.
@@ -36,6 +37,7 @@ class Task:
     answers: list[Any]
     grader: Grader
     max_new_tokens: int
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.answers) or not self.prompts:
@@ -54,11 +56,14 @@ class Task:
         if self.grader in (grade_code, grade_functions):
             check_sandbox()
 
-    def as_chat(self, system_prompt: str | None = None) -> "Task":
+    def as_chat(
+        self, system_prompt: str | None = None, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> "Task":
         """Return the same task with every text prompt turned into the message of a user.
 
         Args:
             system_prompt: Text of a system's message that comes first in every prompt; None for none.
+            chat_template_kwargs: What the chat template is given besides the messages, by name.
 
         Raises:
             DataError: There is a system prompt, and a prompt has a system's message already.
@@ -74,4 +79,4 @@ class Task:
                         " given, too. Leave out one of them."
                     )
             messages = [[{"role": "system", "content": system_prompt}, *prompt] for prompt in messages]
-        return replace(self, prompts=list(messages))
+        return replace(self, prompts=list(messages), chat_template_kwargs=dict(chat_template_kwargs or {}))

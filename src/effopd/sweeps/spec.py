@@ -74,6 +74,7 @@ class SweepSpec:
         limit: Number of problems per task, the same ones for every cell; None for all.
         chat: Whether to put text prompts into the model's chat template.
         system_prompt: Text of the system's message before each problem; only with `chat`.
+        chat_template_kwargs: What the chat template is given besides the messages, by name; only with `chat`.
         max_new_tokens: Limit on the tokens of a completion; None takes the task's own.
         num_samples: Number of completions per problem.
         temperature: Sampling temperature.
@@ -100,6 +101,7 @@ class SweepSpec:
     limit: int | None = None
     chat: bool = False
     system_prompt: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
     max_new_tokens: int | None = None
     num_samples: int = 1
     temperature: float = 1.0

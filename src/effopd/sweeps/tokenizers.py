@@ -32,6 +32,6 @@ def check_prompts(base: str, cells: Iterable[Cell], tasks: Mapping[str, Task]) -
         tokenizer = load_tokenizer(tokenizer_directory(checkpoint, model_directory(base)), require_pad_token=False)
         for name, task in tasks.items():
             try:
-                encode_prompts(tokenizer, task.prompts[:1])
+                encode_prompts(tokenizer, task.prompts[:1], task.chat_template_kwargs)
             except (ConfigurationError, DataError) as error:
                 raise type(error)(f"{checkpoint}, task {name}: {error}") from error
