@@ -40,7 +40,7 @@ def note_errors(axes: Axes, points: pd.DataFrame) -> None:
     if errors.max() == 0:
         text = "error of the update: none"
     elif errors.max() <= MAX_ERROR or len(errors) == 1:
-        text = f"error of the update: at most {percent(max(errors.max(), 1e-4))}"
+        text = f"error of the update: at most {percent(max(errors.max(), 1e-5))}"
     else:
         each = [f"{percent(error)} ({plain(run)})" for run, error in errors.items()]
         lines = [", ".join(each[index : index + 2]) for index in range(0, len(each), 2)]
