@@ -156,7 +156,7 @@ def test_float32_is_what_makes_a_bfloat16_sweep_mean_something(
 
 def test_figures_and_tables_are_written(whole: tuple[SweepSpec, Path]) -> None:
     _, out = whole
-    names = {f"{name}{suffix}" for name in PAPER for suffix in (".svg", ".png")}
+    names = {f"{name}{suffix}" for name in PAPER for suffix in (".svg", ".pdf", ".png")}
     assert {path.name for path in (out / "figures").iterdir()} == names
     text = (out / "sweep.md").read_text()
     assert "2 of 2" in text and "t-interval" in text
