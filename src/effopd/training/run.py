@@ -22,8 +22,10 @@ from transformers import TrainerCallback
 
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError, DataError, DivergedError
-from effopd.files import read_json_lines, write_json, write_text
+from effopd.files import finite_or_none, read_json_lines, write_json, write_text
+from effopd.models.load import load_model
 from effopd.run_directory import differing_settings, locked
+from effopd.training.alphaopd import MODEL, RECORD, extrapolate_run
 from effopd.training.build import build_trainer
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.metrics import COMPLETE, METRICS, MetricsCallback
@@ -120,8 +122,28 @@ def _train(
         raise
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        write_json(directory / FINISHED, {"steps": trainer.state.global_step, "last": metrics.row})
+        extrapolated = {}
+        if arguments.alphaopd_target is not None:
+            extrapolated = {"alphaopd": _extrapolate(arguments, trainer, directory)}
+        write_json(directory / FINISHED, {"steps": trainer.state.global_step, "last": metrics.row} | extrapolated)
     return read_json_lines(directory / METRICS)
+
+
+def _extrapolate(arguments: RunArguments, trainer: OPDTrainer, directory: Path) -> dict[str, Any]:
+    """Do the last stage of `method: alphaopd`, after training; on one process, also measure the model's accuracy."""
+    base, target = arguments.model_name_or_path, arguments.alphaopd_target
+    assert target is not None
+    record = extrapolate_run(directory, base, target, len(trainer.eval_dataset))
+    if trainer.accelerator.num_processes > 1:
+        logger.warning("%s was not evaluated; do so with `effopd evaluate`.", directory / MODEL)
+        return record
+    weights = load_model(directory / MODEL, dtype=str(trainer.model.dtype).removeprefix("torch.")).state_dict()
+    trainer.model.load_state_dict(weights)
+    trl_hooks.publish_weights(trainer)
+    measured = trainer.evaluate()
+    record |= {name: finite_or_none(measured[f"eval_{name}"]) for name in ("accuracy", "accuracy_stderr")}
+    write_json(directory / RECORD, record)
+    return record
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
