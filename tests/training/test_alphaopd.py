@@ -17,7 +17,10 @@ from effopd.training import build_trainer, train
 from effopd.training.alphaopd import extrapolate_run
 from effopd.world import model_path
 
-EVALUATED = {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 60, "acceleration": "none"}
+EVALUATED = {
+    **{"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 60},
+    **{"acceleration": "none", "extrapolation": None},
+}
 WINDOW = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 2, "learning_rate": 1e-3}
 
 

@@ -14,10 +14,12 @@ ACCURACIES = [0.2, 0.35, 0.3, 0.5]
 
 
 def straight() -> tuple[Tensor, Tensor, Tensor]:
-    """A path `outer(start + accuracy * slope, right)` whose largest entry changes its sign on the way."""
+    """A path `outer(start + accuracy * slope, right)` on which another entry becomes the largest, with another sign."""
     torch.manual_seed(0)
     start, slope, right = torch.randn(9), torch.randn(9), torch.randn(6)
-    start[0], slope[0] = -6.0, 20.0
+    start, slope = start / 2, slope / 2
+    start[0], slope[0] = 3.0, 0.1
+    start[1], slope[1] = -5.2, 8.4
     start[3], slope[3] = 0.5, 0.0  # an entry that stands still
     return start.double(), slope.double(), torch.nn.functional.normalize(right.double(), dim=0)
 

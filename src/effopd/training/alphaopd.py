@@ -43,17 +43,18 @@ def check_alphaopd(arguments: RunArguments, config: OPDConfig) -> None:
         raise ConfigurationError("method='alphaopd' extrapolates to an accuracy, and alphaopd_target is not set.")
     if arguments.acceleration != "none":
         raise ConfigurationError(
-            f"acceleration={arguments.acceleration!r} jumps along the path that method='alphaopd' fits over plain steps, "
-            "and the two are not defined together. Set acceleration: none."
+            f"acceleration={arguments.acceleration!r} jumps along the path that method='alphaopd' fits over plain "
+            "steps, and the two are not defined together. Set acceleration: none."
         )
     if config.eval_strategy == "no" or config.save_strategy == "no":
         raise ConfigurationError(
-            "method='alphaopd' fits the weights of checkpoints to their accuracies: set eval_strategy and save_strategy "
-            "(with evaluation_dataset_name), so that at least 3 steps have both."
+            "method='alphaopd' fits the weights of checkpoints to their accuracies: set eval_strategy and "
+            "save_strategy (with evaluation_dataset_name), so that at least 3 steps have both."
         )
     if config.save_total_limit is not None:
         raise ConfigurationError(
-            f"save_total_limit={config.save_total_limit} removes checkpoints that method='alphaopd' needs; leave it out."
+            f"save_total_limit={config.save_total_limit} removes checkpoints that method='alphaopd' needs; leave "
+            "it out."
         )
     if (config.model_init_kwargs or {}).get("revision"):
         raise ConfigurationError(
@@ -69,8 +70,9 @@ def check_alphaopd(arguments: RunArguments, config: OPDConfig) -> None:
         ]
         if len(both) < FEWEST_CHECKPOINTS:
             raise ConfigurationError(
-                f"With max_steps={config.max_steps}, save_steps={config.save_steps} and eval_steps={config.eval_steps}, "
-                f"{len(both)} steps are both saved and evaluated; method='alphaopd' needs at least {FEWEST_CHECKPOINTS}."
+                f"With max_steps={config.max_steps}, save_steps={config.save_steps} and eval_steps={config.eval_steps},"
+                f" {len(both)} steps are both saved and evaluated; method='alphaopd' needs at least"
+                f" {FEWEST_CHECKPOINTS}."
             )
 
 
@@ -103,8 +105,8 @@ def extrapolate_run(directory: Path, base: str, target: float, num_evaluation: i
     if len(found) < FEWEST_CHECKPOINTS or len(set(accuracies)) == 1:
         raise DataError(
             f"{directory}: got {len(found)} checkpoints with accuracies {accuracies}; expected at least "
-            f"{FEWEST_CHECKPOINTS}, and accuracies that differ. Train the early window longer, save and evaluate at more "
-            "of its steps, or evaluate on more prompts."
+            f"{FEWEST_CHECKPOINTS}, and accuracies that differ. Train the early window longer, save and evaluate at "
+            "more of its steps, or evaluate on more prompts."
         )
     path = _Path(base, found, accuracies, target)
     shutil.rmtree(directory / MODEL, ignore_errors=True)  # of a command that was interrupted just after it

@@ -48,8 +48,8 @@ class OPDConfig(DistillationConfig):
     method: str = field(
         default="opd",
         metadata={
-            "help": "opd: on-policy distillation. exopd: beyond the teacher, away from a reference model. alphaopd: opd, "
-            "at the end of which the weights are extrapolated to a target accuracy."
+            "help": "opd: on-policy distillation. exopd: beyond the teacher, away from a reference model. alphaopd: "
+            "opd, at the end of which the weights are extrapolated to a target accuracy."
         },
     )
     exopd_lambda: float | None = field(

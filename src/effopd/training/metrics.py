@@ -40,6 +40,9 @@ COMPLETE = "effopd-complete.json"
 # Beginnings of the names of the files and folders that hold the state of the optimizer, of the learning rate and of the
 # random numbers.
 _STATE = ("optimizer", "scheduler", "rng_state")
+TRAINER_STATE = "trainer_state.json"
+# Beginnings of the names of what a checkpoint has beside its model.
+STATE_FILES = (*_STATE, TRAINER_STATE, "effopd")
 _COUNTS = ("rollouts", "generated_tokens", "teacher_tokens", "reference_tokens")
 _TIMED = ("generation", "teacher", "reference")
 _PHASES = (*_TIMED, "update")

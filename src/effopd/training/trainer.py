@@ -1,4 +1,4 @@
-"""`OPDTrainer`: TRL's DistillationTrainer with the `sampled` estimator, ExOPD, accuracy as evaluation, and its cost metered.
+"""`OPDTrainer`: TRL's DistillationTrainer with `sampled`, ExOPD, accuracy as evaluation, and its cost metered.
 
 Shape suffixes: B sequences, T completion tokens, H hidden size, V vocabulary.
 """
@@ -165,8 +165,8 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
         """Return the paper's policy gradient on the sampled log-ratio of the completions' tokens.
 
         When the weights have moved since they sampled, it corrects for that by the importance ratio of each token. And
-        if vLLM sampled, each token is weighed by the ratio of the trainer's probability to vLLM's, truncated. For ExOPD,
-        another target takes the place of the teacher; the reverse KL in the meter is that to the teacher all the same.
+        if vLLM sampled, each token is weighed by the ratio of the trainer's probability to vLLM's, truncated. For
+        ExOPD, another target takes the teacher's place; the reverse KL in the meter is still that to the teacher.
         """
         reference = self._read_reference(batch)
 
@@ -204,8 +204,8 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
         if self.args.reads_reference != (self.reference_model is not None):
             given = "none" if self.reference_model is None else "one"
             raise ConfigurationError(
-                f"method={self.args.method!r} with exopd_lambda={self.args.exopd_lambda} got {given} as reference_model; "
-                "it is needed for exopd with a lambda other than 1, and has no effect otherwise."
+                f"method={self.args.method!r} with exopd_lambda={self.args.exopd_lambda} got {given} as "
+                "reference_model; it is needed for exopd with a lambda other than 1, and has no effect otherwise."
             )
         if self.reference_model is not None and self.is_deepspeed_enabled:
             raise ConfigurationError(

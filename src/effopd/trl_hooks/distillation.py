@@ -45,6 +45,7 @@ class HookedDistillationTrainer(DistillationTrainer):
         effopd_asks_engine: Whether its batches are to have `ENGINE_LOGPROBS` where vLLM samples them.
     """
 
+    teacher_model: Any
     effopd_trains_again = False
     effopd_weighs_tokens = False
     effopd_asks_engine = False

@@ -68,7 +68,6 @@ def token_logprobs(
         Log-probabilities [B, T] in nats of the student, with gradients, and of the teacher, without; and the entropy
         [B, T] of the student's distribution at each position.
     """
-
     student_BT, entropy_BT = _project("student", tokens_BT, student_BTH, student_head_VH, temperature, settings)
     frozen = frozen_logprobs(tokens_BT, teacher_BTH, teacher_head_VH, temperature=temperature, **settings)
     return student_BT, frozen, entropy_BT

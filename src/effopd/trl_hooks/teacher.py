@@ -14,9 +14,9 @@ from trl.models import prepare_fsdp
 def shard_frozen(model: Any, accelerator: Any) -> Any:
     """Shard a frozen model over the processes as the student will be, layer by layer, if they use FSDP2.
 
-    TRL's `DistillationTrainer` leaves the teacher to accelerate's `prepare_model`, which under FSDP moves nothing: it expects
-    models to be sharded afterwards, together with an optimizer. All processes get the weights of the first, since by
-    accelerate's default the others have not read them (`fsdp_cpu_ram_efficient_loading`). This is collective.
+    TRL's `DistillationTrainer` leaves the teacher to accelerate's `prepare_model`, which under FSDP moves nothing: it
+    expects models to be sharded afterwards, together with an optimizer. All processes get the weights of the first,
+    since by accelerate's default the others have not read them (`fsdp_cpu_ram_efficient_loading`). This is collective.
 
     Args:
         model: Model that is prepared by accelerate for evaluation, or None.
