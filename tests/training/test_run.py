@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from effopd.checkpoints import find_checkpoints
 from effopd.errors import CheckpointError, ConfigurationError, DataError, EffOPDError
 from effopd.run_directory import locked
-from effopd.training import build_trainer, train
+from effopd.training import OPDTrainer, build_trainer, train
 from effopd.training.config_file import parse_config
 from effopd.training.run import newest_checkpoint
 
@@ -274,3 +274,31 @@ def test_a_checkpoint_that_lost_its_state_is_not_continued_from(name: str, tmp_p
     (tmp_path / "checkpoint-3" / name).unlink()
     with pytest.raises(CheckpointError, match=f"lacks {name}.*go on to other weights"):
         train(*world(tmp_path, max_steps=4))
+
+
+def test_a_run_interrupted_after_its_last_step_takes_no_further_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(*world(tmp_path / "whole"))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(OPDTrainer, "save_model", _interrupted_at_the_end(OPDTrainer.save_model))
+        train(*world(tmp_path / "cut"))
+    assert not (tmp_path / "cut" / "run.json").exists()
+    continued = train(*world(tmp_path / "cut"))
+    assert [*map(without_seconds, continued)] == [*map(without_seconds, whole)]
+    assert json.loads((tmp_path / "cut" / "run.json").read_text())["steps"] == 6
+    names = [{path.name for path in (tmp_path / name).iterdir() if path.is_file()} for name in ("whole", "cut")]
+    assert names[0] == names[1]
+    left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(left[name].equal(right[name]) for name in left)
+
+
+def _interrupted_at_the_end(save_model: Any) -> Any:
+    """Save checkpoints, and be interrupted at the final model."""
+
+    def save(trainer: OPDTrainer, output_dir: str | None = None, **kwargs: Any) -> None:
+        if output_dir == trainer.args.output_dir:
+            raise KeyboardInterrupt
+        save_model(trainer, output_dir, **kwargs)
+
+    return save

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from effopd import trl_hooks
 from effopd.extrapolation.snapshot import Snapshot
-from effopd.trl_hooks.teacher import shard_teacher
+from effopd.trl_hooks.teacher import shard_frozen
 
 
 def rollouts() -> list[dict[str, torch.Tensor]]:
@@ -37,7 +37,7 @@ def rollouts() -> list[dict[str, torch.Tensor]]:
 
 
 def as_under_fsdp2(trainer: Any) -> Any:
-    """The trainer's teacher, with an accelerator that says what accelerate says under FSDP2, which wants a GPU."""
+    """An accelerator that says what accelerate says under FSDP2, which wants a GPU."""
     plugin = SimpleNamespace(
         fsdp_version=2,
         reshard_after_forward=True,
@@ -47,8 +47,7 @@ def as_under_fsdp2(trainer: Any) -> Any:
         transformer_cls_names_to_wrap=None,
     )
     state = SimpleNamespace(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
-    accelerator = SimpleNamespace(state=state, device=trainer.accelerator.device)
-    return SimpleNamespace(accelerator=accelerator, teacher_model=trainer.teacher_model)
+    return SimpleNamespace(state=state, device=trainer.accelerator.device)
 
 
 def run(out: Path, num_scored: int) -> list[Any]:
@@ -62,7 +61,7 @@ def run(out: Path, num_scored: int) -> list[Any]:
         if rank:  # has not read the teacher, as by accelerate's default
             for parameter in trainer.teacher_model.parameters():
                 torch.nn.init.constant_(parameter, float("nan"))
-        shard_teacher(as_under_fsdp2(trainer))  # in place
+        trainer.teacher_model = shard_frozen(trainer.teacher_model, as_under_fsdp2(trainer))
         layers = trainer.teacher_model.model.layers
         assert all(isinstance(module, FSDPModule) for module in (trainer.teacher_model, *layers))
         assert not trainer.teacher_model.training

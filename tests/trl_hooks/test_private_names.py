@@ -213,7 +213,7 @@ def test_the_table_names_what_each_file_uses() -> None:
 
 
 def test_what_the_hooks_add_is_no_name_of_trl() -> None:
-    public = {"on_rollouts", "on_teacher_pass", "training_loss"}
+    public = {"on_rollouts", "on_teacher_pass", "on_reference_pass", "read_reference", "training_loss"}
     assert public < vars(HookedDistillationTrainer).keys()
     source = "".join(inspect.getsource(each) for each in DistillationTrainer.__mro__[:-1])
     assert not public & set(re.findall(r"(?:self\.|def )(\w+)", source))

@@ -4,6 +4,7 @@ The exact reverse KL per token, `full_vocab`, is TRL's own: `DistillationTrainer
 """
 
 from effopd.objectives.engine_weights import engine_weights
+from effopd.objectives.exopd import exopd_divergence, exopd_target
 from effopd.objectives.sampled import sampled_reverse_kl
 
-__all__ = ["engine_weights", "sampled_reverse_kl"]
+__all__ = ["engine_weights", "exopd_divergence", "exopd_target", "sampled_reverse_kl"]

@@ -12,6 +12,7 @@ from effopd.extrapolation.callback import EffOPDCallback
 from effopd.models.find import find_model
 from effopd.models.load import load_model, load_tokenizer
 from effopd.models.vocabulary import align_vocab_size, check_vocabularies
+from effopd.training.alphaopd import check_alphaopd
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.data import load_prompts, warn_of_long_prompts
 from effopd.training.metrics import MetricsCallback
@@ -30,6 +31,7 @@ class Loaded(NamedTuple):
     Attributes:
         student: Model that is trained.
         teacher: Frozen model with as many rows in its head as the student.
+        reference: Likewise, the reference model of ExOPD; None where the method needs none.
         tokenizer: Tokenizer of the student.
         dataset: Training prompts.
         evaluation: Prompts to evaluate on, or None.
@@ -37,6 +39,7 @@ class Loaded(NamedTuple):
 
     student: PreTrainedModel
     teacher: PreTrainedModel
+    reference: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     dataset: Any
     evaluation: Any
@@ -75,6 +78,24 @@ def _check_settings(arguments: RunArguments, config: OPDConfig) -> None:
             f"eval_strategy is {config.eval_strategy.value!r}, and there is nothing to evaluate on. Set "
             'evaluation_dataset_name, or eval_strategy: "no".'
         )
+    _check_method(arguments, config)
+
+
+def _check_method(arguments: RunArguments, config: OPDConfig) -> None:
+    """Refuse settings that the method does not go with."""
+    check_alphaopd(arguments, config)
+    if arguments.reference_model_name_or_path and not config.reads_reference:
+        raise ConfigurationError(
+            f"reference_model_name_or_path has no effect with method={config.method!r}"
+            f"{' and exopd_lambda=1' if config.method == 'exopd' else ''}; leave it out."
+        )
+    settings = arguments.extrapolation_config()
+    if config.reads_reference and settings and settings.validator != "reward":
+        raise ConfigurationError(
+            f"acceleration={arguments.acceleration!r} judges weights by their divergence from the teacher "
+            f"({settings.validator}), beyond which method='exopd' trains: it would take back what training gains. Use "
+            "paper or reference, which judge by reward, or none."
+        )
 
 
 def _load(arguments: RunArguments, config: OPDConfig) -> Loaded:
@@ -100,7 +121,30 @@ def _load(arguments: RunArguments, config: OPDConfig) -> Loaded:
     check_vocabularies(tokenizer, teacher_tokenizer, student.config, teacher.config)
     num_tokens = 1 + max(tokenizer.get_vocab().values())
     teacher = align_vocab_size(teacher, student.config.get_text_config().vocab_size, num_tokens)
-    return Loaded(student, teacher, tokenizer, dataset, evaluation)
+    reference = None
+    if config.reads_reference:
+        reference = _load_reference(arguments, student_revision, tokenizer, student, num_tokens, trust | teacher_kwargs)
+    return Loaded(student, teacher, reference, tokenizer, dataset, evaluation)
+
+
+def _load_reference(
+    arguments: RunArguments,
+    student_revision: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    student: PreTrainedModel,
+    num_tokens: int,
+    kwargs: dict[str, Any],
+) -> PreTrainedModel:
+    """Load ExOPD's reference model as the teacher is loaded, with its dtype, since it is frozen as well."""
+    name = arguments.reference_model_name_or_path
+    revision = None if name else student_revision
+    name = name or arguments.model_name_or_path
+    reference = load_model(name, revision=revision, **kwargs)
+    if name != arguments.model_name_or_path:
+        tokens: dict[str, Any] = {"pad_token": arguments.pad_token, "eos_token": arguments.eos_token}
+        own = load_tokenizer(name, trust_remote_code=kwargs["trust_remote_code"], **tokens)
+        check_vocabularies(tokenizer, own, student.config, reference.config)
+    return align_vocab_size(reference, student.config.get_text_config().vocab_size, num_tokens)
 
 
 def _wire(
@@ -162,6 +206,7 @@ def _make_trainer(config: OPDConfig, loaded: Loaded, rewards: list[RewardFunctio
         trainer = OPDTrainer(
             model=loaded.student,
             teacher_model=loaded.teacher,
+            reference_model=loaded.reference,
             args=config,
             train_dataset=loaded.dataset,
             eval_dataset=loaded.evaluation,

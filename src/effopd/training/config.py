@@ -11,7 +11,10 @@ from effopd.checks import check_choice, check_number
 from effopd.errors import ConfigurationError
 from effopd.extrapolation.presets import PRESETS, ExtrapolationConfig, resolve_preset
 
+Method = Literal["opd", "exopd", "alphaopd"]
 Estimator = Literal["full_vocab", "sampled"]
+# Lambda of ExOPD where none is given, that of its authors' scripts (arXiv 2602.12125).
+EXOPD_LAMBDA = 1.25
 
 # Bounds of the fields that neither TRL nor transformers checks before it uses them.
 _BOUNDS: dict[str, dict[str, Any]] = {
@@ -28,6 +31,7 @@ _BOUNDS: dict[str, dict[str, Any]] = {
     "temperature": {"above": 0},
     "top_p": {"above": 0, "high": 1},
     "vllm_importance_sampling_clip_max": {"low": 1},
+    "exopd_lambda": {"above": 0},
     "top_k": {"low": 0, "remedy": "For no limit, write 0."},
 }
 # Values with which completions are sampled from the whole distribution.
@@ -36,11 +40,24 @@ _WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penal
 
 @dataclass
 class OPDConfig(DistillationConfig):
-    """The settings of TRL's `DistillationConfig`, and the estimator of the reverse KL to minimise.
+    """The settings of TRL's `DistillationConfig`, the method, and the estimator of what it minimises.
 
     The correction for vLLM has the names that it has in TRL's `GRPOConfig`, and its mode `token_truncate`.
     """
 
+    method: str = field(
+        default="opd",
+        metadata={
+            "help": "opd: on-policy distillation. exopd: beyond the teacher, away from a reference model. alphaopd: "
+            "opd, at the end of which the weights are extrapolated to a target accuracy."
+        },
+    )
+    exopd_lambda: float | None = field(
+        default=None,
+        metadata={
+            "help": f"ExOPD's factor, above 0: 1 is opd, larger goes beyond the teacher. Default {EXOPD_LAMBDA}."
+        },
+    )
     estimator: str = field(
         default="full_vocab",
         metadata={
@@ -73,7 +90,9 @@ class OPDConfig(DistillationConfig):
         if self.activation_checkpointing is None:  # the new name; TRL still sets the old one, of which it is warned
             self.activation_checkpointing: bool | None = self.gradient_checkpointing
         super().__post_init__()
+        check_choice("method", self.method, get_args(Method))
         check_choice("estimator", self.estimator, get_args(Estimator))
+        self._check_exopd()
         if self.estimator == "sampled" and self.beta != 1.0:
             raise ConfigurationError(
                 f"estimator='sampled' is the reverse KL; beta={self.beta} has no effect on it. Leave beta at 1.0, or "
@@ -97,6 +116,27 @@ class OPDConfig(DistillationConfig):
         for name, bounds in _BOUNDS.items():
             if (value := getattr(self, name)) is not None:
                 check_number(name, value, **bounds)
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether the method needs the log-probabilities of a reference model. ExOPD with lambda = 1 does not."""
+        return self.method == "exopd" and self.exopd_lambda != 1.0
+
+    def _check_exopd(self) -> None:
+        if self.method != "exopd":
+            if self.exopd_lambda is not None:
+                raise ConfigurationError(
+                    f"exopd_lambda={self.exopd_lambda} has no effect with method={self.method!r}; leave it out, or set "
+                    "method to exopd."
+                )
+            return
+        if self.exopd_lambda is None:
+            self.exopd_lambda = EXOPD_LAMBDA
+        if self.reads_reference and self.beta != 1.0:
+            raise ConfigurationError(
+                f"method='exopd' replaces the log-ratio in the reverse KL, and beta={self.beta} is another divergence, "
+                "for which it is not defined. Leave beta at 1.0."
+            )
 
 
 @dataclass
@@ -151,6 +191,13 @@ class RunArguments:
     )
     target_accuracy: float | None = field(
         default=None, metadata={"help": "Stop when an evaluation reaches this accuracy."}
+    )
+    reference_model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Reference model of method=exopd; by default what the student starts from."},
+    )
+    alphaopd_target: float | None = field(
+        default=None, metadata={"help": "Accuracy that method=alphaopd extrapolates to."}
     )
     monitor_every: int | None = field(
         default=None, metadata={"help": "Number of steps between measurements of the weight update, in updates.jsonl."}

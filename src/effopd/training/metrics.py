@@ -40,8 +40,12 @@ COMPLETE = "effopd-complete.json"
 # Beginnings of the names of the files and folders that hold the state of the optimizer, of the learning rate and of the
 # random numbers.
 _STATE = ("optimizer", "scheduler", "rng_state")
-_COUNTS = ("rollouts", "generated_tokens", "teacher_tokens")
-_PHASES = ("generation", "teacher", "update")
+TRAINER_STATE = "trainer_state.json"
+# Beginnings of the names of what a checkpoint has beside its model.
+STATE_FILES = (*_STATE, TRAINER_STATE, "effopd")
+_COUNTS = ("rollouts", "generated_tokens", "teacher_tokens", "reference_tokens")
+_TIMED = ("generation", "teacher", "reference")
+_PHASES = (*_TIMED, "update")
 _EFFOPD_PHASES = ("validation", "extrapolation")
 
 
@@ -97,7 +101,7 @@ class MetricsCallback(TrainerCallback):
         accelerator = self.trainer.accelerator
         counts = torch.tensor([getattr(meter, name) for name in _COUNTS], device=accelerator.device)
         means = torch.tensor(
-            [meter.loss, meter.reverse_kl, elapsed, meter.generation_seconds, meter.teacher_seconds, *effopd],
+            [meter.loss, meter.reverse_kl, elapsed, *(getattr(meter, f"{phase}_seconds") for phase in _TIMED), *effopd],
             device=accelerator.device,
         )
         if accelerator.num_processes > 1:
@@ -106,7 +110,7 @@ class MetricsCallback(TrainerCallback):
         for name, value in zip(_COUNTS, counts.tolist(), strict=True):
             self._totals[name] += value
         loss, reverse_kl, elapsed, *seconds = means.tolist()
-        for name, value in zip(("generation", "teacher", *_EFFOPD_PHASES), seconds, strict=True):
+        for name, value in zip((*_TIMED, *_EFFOPD_PHASES), seconds, strict=True):
             self._totals[name] += value
         self._totals["update"] += elapsed - sum(seconds)
         self.row = self._make_row(state, loss, reverse_kl)
@@ -179,6 +183,7 @@ class MetricsCallback(TrainerCallback):
             "generated_tokens": int(self._totals["generated_tokens"] + cost["generated_tokens"]),
             "validation_tokens": int(cost["generated_tokens"]),
             "teacher_tokens": int(self._totals["teacher_tokens"] + cost["teacher_tokens"]),
+            "reference_tokens": int(self._totals["reference_tokens"]),
             "seconds": seconds,
             "seconds_total": sum(seconds.values()),
         }

@@ -22,11 +22,13 @@ from transformers import TrainerCallback
 
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError, DataError, DivergedError
-from effopd.files import read_json_lines, write_json, write_text
+from effopd.files import finite_or_none, read_json, read_json_lines, write_json, write_text
+from effopd.models.load import load_model
 from effopd.run_directory import differing_settings, locked
+from effopd.training.alphaopd import MODEL, RECORD, extrapolate_run
 from effopd.training.build import build_trainer
 from effopd.training.config import OPDConfig, RunArguments
-from effopd.training.metrics import COMPLETE, METRICS, MetricsCallback
+from effopd.training.metrics import COMPLETE, METRICS, STATE_FILES, TRAINER_STATE, MetricsCallback
 from effopd.training.trainer import OPDTrainer
 from effopd.versions import installed_versions
 
@@ -105,9 +107,15 @@ def _train(
     checkpoint = newest_checkpoint(directory)
     if checkpoint:
         logger.warning("Continuing from %s.", checkpoint)
+    state = read_json(checkpoint / TRAINER_STATE) if checkpoint else {}
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.save_model(str(directory))
+        if checkpoint and state["global_step"] >= state["max_steps"]:
+            # Interrupted between its last checkpoint and its end. The Trainer would take one more step.
+            if trainer.is_world_process_zero():
+                _copy_model(checkpoint, directory)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.save_model(str(directory))
     except Exception as error:  # torch and safetensors have errors of their own for a full disk
         full = os.strerror(errno.ENOSPC)
         if full in str(error) or shutil.disk_usage(directory).free < FULL_DISK:
@@ -120,8 +128,38 @@ def _train(
         raise
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        write_json(directory / FINISHED, {"steps": trainer.state.global_step, "last": metrics.row})
+        last = read_json_lines(directory / METRICS)[-1]
+        extrapolated = {}
+        if arguments.alphaopd_target is not None:
+            extrapolated = {"alphaopd": _extrapolate(arguments, trainer, directory)}
+        write_json(directory / FINISHED, {"steps": last["step"], "last": last} | extrapolated)
     return read_json_lines(directory / METRICS)
+
+
+def _copy_model(checkpoint: Path, directory: Path) -> None:
+    """Make a run's final model from its last checkpoint, which has the same files and those of the training's state."""
+    for file in checkpoint.iterdir():
+        if file.is_file() and not file.name.startswith(STATE_FILES):
+            temporary = directory / f"{file.name}.tmp"
+            shutil.copyfile(file, temporary)
+            temporary.replace(directory / file.name)
+
+
+def _extrapolate(arguments: RunArguments, trainer: OPDTrainer, directory: Path) -> dict[str, Any]:
+    """Do the last stage of `method: alphaopd`, after training; on one process, also measure the model's accuracy."""
+    base, target = arguments.model_name_or_path, arguments.alphaopd_target
+    assert target is not None
+    record = extrapolate_run(directory, base, target, len(trainer.eval_dataset))
+    if trainer.accelerator.num_processes > 1:
+        logger.warning("%s was not evaluated; do so with `effopd evaluate`.", directory / MODEL)
+        return record
+    weights = load_model(directory / MODEL, dtype=str(trainer.model.dtype).removeprefix("torch.")).state_dict()
+    trainer.model.load_state_dict(weights)
+    trl_hooks.publish_weights(trainer)
+    measured = trainer.evaluate()
+    record |= {name: finite_or_none(measured[f"eval_{name}"]) for name in ("accuracy", "accuracy_stderr")}
+    write_json(directory / RECORD, record)
+    return record
 
 
 def newest_checkpoint(directory: Path) -> Path | None:

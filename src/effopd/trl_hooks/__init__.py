@@ -59,11 +59,12 @@ Callers write `trl_hooks.NAME(...)`.
 """
 
 from effopd.trl_hooks.changed_weights import discard_rollouts, publish_weights
-from effopd.trl_hooks.distillation import HookedDistillationTrainer
+from effopd.trl_hooks.distillation import HookedDistillationTrainer, ReferenceOutput
 from effopd.trl_hooks.divergence import (
     DivergenceLoss,
     divergence_loss,
     divergence_per_rollout,
+    frozen_logprobs,
     replaced_loss,
     token_logprobs,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "TESTED_TRAINERS",
     "DivergenceLoss",
     "HookedDistillationTrainer",
+    "ReferenceOutput",
     "Rollout",
     "StepRollouts",
     "StepScore",
@@ -98,6 +100,7 @@ __all__ = [
     "divergence_loss",
     "divergence_per_rollout",
     "empty_rollout",
+    "frozen_logprobs",
     "generate",
     "is_divergence",
     "log_metric",

@@ -68,24 +68,42 @@ def token_logprobs(
         Log-probabilities [B, T] in nats of the student, with gradients, and of the teacher, without; and the entropy
         [B, T] of the student's distribution at each position.
     """
+    student_BT, entropy_BT = _project("student", tokens_BT, student_BTH, student_head_VH, temperature, settings)
+    frozen = frozen_logprobs(tokens_BT, teacher_BTH, teacher_head_VH, temperature=temperature, **settings)
+    return student_BT, frozen, entropy_BT
 
-    def project(role: str, hidden_BTH: torch.Tensor, head_VH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        values, entropy, *_ = ChunkedLogProbFunction.apply(
-            hidden_BTH.flatten(0, 1),
-            *_whole_head(head_VH, settings[f"{role}_lm_head_bias"], hidden_BTH.dtype),
-            tokens_BT.flatten(),
-            temperature,
-            VOCABULARY_CHUNK,
-            settings[f"{role}_final_logit_softcapping"],
-            settings[f"{role}_logit_scale"],
-            ("entropy",),
-        )
-        return values.view(tokens_BT.shape), entropy.view(tokens_BT.shape)
 
-    student_BT, entropy_BT = project("student", student_BTH, student_head_VH)
-    with torch.no_grad():
-        teacher_BT, _ = project("teacher", teacher_BTH, teacher_head_VH)
-    return student_BT, teacher_BT, entropy_BT
+@torch.no_grad()
+def frozen_logprobs(
+    tokens_BT: torch.Tensor, states_BTH: torch.Tensor, head_VH: torch.Tensor, *, temperature: float, **settings: Any
+) -> torch.Tensor:
+    """Compute the log-probabilities [B, T], in nats, that the teacher gives to tokens, or a model in its place.
+
+    The arguments are those of `token_logprobs`; of the settings, only those named `teacher_...` count.
+    """
+    return _project("teacher", tokens_BT, states_BTH, head_VH, temperature, settings)[0]
+
+
+def _project(
+    role: str,
+    tokens_BT: torch.Tensor,
+    hidden_BTH: torch.Tensor,
+    head_VH: torch.Tensor,
+    temperature: float,
+    settings: dict[str, Any],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute log-probabilities of the tokens, and entropies, each [B, T], under the student or the teacher."""
+    values, entropy, *_ = ChunkedLogProbFunction.apply(
+        hidden_BTH.flatten(0, 1),
+        *_whole_head(head_VH, settings[f"{role}_lm_head_bias"], hidden_BTH.dtype),
+        tokens_BT.flatten(),
+        temperature,
+        VOCABULARY_CHUNK,
+        settings[f"{role}_final_logit_softcapping"],
+        settings[f"{role}_logit_scale"],
+        ("entropy",),
+    )
+    return values.view(tokens_BT.shape), entropy.view(tokens_BT.shape)
 
 
 def divergence_per_row(

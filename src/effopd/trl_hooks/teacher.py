@@ -1,4 +1,4 @@
-"""The teacher under FSDP2, which TRL leaves whole and on the CPU."""
+"""Frozen models, such as the teacher, under FSDP2, where TRL leaves them whole and on the CPU."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,21 +11,27 @@ from torch.distributed.tensor import DTensor
 from trl.models import prepare_fsdp
 
 
-def shard_teacher(trainer: Any) -> None:
-    """Shard a trainer's teacher over the processes as the student will be, layer by layer, if they use FSDP2.
+def shard_frozen(model: Any, accelerator: Any) -> Any:
+    """Shard a frozen model over the processes as the student will be, layer by layer, if they use FSDP2.
 
-    TRL's `DistillationTrainer` leaves that to accelerate's `prepare_model`, which under FSDP moves nothing: it expects
-    models to be sharded afterwards, together with an optimizer. All processes get the weights of the first, since by
-    accelerate's default the others have not read them (`fsdp_cpu_ram_efficient_loading`). This is collective.
+    TRL's `DistillationTrainer` leaves the teacher to accelerate's `prepare_model`, which under FSDP moves nothing: it
+    expects models to be sharded afterwards, together with an optimizer. All processes get the weights of the first,
+    since by accelerate's default the others have not read them (`fsdp_cpu_ram_efficient_loading`). This is collective.
+
+    Args:
+        model: Model that is prepared by accelerate for evaluation, or None.
+        accelerator: The trainer's accelerator.
+
+    Returns:
+        The sharded model, or `model` itself where FSDP2 is not used.
     """
-    teacher, accelerator = getattr(trainer, "teacher_model", None), trainer.accelerator
     state = accelerator.state
-    if teacher is None or state.distributed_type != DistributedType.FSDP or state.fsdp_plugin.fsdp_version != 2:
-        return
+    if model is None or state.distributed_type != DistributedType.FSDP or state.fsdp_plugin.fsdp_version != 2:
+        return model
     plugin = state.fsdp_plugin
-    layers = plugin.transformer_cls_names_to_wrap or getattr(teacher, "_no_split_modules", None) or ()
+    layers = plugin.transformer_cls_names_to_wrap or getattr(model, "_no_split_modules", None) or ()
     mesh = getattr(accelerator, "torch_device_mesh", None)
-    for module in teacher.modules():
+    for module in model.modules():
         if type(module).__name__ in layers:
             _copy_from_first(module, accelerator.device)
             fully_shard(
@@ -34,8 +40,8 @@ def shard_teacher(trainer: Any) -> None:
                 mp_policy=plugin.mixed_precision_policy or MixedPrecisionPolicy(),
                 mesh=mesh[tuple(accelerator.parallelism_config.fsdp_dim_names)] if mesh is not None else None,
             )
-    _copy_from_first(teacher, accelerator.device)  # what is in no layer
-    trainer.teacher_model = prepare_fsdp(teacher, accelerator)
+    _copy_from_first(model, accelerator.device)  # what is in no layer
+    return prepare_fsdp(model, accelerator)
 
 
 def _copy_from_first(module: torch.nn.Module, device: torch.device) -> None:
