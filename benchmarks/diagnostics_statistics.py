@@ -74,10 +74,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def best_threshold(values: Sequence[float], positive: Sequence[bool]) -> tuple[float, bool]:
+    """Choose the threshold that best tells positive cases from others, by the true less the false positive rate.
+
+    Args:
+        values: One per case; at least two differ.
+        positive: Which cases are positive: some, and not all.
+
+    Returns:
+        The threshold, half-way between two of the values, and whether the positive cases are those below it.
+    """
+    case, is_positive = np.array(values), np.array(positive)
+    ordered = np.unique(case)
+    choices = []
+    for threshold in (ordered[1:] + ordered[:-1]) / 2:
+        flagged = case < threshold
+        gain = flagged[is_positive].mean() - flagged[~is_positive].mean()
+        choices.append((abs(gain), float(threshold), bool(gain > 0)))
+    _, threshold, below = max(choices)
+    return threshold, below
+
+
 def _ranks(values: Floats) -> Floats:
     """Ranks over the runs of a group, centred, in units of the group's size: [draws, runs] to the same."""
-    ranks: Floats = rankdata(values, axis=1) / values.shape[1]
-    return ranks - ranks.mean(axis=1, keepdims=True)
+    ranks = rankdata(values, axis=1) / values.shape[1]
+    centred: Floats = ranks - ranks.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _correlate(cells: Sequence[Floats]) -> Floats:

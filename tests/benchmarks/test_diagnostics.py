@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_run import SIGNALS, Run
-from diagnostics_statistics import holm, rank_correlation
+from diagnostics_statistics import best_threshold, holm, rank_correlation
 from scipy import stats
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +72,22 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_the_best_threshold_of_either_direction():
+    assert best_threshold([1.0, 2.0, 3.0, 4.0], [True, True, False, False]) == (2.5, True)
+    assert best_threshold([1.0, 2.0, 3.0, 4.0, 5.0], [False, False, True, False, True]) == (2.5, False)
+
+
+def test_a_threshold_is_chosen_on_one_world_and_counted_on_the_other():
+    records = [record(rate, seed, unstable=rate == 1e-1) for rate in (1e-3, 1e-1) for seed in (0, 0.1)]
+    records += [each | {"run": each["run"] | {"world": "sibling"}, "unstable": False} for each in records]
+    row = next(row for row in report.thresholds(records) if row["signal"] == "direction_cosine")
+    assert row["below"]
+    assert row["worlds"] == {
+        "style": {"unstable": [2, 2], "stable": [0, 2]},
+        "sibling": {"unstable": [0, 0], "stable": [2, 4]},
+    }
 
 
 def weights(seed):
@@ -138,7 +154,26 @@ def test_a_report_of_made_up_records(tmp_path):
     page = (tmp_path / "diagnostics.md").read_text()
     assert page == report.markdown(summary)
     assert "**+1.00 [+1.00, +1.00]** (12)" in page
-    assert "1 (1 diverged)" in page
+    assert "1 (0 by 1/4, 1 diverged)" in page
+
+
+def test_the_committed_pages_are_those_of_the_committed_runs():
+    runs = [run for of_world in diagnostics.planned(quick=False).values() for run in of_world]
+    records = list(diagnostics.read_records(runs, RESULTS / "diagnostics-runs").values())
+    assert len(records) == len(runs) >= 36
+    summary = json.loads((RESULTS / "diagnostics.json").read_text())
+    assert summary["cells"] == json.loads(json.dumps(report.cells(records)))
+    assert summary["thresholds"] == json.loads(json.dumps(report.thresholds(records)))
+    assert (RESULTS / "diagnostics.md").read_text() == report.markdown(summary)
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_results():
+    section = (
+        (ROOT / "docs" / "training.md").read_text().partition("### What the signals predict")[2].partition("\n## ")[0]
+    )
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) >= 8
+    assert set(rows) <= set((RESULTS / "diagnostics.md").read_text().splitlines())
 
 
 @pytest.mark.slow
