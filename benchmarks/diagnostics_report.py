@@ -145,8 +145,8 @@ def markdown(summary: Record) -> str:
         "Spearman's rank correlation, with ranks taken within each world, and its 95 % bootstrap interval over runs. "
         "**Bold**: Holm's p value over all signals, steps and outcomes of this section is below 0.05. A signal that "
         "follows the learning rate correlates here with whatever the rate decides. The last lines are no signals of "
-        "the update, but what is known without it. Seeds of a rate are much alike, so these intervals say little about other "
-        "rates.",
+        "the update, but what is known without it. Seeds of a rate are much alike, so these intervals say little about "
+        "other rates.",
         correlation_table([row for row in rows if row["within"] == "all rates"]),
         "## Within a rate",
         "The same with ranks taken within each world and rate, so that only runs of different seeds are compared: what "
