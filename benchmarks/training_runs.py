@@ -146,6 +146,7 @@ def do_runs(
     records: Path,
     work: Path,
     rate: float | Callable[[], float],
+    in_words: Callable[[Record], str] | None = None,
 ) -> float | None:
     """Do what is not done yet, shortest expected first.
 
@@ -156,6 +157,7 @@ def do_runs(
         records: Directory of the records.
         work: Directory for the files of the runs under way.
         rate: CPU seconds per unit of expected cost, for the first estimate; or a function that measures them.
+        in_words: Function that says in one line how a run ended; by default, what reaching its target cost.
 
     Returns:
         The seconds per unit of expected cost that were seen with one worker; None if there was nothing to do.
@@ -181,7 +183,8 @@ def do_runs(
         seen = elapsed / max(expected_all - expected_left, 1.0)
         print(
             f"[{len(waiting) - len(left)}/{len(waiting)}, {minutes(elapsed)}, about "
-            f"{minutes(expected_left * seen)} left] {name}: {describe(read_records([run], records)[name])}",
+            f"{minutes(expected_left * seen)} left] {name}: "
+            f"{(in_words or describe)(read_records([run], records)[name])}",
             flush=True,
         )
     if failures:
@@ -195,7 +198,7 @@ def expected_seconds(runs: Iterable[TrainingRun], rate: float) -> float:
 
 
 def describe(record: Record) -> str:
-    """Say in one line how a run ended."""
+    """Say in one line what reaching the target cost a run."""
     cpu = record["spent"]["cpu_seconds_to_target"]
     if record["steps_to_target"] is None:
         accuracy = "before any evaluation" if record["final_accuracy"] is None else f"at {record['final_accuracy']:.3f}"
