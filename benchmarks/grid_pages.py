@@ -169,6 +169,11 @@ def help_page(summary: Record) -> str:
     """The page that a practitioner reads in a minute. It says what the records say, and nothing else."""
     label = summary["method"]["label"]
     worlds = [world["world"] for world in summary["worlds"]]
+    # Vanilla's default cell alone would flatter the method.
+    with_best = {row["world"] for row in summary["comparisons"] if row["situation"] == "best"}
+    summary = summary | {
+        part: [row for row in summary[part] if row["world"] in with_best] for part in ("comparisons", "tuning")
+    }
     parts = [
         f"# When does {label} help?",
         f"Made from the records of `{summary['command']}` (`--report-only` writes it anew), on small embedded worlds "

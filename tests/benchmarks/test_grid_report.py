@@ -113,6 +113,17 @@ def test_the_page_with_every_number(summary):
     assert "line search needs at least 1.5 times fewer" in page
 
 
+def test_nothing_is_compared_before_vanillas_best_cell_is_known(summary):
+    others = [row for row in summary["comparisons"] if (row["situation"], row["world"]) != ("best", "style")]
+    page = help_page(summary | {"comparisons": others})
+    assert "- `style`:" not in page
+    assert "- `long`:" in page
+    assert not any(
+        line.startswith("| vanilla's default cell | ") and "| not measured yet |" not in line
+        for line in page.splitlines()
+    )
+
+
 def test_the_page_for_practitioners(summary):
     page = help_page(summary)
     assert "in its best cell, line search needs fewer rollouts in `long`; more rollouts in `style`." in page
