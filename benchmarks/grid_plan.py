@@ -49,7 +49,7 @@ def target_accuracy(world: str) -> float:
     """Target of a world by its card: nine tenths of the way from the base to the teacher."""
     from effopd.world import card
 
-    contents = card() if world == "style" else card(world)  # type: ignore[call-arg]
+    contents = card(world)
     base, teacher = (contents[model]["sampled_accuracy"]["accuracy"] for model in ("base", "teacher"))
     return round(base + 0.9 * (teacher - base), 2)
 

@@ -94,7 +94,7 @@ def settings(run: Run, directory: Path) -> tuple[RunArguments, OPDConfig]:
         # More than enough, also where each pass over a step's rollouts counts as a step.
         max_steps=(1 + most // run.prompts_per_step) * (run.extrapolation or {}).get("passes", 1),
         save_steps=None,
-        **({} if run.world == "style" else {"world": run.world}),
+        world=run.world,
     )
     arguments.target_accuracy = None
     arguments.acceleration, arguments.extrapolation = run.acceleration, run.extrapolation

@@ -57,7 +57,7 @@ def test_groups_in_which_nothing_varies_and_missing_values_do_not_count():
 
 
 def test_the_interval_covers_the_true_correlation():
-    """Of 100 samples of 36 runs in six cells, the 95 % interval should miss the population's value about five times."""
+    """A 95 % interval misses the true correlation about five times in 100 samples, each of 36 runs in six cells."""
     rng = np.random.default_rng(1)
     groups = np.repeat(range(6), 6).tolist()
     missed = 0

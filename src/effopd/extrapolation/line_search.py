@@ -58,9 +58,12 @@ def line_search(
         return best_scale != 0
 
     climb(scales) or climb(TAKEN_BACK)
-    gain, error = best.gain(baseline)
-    if min_delta and gain <= min_delta * error:
-        why = f", but the best gains {gain:.3g} over W_t, with a standard error of {error:.3g}"
-        tried = [replace(each, accepted=False, reason=each.reason + why) if each.accepted else each for each in tried]
-        best_scale = 0.0
+    if min_delta:
+        gain, error = best.gain(baseline)
+        if gain <= min_delta * error:
+            why = f", but the best gains {gain:.3g} over W_t, with a standard error of {error:.3g}"
+            tried = [
+                replace(each, accepted=False, reason=each.reason + why) if each.accepted else each for each in tried
+            ]
+            best_scale = 0.0
     return SearchResult(baseline, tuple(tried), best_scale)

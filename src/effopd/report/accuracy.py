@@ -46,7 +46,7 @@ def draw_accuracy(points: pd.DataFrame) -> Figure:
     """Draw a panel for each task, with a curve for each run and a dashed line with a band for each baseline.
 
     Args:
-        points: As `write_accuracy` takes them.
+        points: A row for each point, with the columns that `write_accuracy` describes.
     """
     runs = points[points["role"] == "run"]
     names = list(dict.fromkeys(runs["name"]))

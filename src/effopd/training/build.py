@@ -31,7 +31,7 @@ class Loaded(NamedTuple):
     Attributes:
         student: Model that is trained.
         teacher: Frozen model with as many rows in its head as the student.
-        reference: Likewise, the reference model of ExOPD; None where the method needs none.
+        reference: Frozen reference model of ExOPD; None where the method needs none.
         tokenizer: Tokenizer of the student.
         dataset: Training prompts.
         evaluation: Prompts to evaluate on, or None.

@@ -55,7 +55,7 @@ def test_problems_on_which_the_models_differ_come_first_and_that_is_said(tmp_pat
 
 
 def test_problems_are_matched_by_their_text(tmp_path: Path) -> None:
-    """Of models that were asked with and without a chat template, in other orders, of other tasks."""
+    """Problems are the same although models were asked with or without a chat template, or in another order."""
     chat = [
         {
             "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": row["prompt"]}],
