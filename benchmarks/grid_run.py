@@ -99,6 +99,7 @@ def settings(run: Run, directory: Path) -> tuple[RunArguments, OPDConfig]:
     arguments.target_accuracy = None
     arguments.acceleration, arguments.extrapolation = run.acceleration, run.extrapolation
     config.optim = OptimizerNames(run.optim)
+    config.per_device_eval_batch_size = BATCH  # as few prompts per step would make evaluation dearer than training
     return arguments, config
 
 

@@ -42,7 +42,8 @@ def generate(trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> lis
 
     This is collective: every process must ask for the same number of examples. The random numbers depend on `seed`
     alone, except with a vLLM server, and the trainer's own random state is left as it was. Prompts go in batches as
-    large as those that the trainer itself generates, so that sampling needs no more memory than training.
+    large as those that the trainer itself generates, so that sampling needs no more memory than training; or in batches
+    of `per_device_eval_batch_size` where that is larger.
 
     Args:
         trainer: A trainer that `samples_as_tested`.
@@ -54,7 +55,8 @@ def generate(trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> lis
             sampled, because sampling from such logits would end the process, and on a GPU leave it unusable.
     """
     args = trainer.args
-    batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    of_a_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    batch_size = max(of_a_step, args.per_device_eval_batch_size)
     rollouts: list[Rollout] = []
     with seeded_per_process(trainer, seed), seed_for_each_prompt(trainer, seed), one_completion_per_prompt(trainer):
         for start in range(0, len(examples), batch_size):
