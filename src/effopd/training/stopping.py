@@ -16,6 +16,7 @@ from effopd.training.metrics import MetricsCallback
 from effopd.training.trainer import OPDTrainer
 
 EVERY_STEP_UP_TO = 16
+RECENT_ROLLOUTS = 128  # of fewer, the mean reward says too little
 
 
 def is_evaluation_step(step: int) -> bool:
@@ -32,7 +33,8 @@ class EvaluateNearTarget(TrainerCallback):
     """Asks for an evaluation where the accuracy may have reached a target, without paying for one after every step.
 
     It asks at the steps of `is_evaluation_step`, whenever the step's own rollouts, sampled before its update, were
-    rewarded with at least `target - margin` on average, and after every accepted extrapolation. The trainer then
+    rewarded with at least `target - margin` on average, and after every accepted extrapolation. Where a step has fewer
+    than 128 rollouts, those of the steps before it are averaged as well, until there are so many. The trainer then
     evaluates whatever its `eval_strategy` is; it needs an `eval_dataset` and an `evaluation_reward`.
 
     Args:
@@ -61,6 +63,7 @@ class EvaluateNearTarget(TrainerCallback):
         self.trainer = trainer
         self.threshold = target - margin
         self._scorer = RewardValidator(reward)
+        self._recent: list[torch.Tensor] = []  # rewards of the last steps' rollouts, the newest last
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -73,11 +76,14 @@ class EvaluateNearTarget(TrainerCallback):
             control.should_evaluate = True
 
     def _rollout_reward(self) -> float:
-        """Mean reward of the rollouts that this step trained on, over all processes."""
+        """Mean reward of the rollouts that this step trained on and of recent ones, over all processes."""
         examples, completion_ids = self.trainer.step_rollouts
         rollouts = trl_hooks.make_rollouts(self.trainer, examples, [[]] * len(examples), completion_ids)
         scores = self._scorer.scores(self.trainer, rollouts)
-        return float(gather(scores.to(self.trainer.accelerator.device, torch.float32)).nanmean())
+        self._recent.append(gather(scores.to(self.trainer.accelerator.device, torch.float32)))
+        while sum(map(len, self._recent[1:])) >= RECENT_ROLLOUTS:
+            del self._recent[0]
+        return float(torch.cat(self._recent).nanmean())
 
     def _accepted_at(self, step: int) -> bool:
         """Whether an extrapolation was accepted after this step."""
