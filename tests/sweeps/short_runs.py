@@ -5,11 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from effopd import evaluation
 from effopd.sweeps import SweepSpec, make_spec
 from effopd.world import base_dir, teacher_dir
+
+PAPER = ["update_norm", "embedding_replacement", "sliding_window", "top_bottom", "norm_matching"]
 
 
 def write_checkpoint(directory: Path, share: float, seed: int) -> None:
@@ -50,3 +55,22 @@ def make(root: Path, **changes: Any) -> SweepSpec:
         "sweeps": [{"preset": "intervention", "name": "halves", "kind": "scale", "vary": "alpha", "values": [0, 0.5]}],
     }
     return make_spec({name: value for name, value in (content | changes).items() if value is not None})
+
+
+def rows(out: Path) -> pd.DataFrame:
+    return pd.read_parquet(out / "results.parquet")
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> list[int]:
+    """Counts evaluations, and interrupts the one after so many."""
+    calls: list[int] = []
+    real = evaluation.evaluate
+
+    def evaluate(*arguments: Any, **options: Any) -> Any:
+        if len(calls) == stop_after:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    return calls
