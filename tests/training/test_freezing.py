@@ -36,7 +36,11 @@ def changed(directory: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [VANILLA, {"acceleration": "line_search", "extrapolation": {"num_prompts": 8}}, {"extrapolation": {"num_prompts": 8}}],
+    [
+        VANILLA,
+        {"acceleration": "line_search", "extrapolation": {"num_prompts": 8}},
+        {"extrapolation": {"num_prompts": 8}},
+    ],
 )
 def test_frozen_parameters_keep_their_bits_and_have_no_state(arguments: dict[str, Any], tmp_path: Path) -> None:
     train(*world(tmp_path, MLP | arguments, weight_decay=0.1, max_steps=3))

@@ -2,8 +2,8 @@
 
 all                    every one, which is EffOPD as arXiv 2605.11739 defines it
 utility:THRESHOLD      those whose utility (see `effopd.utility`) in W_t - W_anchor is at least the threshold
-alignment:THRESHOLD    those whose W_t - W_anchor has a cosine of at least the threshold with the anchor's own last move.
-                       At the first trigger nothing has moved before, and all are extrapolated
+alignment:THRESHOLD    those whose W_t - W_anchor has a cosine of at least the threshold with the anchor's own last
+                       move. At the first trigger nothing has moved before, and all are extrapolated
 
 All sums are taken over the whole parameter, also where processes hold shards of it, so every process chooses the same.
 """

@@ -109,8 +109,8 @@ class ExtrapolationConfig:
         looks_ahead = self.validator == "next_rollouts"
         if looks_ahead and self.guide != ALL:
             raise ConfigurationError(
-                f"guide={self.guide!r} does not go with validator='next_rollouts', which adapts the learning rate of all "
-                "parameters to the scale that it accepts. Leave it out, or use preset='paper'."
+                f"guide={self.guide!r} does not go with validator='next_rollouts', which adapts the learning rate of "
+                "all parameters to the scale that it accepts. Leave it out, or use preset='paper'."
             )
         without_effect = ("random_numbers", "redraw_prompts") if looks_ahead else ("passes", "max_kl")
         defaults = {field.name: field.default for field in fields(self)}

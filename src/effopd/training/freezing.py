@@ -130,9 +130,9 @@ def savings(model: torch.nn.Module, optimizer: Any) -> dict[str, Any]:
         optimizer: Its optimizer after training, or None if this process took no step.
 
     Returns:
-        `frozen`, with the numbers of frozen `elements` and of `elements_of_all`, the `optimizer_bytes` that the state of
-        the optimizer takes, `optimizer_bytes_saved`, which the frozen elements would take if they had as many for each,
-        and `gradient_bytes_saved`. Those of the optimizer are None if it has no state here. Nothing, if none is frozen.
+        `frozen`: numbers of frozen `elements` and of `elements_of_all`; `optimizer_bytes` of its state;
+        `optimizer_bytes_saved`, what the state of the frozen elements would take at the same rate; and
+        `gradient_bytes_saved`. Those of the optimizer are None if it has no state here. Empty if nothing is frozen.
     """
     frozen, total = _elements(model)
     if not frozen:

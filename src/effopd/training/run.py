@@ -1,8 +1,8 @@
 """`train`: a run in its directory, which continues where an interrupted one stopped.
 
 A run directory holds `config.yaml` (with every field), `versions.json`, `metrics.jsonl`, `extrapolations.jsonl`,
-`updates.jsonl` if it was asked for, `frozen.json` if something is frozen, `checkpoint-N/`, and the TensorBoard log; once
-the run is finished, the final model and `run.json` too.
+`updates.jsonl` if it was asked for, `frozen.json` if something is frozen, `checkpoint-N/`, and the TensorBoard log;
+once the run is finished, the final model and `run.json` too.
 """
 
 import contextlib
