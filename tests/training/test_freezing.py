@@ -150,6 +150,9 @@ def test_analyses_that_cannot_be_used(tmp_path: Path) -> None:
     two = write_analysis(tmp_path / "two", [("x", "a.weight", 1.0), ("y", "a.weight", 1.0)])
     with pytest.raises(DataError, match="has the runs x, y; expected an analysis of one"):
         freeze(model, [], two)
+    (tmp_path / "two" / "updates.parquet").write_text("damaged")
+    with pytest.raises(DataError, match="cannot be read"):
+        freeze(model, [], two)
     still = write_analysis(tmp_path / "still", [("x", "a.weight", 0.0), ("x", "b.weight", 0.0)])
     with pytest.raises(DataError, match="differs from the base's"):
         freeze(model, [], still)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -31,7 +32,7 @@ def early_moves(analysis: Path) -> dict[str, tuple[float, int]]:
     """Read the squared norm of the update and the number of elements of each parameter at the first checkpoint.
 
     Raises:
-        DataError: There is no finished analysis, or it has several runs.
+        DataError: There is no finished analysis, it cannot be read, or it has several runs.
     """
     path = analysis / "updates.parquet"
     if not path.exists():
@@ -39,7 +40,11 @@ def early_moves(analysis: Path) -> dict[str, tuple[float, int]]:
             f"freeze_like: {analysis} is no finished analysis: it has no {path.name}. Make one of an early checkpoint: "
             "effopd analyze --base BASE --run early=CHECKPOINT --out DIR."
         )
-    rows = pq.read_table(path, columns=["run", "checkpoint", "parameter", "rows", "cols", "frobenius_norm"]).to_pylist()
+    columns = ["run", "checkpoint", "parameter", "rows", "cols", "frobenius_norm"]
+    try:
+        rows = pq.read_table(path, columns=columns).to_pylist()
+    except pa.ArrowException as error:
+        raise DataError(f"freeze_like: {path} cannot be read ({error}). Make the analysis again.") from error
     if len(runs := {row["run"] for row in rows}) != 1:
         raise DataError(f"freeze_like: {analysis} has the runs {', '.join(sorted(runs))}; expected an analysis of one.")
     first = min(row["checkpoint"] for row in rows)
@@ -102,8 +107,13 @@ def _low_utility(named: dict[str, torch.nn.Parameter], analysis: Path, threshold
     return low
 
 
-def note_frozen(model: torch.nn.Module, directory: Path) -> None:
+def note_frozen(model: torch.nn.Module, directory: Path, writes: bool) -> None:
     """Write to a run directory which parameters are frozen, if some are; in one that is continued, compare.
+
+    Args:
+        model: Student.
+        directory: Run directory.
+        writes: Whether this process is the one that writes.
 
     Raises:
         ConfigurationError: The run started with other parameters frozen, because the analysis has changed since.
@@ -116,7 +126,7 @@ def note_frozen(model: torch.nn.Module, directory: Path) -> None:
             f"{directory} holds a run in which other parameters are frozen ({len(changed)} differ, the first is "
             f"{changed[0]}): the analysis of freeze_like has changed since. Choose another directory, or remove it."
         )
-    if frozen:
+    if frozen and writes:
         elements, total = _elements(model)
         write_json(path, {"parameters": frozen, "elements": elements, "elements_of_all": total})
         logger.warning("Frozen: %d parameters, %.1f %% of the weights.", len(frozen), 100 * elements / total)

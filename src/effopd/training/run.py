@@ -100,8 +100,8 @@ def _train(
     resolved: dict[str, Any],
 ) -> list[dict[str, Any]]:
     trainer, metrics = build_trainer(arguments, config)
+    note_frozen(trainer.model, directory, trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
-        note_frozen(trainer.model, directory)
         write_text(directory / CONFIG, yaml.safe_dump(resolved, sort_keys=True))
         write_json(directory / VERSIONS, versions())
     for callback in callbacks(trainer, metrics) if callbacks else ():
