@@ -53,6 +53,8 @@ def write_report(parts: Mapping[tuple[str, str], Sequence[Record]], results: Pat
         for record in sorted(records, key=lambda record: record["run"]["seed"]):
             arms.setdefault(record["run"]["arm"], []).append(record)
             runs[str(record["run"])] = record
+        if len(arms) == 1:  # which parts share
+            continue
         found = [each for pair in PAIRS if (each := multiply(arms, pair))] if part == "multiply" else []
         pairs += [{"world": world} | each for each in found]
         sections += section(world, part, arms, found)

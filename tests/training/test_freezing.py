@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from effopd.analysis import analyze
 from effopd.errors import ConfigurationError, DataError
 from effopd.models.load import load_model
 from effopd.training import build_trainer, train
+from effopd.training.config_file import parse_config
 from effopd.training.freezing import early_moves, freeze
 from effopd.utility import utilities
 from effopd.world import base_dir
@@ -182,3 +184,13 @@ def test_an_analysis_that_changes_during_a_run_is_noticed(tmp_path: Path) -> Non
     (tmp_path / "run" / "frozen.json").write_text(json.dumps(frozen))
     with pytest.raises(ConfigurationError, match="the analysis of freeze_like has changed since"):
         train(*world(tmp_path / "run", arguments, max_steps=2, save_steps=1))
+
+
+def test_patterns_from_a_file_and_from_the_command_line(tmp_path: Path) -> None:
+    recipe = (files("effopd") / "recipes" / "world.yaml").read_text()
+    (tmp_path / "run.yaml").write_text(recipe + "freeze: 'layers\\.0\\.'\n")
+    assert parse_config(str(tmp_path / "run.yaml"))[0].freeze == [r"layers\.0\."]
+    overrides = ["--freeze", "embed_tokens", r"\.mlp\.", "--freeze_like", "analysis", "--freeze_below", "0.8"]
+    arguments, _ = parse_config("world", overrides)
+    assert arguments.freeze == ["embed_tokens", r"\.mlp\."]
+    assert (arguments.freeze_like, arguments.freeze_below) == ("analysis", 0.8)
