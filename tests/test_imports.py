@@ -17,6 +17,7 @@ IMPORTS = {
     "parameters": set(),
     "trl_hooks": {"sampling"},
     "sampling": set(),
+    "utility": set(),
     "objectives": set(),
     "models": {"world"},
     "checkpoints": {"parameters", "models"},
@@ -27,7 +28,7 @@ IMPORTS = {
     "evaluation": {"grading", "models", "sampling", "sandbox", "world"},
     "report": set(),
     "world": {"sampling"},
-    "extrapolation": {"parameters", "sampling", "trl_hooks"},
+    "extrapolation": {"parameters", "sampling", "trl_hooks", "utility"},
     "training": {
         "checkpoints",
         "extrapolation",
@@ -37,6 +38,7 @@ IMPORTS = {
         "parameters",
         "trl_hooks",
         "updates",
+        "utility",
         "world",
     },
     "analysis": {"models", "checkpoints", "updates", "report"},
@@ -58,7 +60,7 @@ IMPORTS = {
     "__init__": {"extrapolation", "training"},
     "__main__": {"cli"},
 }
-LIGHT = {"report", "sandbox", "grading", "parameters"} | BY_ALL
+LIGHT = {"report", "sandbox", "grading", "parameters", "utility"} | BY_ALL
 MODULES = sorted(PACKAGE.rglob("*.py"))
 WITHOUT_TORCH = [
     *(PACKAGE / "models" / name for name in ("__init__.py", "directory.py", "find.py")),

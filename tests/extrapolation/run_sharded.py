@@ -23,6 +23,7 @@ from effopd.extrapolation import EffOPDCallback, Score, Validator
 from effopd.extrapolation import callback as callback_module
 
 SCORES = {1: [0.1, 0.3, 0.2], 2: [0.5, 0.4], 4: [0.1, 0.2, 0.3, 0.1]}
+GUIDES = ("all", "utility:1", "alignment:0")
 
 
 class ScriptedTrainer:
@@ -61,7 +62,7 @@ class Untried(Validator):
         raise NotImplementedError
 
 
-def run(out: Path) -> dict[str, Any]:
+def run(out: Path, guide: str = "all") -> dict[str, Any]:
     """Train four steps, being interrupted and resumed after the third; return what was seen."""
     out.mkdir(parents=True, exist_ok=True)
     model = tiny_model(0)
@@ -80,7 +81,7 @@ def run(out: Path) -> dict[str, Any]:
         return Score(scores[trainer.state.global_step].pop(0))
 
     callback_module.validate = validate
-    callback = EffOPDCallback(trainer, validator=Untried(), allow_untested_trainer=True)
+    callback = EffOPDCallback(trainer, validator=Untried(), allow_untested_trainer=True, guide=guide)
     callback.on_train_begin(trainer.args, trainer.state, None)  # type: ignore[arg-type]
     for step in range(1, 5):
         trainer.move()
@@ -88,7 +89,7 @@ def run(out: Path) -> dict[str, Any]:
         if step == 3:
             callback.on_save(trainer.args, trainer.state, None)  # type: ignore[arg-type]
             trainer.accelerator.wait_for_everyone()  # a resumed run is another launch
-            callback = EffOPDCallback(trainer, validator=Untried(), allow_untested_trainer=True)
+            callback = EffOPDCallback(trainer, validator=Untried(), allow_untested_trainer=True, guide=guide)
             callback._remember_checkpoint(str(out / "checkpoint-3"))
             callback.on_train_begin(trainer.args, trainer.state, None)  # type: ignore[arg-type]
     full = {
@@ -102,9 +103,10 @@ def run(out: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
-    seen = run(Path(sys.argv[1]))
+    seen = {guide: run(Path(sys.argv[1]) / guide, guide) for guide in GUIDES}
     if dist.get_rank() == 0:
-        save_file(seen.pop("weights"), Path(sys.argv[1]) / "weights.safetensors")
+        for guide, each in seen.items():
+            save_file(each.pop("weights"), Path(sys.argv[1]) / guide / "weights.safetensors")
         (Path(sys.argv[1]) / "seen.json").write_text(json.dumps(seen))
     dist.barrier()
     dist.destroy_process_group()

@@ -47,18 +47,20 @@ def test_replicas_agree_and_resume_to_the_bit(tmp_path: Path) -> None:
 
 def test_two_shards_do_what_one_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_sharded.callback_module, "validate", run_sharded.callback_module.validate)
-    whole = run_sharded.run(tmp_path / "one")
-    seen = on_two_processes("run_sharded.py", tmp_path / "two")
-    assert_same(whole["weights"], load_file(tmp_path / "two" / "weights.safetensors"))
-    files = {path.name for path in (tmp_path / "two" / "checkpoint-3" / "effopd").iterdir()}
-    assert files == {*(f"anchor-0000{rank}-of-00002.safetensors" for rank in (0, 1)), "state.json"}
-    torch.testing.assert_close(torch.tensor(seen["logits"]), torch.tensor(whole["logits"]), rtol=1e-4, atol=1e-5)
-    assert len({tuple(row) for row in seen["logits"]}) == len(seen["logits"]) == 9
-    assert [row["accepted_scale"] for row in seen["rows"]] == [2, 0, 4]
-    for left, right in zip(whole["rows"], seen["rows"], strict=True):
-        for key in ("accepted_scale", "candidates", "baseline"):
-            assert left[key] == right[key]
-        for key in ("delta_norm", "changed_fraction"):
-            assert left[key] == pytest.approx(right[key], rel=1e-5, abs=1e-7)
-        cosines = left["cosine_to_previous"], right["cosine_to_previous"]
-        assert cosines == (None, None) or cosines[0] == pytest.approx(cosines[1], abs=1e-5)
+    both = on_two_processes("run_sharded.py", tmp_path / "two")
+    for guide, seen in both.items():
+        whole, shards = run_sharded.run(tmp_path / "one" / guide, guide), tmp_path / "two" / guide
+        assert_same(whole["weights"], load_file(shards / "weights.safetensors"))
+        files = {path.name for path in (shards / "checkpoint-3" / "effopd").iterdir()}
+        assert files == {*(f"anchor-0000{rank}-of-00002.safetensors" for rank in (0, 1)), "state.json"}
+        torch.testing.assert_close(torch.tensor(seen["logits"]), torch.tensor(whole["logits"]), rtol=1e-4, atol=1e-5)
+        assert len({tuple(row) for row in seen["logits"]}) == len(seen["logits"]) == 9
+        assert [row["accepted_scale"] for row in seen["rows"]] == [2, 0, 4]
+        for left, right in zip(whole["rows"], seen["rows"], strict=True):
+            for key in ("accepted_scale", "candidates", "baseline", "moving_fraction"):
+                assert left[key] == right[key]
+            for key in ("delta_norm", "changed_fraction"):
+                assert left[key] == pytest.approx(right[key], rel=1e-5, abs=1e-7)
+            cosines = left["cosine_to_previous"], right["cosine_to_previous"]
+            assert cosines == (None, None) or cosines[0] == pytest.approx(cosines[1], abs=1e-5)
+        assert (whole["rows"][-1]["moving_fraction"] < 1) == (guide != "all")

@@ -26,6 +26,7 @@ from effopd.extrapolation.checks import (
     check_trainer,
     validation_rows,
 )
+from effopd.extrapolation.guide import guided
 from effopd.extrapolation.learning_rate import LearningRateMultiple
 from effopd.extrapolation.line_search import line_search
 from effopd.extrapolation.next_rollouts import NextRolloutsValidator
@@ -205,8 +206,8 @@ class EffOPDCallback(TrainerCallback):
             self._optimizer_checked = True
         before = dict(self.cost)
         with self._timed("extrapolation_seconds"):
-            displacement = self._snapshot.displacement()
-            self._snapshot.begin()
+            displacement = guided(self.config.guide, self._snapshot.displacement())
+            self._snapshot.begin(displacement.moving)
         skipped = reason_to_skip(displacement)
         warn_of_underflow(displacement, step)
         evaluate, confirm = self._evaluators(step, displacement)

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from effopd.checks import check_choice, check_fields, check_number, check_whole
 from effopd.errors import ConfigurationError
+from effopd.extrapolation.guide import ALL, parse_guide
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import PAPER_SCALES, Acceptance, check_scales
 
@@ -31,6 +32,9 @@ class ExtrapolationConfig:
             refused.
         parameters: Parameters to extrapolate: `all` that are trained, `attention_and_mlp`, or those whose names match a
             regular expression.
+        guide: Which of these parameters a trigger extrapolates, while the others stay at W_t: `all`; those that moved
+            most, `utility:THRESHOLD`; or those that went on in the direction of the displacement before,
+            `alignment:THRESHOLD` (see `effopd.extrapolation.guide`).
         validator: Score that candidates are judged by: `reward`, `teacher_kl`, or `shared_kl`, which judges all
             candidates of a trigger on the completions that W_t wrote, and the accepted one once more on its own; or
             `next_rollouts`, which judges them on the rollouts that the next step has sampled from W_t, before it trains
@@ -57,6 +61,7 @@ class ExtrapolationConfig:
     acceptance: Acceptance = "paper"
     min_delta: float = 0.0
     parameters: str = "all"
+    guide: str = ALL
     validator: ValidatorName = "reward"
     random_numbers: RandomNumbers = "independent"
     num_prompts: int = 50
@@ -86,6 +91,7 @@ class ExtrapolationConfig:
         if self.max_kl is not None:
             check_number("max_kl", self.max_kl, above=0, remedy="For no bound, leave it out.")
         parse_schedule(self.schedule)
+        parse_guide(self.guide)
         object.__setattr__(self, "scales", check_scales(self.scales))
         check_number("min_delta", self.min_delta, low=0, remedy="With 0, the acceptance rule alone decides.")
         check_choice("acceptance", self.acceptance, get_args(Acceptance))
@@ -101,6 +107,11 @@ class ExtrapolationConfig:
                 "num_prompts, or leave min_delta out."
             )
         looks_ahead = self.validator == "next_rollouts"
+        if looks_ahead and self.guide != ALL:
+            raise ConfigurationError(
+                f"guide={self.guide!r} does not go with validator='next_rollouts', which adapts the learning rate of "
+                "all parameters to the scale that it accepts. Leave it out, or use preset='paper'."
+            )
         without_effect = ("random_numbers", "redraw_prompts") if looks_ahead else ("passes", "max_kl")
         defaults = {field.name: field.default for field in fields(self)}
         for name in without_effect:

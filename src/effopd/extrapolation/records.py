@@ -14,6 +14,7 @@
     cosine_to_previous        cosine of W_t - W_anchor to the anchor's own last move; null at the first trigger
     learning_rate_multiple    what a line search multiplies the learning rate by from this step on; else 1
     changed_fraction          share of elements that differ from the anchor, in [0, 1]
+    moving_fraction           share of the selected elements that candidates move, in [0, 1]; 1 without a guide
     rollouts, generated_tokens, teacher_tokens    what validation sampled, and what of it the teacher scored
     resampled_rollouts, resampled_tokens          what GRPO and RLOO sample a second time because of a jump in the
                               middle of the steps that they sample for at a time; the tokens are an estimate
@@ -67,5 +68,6 @@ def make_record(
         "cosine_to_previous": finite_or_none(displacement.cosine_to_previous),
         "learning_rate_multiple": learning_rate_multiple,
         "changed_fraction": displacement.changed_fraction,
+        "moving_fraction": displacement.moving_fraction,
         **cost,
     }

@@ -78,7 +78,7 @@ def _shard_name(snapshot: Snapshot, accelerator: Any) -> str:
 def _check_same_settings(saved: dict[str, Any], config: dict[str, Any], directory: Path) -> None:
     """Refuse to go on by another rule. The device of the copies is no part of the rule."""
     # What always held before these were settings.
-    saved = {"random_numbers": "shared", "min_delta": 0.0} | saved
+    saved = {"random_numbers": "shared", "min_delta": 0.0, "guide": "all"} | saved
     wanted = json.loads(json.dumps(config))
     names = [name for name in wanted if name != "snapshot_device"]
     before, now = ({name: values.get(name) for name in names} for values in (saved, wanted))

@@ -10,7 +10,7 @@ rejecting and resuming are exact to the bit.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,21 @@ from effopd.parameters import clean_name, locate
 
 
 @dataclass(frozen=True)
+class Move:
+    """What delta amounts to in one parameter, over all its shards.
+
+    Attributes:
+        square: Squared Frobenius norm of delta.
+        numel: Number of elements.
+        cosine_to_previous: Cosine of delta to the anchor's own last move; None if one of the two is zero or not known.
+    """
+
+    square: float
+    numel: int
+    cosine_to_previous: float | None
+
+
+@dataclass(frozen=True)
 class Displacement:
     """What `delta = W_t - anchor` amounts to over the selected parameters of the whole, unsharded model.
 
@@ -33,6 +48,9 @@ class Displacement:
         changed_fraction: Share of elements that differ from the anchor, in [0, 1].
         largest: Largest absolute values in W_t and in delta, by dtype of the parameter.
         finite: Whether every element of W_t and of the anchor is finite.
+        parameters: What delta amounts to in each selected parameter, by its name in the plain model.
+        moving: Names of the parameters that candidates move: all, unless a guide has chosen some.
+        has_previous: Whether the anchor's own last move is known, which it is from the second trigger on.
     """
 
     norms: dict[str, float]
@@ -40,6 +58,16 @@ class Displacement:
     changed_fraction: float
     largest: dict[torch.dtype, tuple[float, float]]
     finite: bool
+    parameters: dict[str, Move]
+    moving: tuple[str, ...]
+    has_previous: bool
+
+    @property
+    def moving_fraction(self) -> float:
+        """Share of the selected elements that candidates move, in [0, 1]."""
+        return sum(self.parameters[name].numel for name in self.moving) / sum(
+            move.numel for move in self.parameters.values()
+        )
 
 
 # Number of sums that `displacement` takes over elements: delta^2, delta * previous, previous^2, whether changed, and 1.
@@ -77,6 +105,7 @@ class Snapshot:
         self._anchor = {name: self._empty_copy(tensor) for name, tensor in live.items()}
         self._current = {name: self._empty_copy(tensor) for name, tensor in live.items()}
         self._has_previous = False
+        self._moving: Collection[str] = self.parameters.keys()
         self._copy(live, self._anchor)
 
     def displacement(self) -> Displacement:
@@ -93,28 +122,34 @@ class Snapshot:
                 previous = torch.sub(anchor, self._current[name].to(live.device)).flatten()
                 row[1], row[2] = torch.dot(delta, previous), torch.dot(previous, previous)
             row[3], row[4] = torch.count_nonzero(delta), live.numel()
-            kind = locate(name).kind
-            sums[kind] = sums.get(kind, 0) + row.cpu() / _num_replicas(parameter)
+            sums[name] = row.cpu() / _num_replicas(parameter)
             peak = largest.get(parameter.dtype, (0.0, 0.0))
             if live.numel():
                 peak = (max(peak[0], live.abs().amax().item()), max(peak[1], delta.abs().amax().item()))
             largest[parameter.dtype] = peak
         return self._summarize(sums, largest)
 
-    def begin(self) -> None:
-        """Remember the parameters as W_t, in place of the anchor before the anchor."""
+    def begin(self, moving: Collection[str] | None = None) -> None:
+        """Remember the parameters as W_t, in place of the anchor before the anchor.
+
+        Args:
+            moving: Names of the parameters that candidates move, while the others stay at W_t; None moves all.
+        """
         self._has_previous = False
+        self._moving = self.parameters.keys() if moving is None else frozenset(moving)
         self._copy(self._live(), self._current)
 
     @torch.no_grad()
     def write_candidate(self, scale: float) -> None:
-        """Set the parameters to `W_t + scale * (W_t - anchor)`, each element rounded once from float32.
+        """Set the parameters that move to `W_t + scale * (W_t - anchor)`, each element rounded once from float32.
 
         Args:
             scale: Multiple of the displacement, finite and above -1. `1 + scale` is computed in float32, which is
                 exact for integers and halves.
         """
         for name, live in self._live().items():
+            if name not in self._moving:
+                continue
             anchor, current = self._anchor[name], self._current[name]
             if anchor.device != live.device:
                 anchor = anchor.to(live.device, non_blocking=True)
@@ -207,22 +242,35 @@ class Snapshot:
     def _summarize(
         self, sums: dict[str, torch.Tensor], largest: dict[torch.dtype, tuple[float, float]]
     ) -> Displacement:
-        kinds = sorted(sums)
-        table = torch.stack([sums[kind] for kind in kinds]).cpu()
+        table = torch.stack(list(sums.values())).cpu()
         dtypes = sorted(largest, key=str)
         peaks = torch.tensor([largest[dtype] for dtype in dtypes], dtype=torch.float64)
         if _world() > 1:
             table, peaks = _all_reduce(table, dist.ReduceOp.SUM), _all_reduce(peaks, dist.ReduceOp.MAX)
+        by_kind: dict[str, float] = {}
+        for name, row in zip(sums, table.tolist(), strict=True):
+            kind = locate(name).kind
+            by_kind[kind] = by_kind.get(kind, 0.0) + row[0]
         squares, products, previous_squares, changed, numel = table.sum(0).tolist()
-        denominator = math.sqrt(squares * previous_squares)
         return Displacement(
-            norms={kind: math.sqrt(row[0]) for kind, row in zip(kinds, table.tolist(), strict=True)}
-            | {"total": math.sqrt(squares)},
-            cosine_to_previous=products / denominator if self._has_previous and denominator > 0 else None,
+            norms={kind: math.sqrt(by_kind[kind]) for kind in sorted(by_kind)} | {"total": math.sqrt(squares)},
+            cosine_to_previous=_cosine(squares, products, previous_squares),
             changed_fraction=changed / numel,
             largest={dtype: (row[0], row[1]) for dtype, row in zip(dtypes, peaks.tolist(), strict=True)},
             finite=math.isfinite(squares),
+            parameters={
+                name: Move(row[0], round(row[4]), _cosine(*row[:3]))
+                for name, row in zip(sums, table.tolist(), strict=True)
+            },
+            moving=tuple(sums),
+            has_previous=self._has_previous,
         )
+
+
+def _cosine(square: float, product: float, previous_square: float) -> float | None:
+    """Cosine from two squared norms and the scalar product; None if one of the norms is zero, or not known."""
+    denominator = math.sqrt(square * previous_square)
+    return product / denominator if denominator > 0 else None
 
 
 def local_part(parameter: torch.Tensor) -> torch.Tensor:

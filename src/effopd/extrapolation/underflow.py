@@ -21,6 +21,8 @@ def reason_to_skip(displacement: Displacement) -> str | None:
             f"only {displacement.changed_fraction:.1%} of the half-precision weights differ from the anchor, so "
             "that their direction is that of rounding"
         )
+    if not displacement.moving:
+        return "no parameter reaches the threshold of the guide"
     return None
 
 

@@ -15,6 +15,7 @@ from effopd.models.vocabulary import align_vocab_size, check_vocabularies
 from effopd.training.alphaopd import check_alphaopd
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.data import load_prompts, warn_of_long_prompts
+from effopd.training.freezing import freeze
 from effopd.training.metrics import MetricsCallback
 from effopd.training.monitor import NUM_MATRICES, UpdateMonitorCallback
 from effopd.training.rewards import RewardFunction, resolve_rewards
@@ -114,6 +115,7 @@ def _load(arguments: RunArguments, config: OPDConfig) -> Loaded:
     dataset, evaluation = load_datasets(arguments)
     _check_datasets(arguments, config, tokenizer, dataset, evaluation)
     student = load_model(student_name, **trust, **student_kwargs)
+    freeze(student, arguments.freeze, arguments.freeze_like, arguments.freeze_below)
     teacher = load_model(teacher_name, revision=teacher_revision, **trust, **teacher_kwargs)
     context = getattr(student.config.get_text_config(), "max_position_embeddings", None)
     if context and config.process_index == 0:

@@ -199,6 +199,16 @@ class RunArguments:
     alphaopd_target: float | None = field(
         default=None, metadata={"help": "Accuracy that method=alphaopd extrapolates to."}
     )
+    freeze: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Parameters that are not trained: attention_and_mlp, or regular expressions of names."},
+    )
+    freeze_like: str | None = field(
+        default=None, metadata={"help": "Analysis of an early checkpoint whose low-utility parameters are frozen."}
+    )
+    freeze_below: float | None = field(
+        default=None, metadata={"help": "Utility below which freeze_like freezes a parameter. Default 1."}
+    )
     monitor_every: int | None = field(
         default=None, metadata={"help": "Number of steps between measurements of the weight update, in updates.jsonl."}
     )
@@ -212,6 +222,8 @@ class RunArguments:
         """
         if isinstance(self.reward, str):
             self.reward = [self.reward]
+        if isinstance(self.freeze, str):
+            self.freeze = [self.freeze]
         if isinstance(self.extrapolation, str):
             try:
                 self.extrapolation = json.loads(self.extrapolation)
@@ -234,6 +246,10 @@ class RunArguments:
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= most:
             bounds = f"above 0 and at most {most}. For 95 %, write 0.95." if most < math.inf else "above 0."
             raise ConfigurationError(f"target_accuracy: got {self.target_accuracy!r}, expected a number {bounds}")
+        if self.freeze_below is not None:
+            check_number("freeze_below", self.freeze_below, above=0)
+            if self.freeze_like is None:
+                raise ConfigurationError(f"freeze_below={self.freeze_below} has no effect; set freeze_like too.")
         if self.monitor_matrices is not None and self.monitor_every is None:
             raise ConfigurationError(f"monitor_matrices={self.monitor_matrices} has no effect; set monitor_every too.")
         for name, otherwise in (

@@ -1,8 +1,8 @@
 """`train`: a run in its directory, which continues where an interrupted one stopped.
 
 A run directory holds `config.yaml` (with every field), `versions.json`, `metrics.jsonl`, `extrapolations.jsonl`,
-`updates.jsonl` if it was asked for, `checkpoint-N/`, and the TensorBoard log; once the run is finished, the final model
-and `run.json` too.
+`updates.jsonl` if it was asked for, `frozen.json` if something is frozen, `checkpoint-N/`, and the TensorBoard log;
+once the run is finished, the final model and `run.json` too.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from effopd.run_directory import differing_settings, locked
 from effopd.training.alphaopd import MODEL, RECORD, extrapolate_run
 from effopd.training.build import build_trainer
 from effopd.training.config import OPDConfig, RunArguments
+from effopd.training.freezing import note_frozen, savings
 from effopd.training.metrics import COMPLETE, METRICS, STATE_FILES, TRAINER_STATE, MetricsCallback
 from effopd.training.trainer import OPDTrainer
 from effopd.versions import installed_versions
@@ -99,6 +100,7 @@ def _train(
     resolved: dict[str, Any],
 ) -> list[dict[str, Any]]:
     trainer, metrics = build_trainer(arguments, config)
+    note_frozen(trainer.model, directory, trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
         write_text(directory / CONFIG, yaml.safe_dump(resolved, sort_keys=True))
         write_json(directory / VERSIONS, versions())
@@ -132,7 +134,8 @@ def _train(
         extrapolated = {}
         if arguments.alphaopd_target is not None:
             extrapolated = {"alphaopd": _extrapolate(arguments, trainer, directory)}
-        write_json(directory / FINISHED, {"steps": last["step"], "last": last} | extrapolated)
+        frozen = savings(trainer.model, trainer.optimizer)
+        write_json(directory / FINISHED, {"steps": last["step"], "last": last} | extrapolated | frozen)
     return read_json_lines(directory / METRICS)
 
 
