@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from effopd.console import progress_bar
 from effopd.training.metrics import MetricsCallback
-from effopd.training.trainer import OPDTrainer
+from effopd.training.metered import MeteredTrainer
 
 NO_TRIGGER_YET = "no extrapolation yet"
 
@@ -77,7 +77,7 @@ class RunProgress(TrainerCallback):
         self,
         display: RunDisplay,
         name: str,
-        trainer: OPDTrainer,
+        trainer: MeteredTrainer,
         metrics: MetricsCallback,
         target: float | None = None,
     ) -> None:
