@@ -49,7 +49,10 @@ def test_the_loss_clips_higher_and_averages_over_tokens(tmp_path: Path) -> None:
 
 def test_long_completions_are_punished(tmp_path: Path) -> None:
     trainer = dapo(tmp_path, overlong_buffer=4)
-    assert [function.__name__ for function in trainer.reward_funcs] == ["world_reward", "soft_overlong_punishment_reward"]
+    assert [function.__name__ for function in trainer.reward_funcs] == [
+        "world_reward",
+        "soft_overlong_punishment_reward",
+    ]
     lengths = [1, 8, 9, 10, 11, 12]
     found = trainer.reward_funcs[1](completion_ids=[[0] * length for length in lengths])
     assert found == [0.0, 0.0, -0.25, -0.5, -0.75, -1.0]
@@ -85,14 +88,14 @@ def test_prompts_that_teach_nothing_are_replaced(tmp_path: Path) -> None:
     assert len(rows) == 8
     assert {row["prompt"] for row in rows} <= useful
     # Shaping makes the rewards of a group differ, and does not make it worth keeping.
-    assert len({prompt for prompt in reward.seen} - useful) > 0
+    assert set(reward.seen) - useful
     assert trainer.meter.rollouts == len(reward.seen) > 8
     # The tensors are those of the prompts that were drawn.
     decoded = trainer.processing_class.batch_decode(batch["prompt_ids"], skip_special_tokens=True)
     assert [text.replace(" ", "") for text in decoded] == [row["prompt"].replace(" ", "") for row in rows]
-    rewards = torch.tensor([1.0, 0, 0, 0] * 2) + torch.tensor(trainer.reward_funcs[1](
-        completion_ids=[ids[mask.bool()].tolist() for ids, mask in zip(batch["completion_ids"], batch["completion_mask"], strict=True)]
-    ))  # fmt: skip
+    lengths = batch["completion_mask"].sum(1).tolist()
+    shaping = trainer.reward_funcs[1](completion_ids=[[0] * length for length in lengths])
+    rewards = torch.tensor([1.0, 0, 0, 0] * 2) + torch.tensor(shaping)
     groups = rewards.view(2, 4)
     expected = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)
     torch.testing.assert_close(batch["advantages"], expected.flatten(), rtol=1e-4, atol=1e-5)

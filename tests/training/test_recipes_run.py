@@ -68,9 +68,7 @@ def test_a_recipe_for_a_large_student(recipe: str, write: Any, tmp_path: Path) -
     assert rows[-1]["accuracy"] == 0
 
 
-@pytest.mark.parametrize(
-    "recipe", ["deepmath_qwen3_4b_grpo", "deepmath_qwen3_4b_dapo", "deepmath_qwen3_1.7b_ppo"]
-)
+@pytest.mark.parametrize("recipe", ["deepmath_qwen3_4b_grpo", "deepmath_qwen3_4b_dapo", "deepmath_qwen3_1.7b_ppo"])
 def test_a_recipe_for_reinforcement_learning(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a reward that random weights sometimes earn, which they never do by right answers."""
     (tmp_path / "rewards_of_ids.py").write_text(

@@ -70,7 +70,7 @@ def test_several_steps_on_the_same_rollouts(method: str, tmp_path: Path) -> None
     assert same(tmp_path / "whole" / "model.safetensors", tmp_path / "cut" / "model.safetensors")
     rollouts = [row["rollouts"] for row in whole]
     assert rollouts[0] == rollouts[1] < rollouts[2] == rollouts[3]
-    with pytest.raises(ConfigurationError, match="of which there are 2.*Set save_steps to a multiple of 2"):
+    with pytest.raises(ConfigurationError, match=r"of which there are 2.*Set save_steps to a multiple of 2"):
         rl_world(tmp_path, **config | {"save_steps": 3})
 
 
@@ -131,11 +131,13 @@ def test_only_the_policy_is_extrapolated(tmp_path: Path) -> None:
     assert set(metrics.effopd._names) == policy
     backbone = dict(trainer.critic.critic.backbone.named_parameters())
     assert not {id(parameter) for parameter in backbone.values()} & {*map(id, trainer.model.parameters())}
-    assert all(parameter.equal(dict(trainer.model.base_model.named_parameters())[n]) for n, parameter in backbone.items())
+    assert all(
+        parameter.equal(dict(trainer.model.base_model.named_parameters())[n]) for n, parameter in backbone.items()
+    )
 
 
 def test_a_run_stops_where_accuracy_stays(tmp_path: Path) -> None:
-    """With a learning rate of almost nothing, accuracy stays as it is, and the second evaluation after it ends the run."""
+    """With a learning rate of almost nothing, the second evaluation after the first ends the run."""
     arguments = PLAIN | EVALUATED | {"stop_without_improvement": 2}
     config = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 8, "learning_rate": 1e-30}
     whole = train(*rl_world(tmp_path / "whole", arguments, **config))

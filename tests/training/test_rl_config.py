@@ -53,7 +53,7 @@ def test_settings_without_effect_or_sense(config: dict[str, Any], message: str, 
 @pytest.mark.parametrize(
     ("arguments", "config", "message"),
     [
-        ({"acceleration": "adaptive"}, {}, r"divergence from the teacher \(shared_kl\), and method='grpo' has no teacher"),
+        ({"acceleration": "adaptive"}, {}, r"\(shared_kl\), and method='grpo' has no teacher"),
         ({"acceleration": "line_search", "extrapolation": None}, {"method": "ppo"}, r"\(next_rollouts\).*no teacher"),
         ({"extrapolation": {"validator": "teacher_kl"}}, {"method": "dapo"}, r"\(teacher_kl\).*no teacher"),
         ({"reference_model_name_or_path": "world:base"}, {}, "has no effect with method='grpo'"),
@@ -74,7 +74,7 @@ def test_dynamic_sampling_needs_whole_groups(tmp_path: Path) -> None:
     """As on two processes, each of which would sample half of a prompt's completions."""
     arguments, config = rl_world(tmp_path, method="dapo", per_device_train_batch_size=4)
     config.num_generations = 16
-    with pytest.raises(ConfigurationError, match="needs all 16 samples of a prompt .* each samples 8 completions"):
+    with pytest.raises(ConfigurationError, match=r"needs all 16 samples of a prompt .* each samples 8 completions"):
         build_trainer(arguments, config)
 
 
@@ -97,12 +97,12 @@ def test_the_method_chooses_the_fields_of_a_file(tmp_path: Path) -> None:
     assert parse({"method": "grpo"}, "--method", "dapo").method == "dapo"
     assert type(parse({"teacher_model_name_or_path": "world:teacher"})) is OPDConfig
     for more, overrides, message in (
-        ({"method": "grpo", "teacher_model_name_or_path": "world:teacher"}, (), "teacher_model_name_or_path has no effect"),
+        ({"method": "grpo", "teacher_model_name_or_path": "world:teacher"}, (), "path has no effect with"),
         ({"method": "dapo"}, ("--estimator", "sampled"), "estimator has no effect with method='dapo'"),
         ({}, ("--gae_lambda", "0.9"), "gae_lambda has no effect with method='opd'"),
         ({"num_generations": "8"}, (), "num_generations has no effect with method='opd'"),
         ({"method": "grpo", "num_generation": "8"}, (), "did you mean num_generations"),
-        ({"stop_without_improvement": "3", "evaluation_dataset_name": "world:evaluation"}, (), "while eval_strategy is 'no'"),
+        ({"stop_without_improvement": "3", "evaluation_dataset_name": "world:test"}, (), "while eval_strategy is 'no'"),
     ):  # fmt: skip
         with pytest.raises(ConfigurationError, match=message):
             parse(more, *overrides)

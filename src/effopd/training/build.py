@@ -222,9 +222,7 @@ def _check_datasets(
         )
 
 
-def _make_trainer(
-    config: TrainConfig, loaded: Loaded, rewards: list[RewardFunction] | None
-) -> OPDTrainer | RLTrainer:
+def _make_trainer(config: TrainConfig, loaded: Loaded, rewards: list[RewardFunction] | None) -> OPDTrainer | RLTrainer:
     make = _make_opd_trainer if isinstance(config, OPDConfig) else _make_rl_trainer
     common: dict[str, Any] = {
         "model": loaded.student,

@@ -112,7 +112,8 @@ class CriticTraining(TrainerCallback):
         batch["values_mask"] = mask_BT
         self._log("explained_variance", self._explained(batch["returns"], advantages_BT, mask_BT))
         mean, deviation = self._moments(advantages_BT, mask_BT)
-        return (advantages_BT - mean) / (deviation + 1e-8) * mask_BT
+        standardised_BT: torch.Tensor = (advantages_BT - mean) / (deviation + 1e-8) * mask_BT
+        return standardised_BT
 
     def train_on(self, batch: dict[str, Any]) -> None:
         """Add the gradient of a micro-batch: half the squared error, averaged over the tokens of an optimizer step."""

@@ -17,8 +17,8 @@ class StepMeter:
 
     Attributes:
         loss: Loss, summed over the micro-batches.
-        reverse_kl: Reverse KL from student to teacher in nats per token, summed over the micro-batches; 0 where there is
-            no teacher.
+        reverse_kl: Reverse KL from student to teacher in nats per token, summed over the micro-batches; 0 without a
+            teacher.
         rollouts: Number of completions sampled.
         generated_tokens: Number of tokens in them.
         teacher_tokens: Number of completion tokens that the teacher scored.

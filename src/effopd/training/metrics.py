@@ -4,8 +4,8 @@ A row has these keys. Counts and seconds are cumulative over the run; counts are
 their mean:
 
     step, epoch, learning_rate
-    loss, reverse_kl            those of this step's rollouts, before its update; reverse_kl is in nats per token, and null
-                                without a teacher
+    loss, reverse_kl            those of this step's rollouts, before its update; reverse_kl is in nats per token,
+                                and null without a teacher
     grad_norm                   norm of the gradient if the trainer logged this step, else null
     accuracy, accuracy_stderr   those of the weights that this step left, if they were evaluated, else null
     accepted_scale              scale that was accepted after this step, or 0.0; null if it was no trigger of EffOPD

@@ -16,8 +16,8 @@ from transformers import (
 from typing_extensions import override
 
 from effopd.console import progress_bar
-from effopd.training.metrics import MetricsCallback
 from effopd.training.metered import MeteredTrainer
+from effopd.training.metrics import MetricsCallback
 
 NO_TRIGGER_YET = "no extrapolation yet"
 

@@ -68,7 +68,8 @@ def replace_equal_groups(
             "Step %d: after %d rounds of dynamic sampling, prompts are left whose samples are all rewarded alike. They "
             "train nothing.", trainer.state.global_step + 1, max_rounds,
         )  # fmt: skip
-    return gather(rewards_BF)
+    everywhere: torch.Tensor = gather(rewards_BF)
+    return everywhere
 
 
 def _rewards(trainer: Any, examples: list[Any], prompts: list[Any], output: tuple[Any, ...]) -> torch.Tensor:
