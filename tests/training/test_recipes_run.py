@@ -72,7 +72,7 @@ def test_a_recipe_for_a_large_student(recipe: str, write: Any, tmp_path: Path) -
 def test_a_recipe_for_reinforcement_learning(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a reward that random weights sometimes earn, which they never do by right answers."""
     (tmp_path / "rewards_of_ids.py").write_text(
-        "def even(completion_ids, **kwargs): return [float(ids[0] % 2) for ids in completion_ids]\n"
+        "def even(completion_ids, **kwargs): return [float(sum(ids[:1]) % 2) for ids in completion_ids]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     problems = tmp_path / "problems.jsonl"
