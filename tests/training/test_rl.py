@@ -12,7 +12,7 @@ from tiny_models import write_tiny_qwen3
 from trl import GRPOConfig, GRPOTrainer
 
 from effopd.errors import ConfigurationError
-from effopd.training import RLConfig, build_trainer, train
+from effopd.training import build_trainer, train
 from effopd.world import world_reward
 
 METHODS = pytest.mark.parametrize("method", ["grpo", "dapo", "ppo"])
@@ -146,7 +146,3 @@ def test_a_run_stops_where_accuracy_stays(tmp_path: Path) -> None:
     continued = interrupted(tmp_path / "cut", 2, arguments, **config)
     assert [*map(without_seconds, continued)] == [*map(without_seconds, whole)]
     assert json.loads((tmp_path / "cut" / "run.json").read_text())["steps"] == 3
-
-
-def test_rl_config_is_public() -> None:
-    assert RLConfig.__mro__[1] is GRPOConfig
