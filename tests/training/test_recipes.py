@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import yaml
 from published_sizes import count_parameters, published
-from trl import DistillationConfig
+from trl import DistillationConfig, GRPOConfig
 
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.config_file import parse_config, recipes
 from effopd.training.data import load_prompts
 from effopd.training.rewards import resolve_rewards
+from effopd.training.rl_config import RL_METHODS, RLConfig
 
 FOLDER = Path(str(files("effopd") / "recipes"))
-OURS = {field.name for field in (*fields(RunArguments), *fields(OPDConfig))}
-TRL = {field.name for field in fields(DistillationConfig)}
+OPD = {field.name for kind in (RunArguments, OPDConfig, DistillationConfig) for field in fields(kind)}
+RL = {field.name for kind in (RunArguments, RLConfig, GRPOConfig) for field in fields(kind)}
 
 
 def test_recipes_ship_with_the_package() -> None:
@@ -25,12 +26,16 @@ def test_recipes_ship_with_the_package() -> None:
         *(
             "deepmath_qwen2.5_32b",
             "deepmath_qwen3_1.7b",
+            "deepmath_qwen3_1.7b_ppo",
             "deepmath_qwen3_14b",
             "deepmath_qwen3_4b",
+            "deepmath_qwen3_4b_dapo",
+            "deepmath_qwen3_4b_grpo",
             "deepmath_qwen3_8b",
         ),
         "gsm8k_qwen2.5_1.5b",
         "world",
+        "world_grpo",
     ]
 
 
@@ -46,14 +51,32 @@ class TestEachRecipe:
         assert f"effopd train {name}\n" in f"{head}\n"
 
     def test_has_only_real_fields(self, name: str) -> None:
-        assert set(self.content(name)) <= OURS | TRL
+        content = self.content(name)
+        assert set(content) <= (RL if content.get("method") in RL_METHODS else OPD)
 
     def test_is_on_policy_at_the_papers_settings(self, name: str) -> None:
         content = self.content(name)
+        if content.get("method") in RL_METHODS:
+            return
         assert (content["temperature"], content["top_p"], content["beta"]) == (1.0, 1.0, 1.0)
         assert (content["lr_scheduler_type"], content["warmup_steps"]) == ("constant", 0)
         if name != "world":
             assert content["per_device_train_batch_size"] * content["gradient_accumulation_steps"] * 8 == 1024
+            assert content["learning_rate"] == 1e-6
+            assert content["max_completion_length"] < content["vllm_max_model_length"]
+
+    def test_reinforcement_learning_has_the_papers_settings(self, name: str) -> None:
+        content = self.content(name)
+        if content.get("method") not in RL_METHODS:
+            return
+        assert name.endswith(content["method"])
+        assert (content["temperature"], content["top_p"], content["max_grad_norm"]) == (1.0, 1.0, 1.0)
+        assert (content["num_generations"], content["stop_without_improvement"]) == (16, 5)
+        assert content["lr_scheduler_type"] == "constant_with_warmup"
+        assert content["warmup_steps"] > 0
+        gpus = 1 if name.startswith("world") else 8
+        assert content["per_device_train_batch_size"] * content["gradient_accumulation_steps"] * gpus == 512
+        if gpus > 1:
             assert content["learning_rate"] == 1e-6
             assert content["max_completion_length"] < content["vllm_max_model_length"]
 
@@ -69,7 +92,7 @@ class TestEachRecipe:
 
     def test_prompts_can_be_prepared(self, name: str, tmp_path: Path) -> None:
         content = self.content(name)
-        if name == "world":
+        if name.startswith("world"):
             assert load_prompts(content["dataset_name"], limit=2, require_answer=True).num_rows == 2
             return
         if name == "code_qwen3_4b":  # its rows are prepared in test_code_recipe.py
@@ -130,12 +153,48 @@ def test_the_memory_of_a_gpu_is_what_the_sizes_of_the_model_make(name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "per_gpu"), [("deepmath_qwen3_1.7b", 28), ("deepmath_qwen3_4b", 64), ("code_qwen3_4b", 64)]
+    ("name", "per_gpu"),
+    [
+        ("deepmath_qwen3_1.7b", 28),
+        ("deepmath_qwen3_1.7b_ppo", 28),
+        ("deepmath_qwen3_4b", 64),
+        ("deepmath_qwen3_4b_dapo", 64),
+        ("deepmath_qwen3_4b_grpo", 64),
+        ("code_qwen3_4b", 64),
+    ],
 )
 def test_what_a_whole_student_takes(name: str, per_gpu: int) -> None:
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     assert f"optimizer state in float32 ({per_gpu} GB)" in text.replace("\n# ", " ")
     assert 16 * count_parameters(yaml.safe_load(text)["model_name_or_path"]) / 1e9 == pytest.approx(per_gpu, abs=0.6)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "bytes_per_parameter"),
+    [
+        ("deepmath_qwen3_4b_dapo", None, 0),
+        ("deepmath_qwen3_4b_grpo", r"student's start for the KL term in float32 \((\d+) GB\)", 4),
+        ("deepmath_qwen3_1.7b_ppo", r"those of the critic \((\d+) GB\)", 16),
+    ],
+)
+def test_what_reinforcement_learning_holds_beside_the_student(
+    name: str, words: str | None, bytes_per_parameter: int
+) -> None:
+    """The critic has the student's parameters, whose heads are tied, and a head of one row."""
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").replace("\n# ", " ")
+    content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    parameters = count_parameters(content["model_name_or_path"])
+    assert published(content["model_name_or_path"]).tie_word_embeddings
+    [memory] = map(int, re.findall(r"8 GPUs of (\d+) GB", text))
+    [vllm] = map(int, re.findall(r"vLLM \((\d+) GB\)", text))
+    assert vllm == pytest.approx(content["vllm_gpu_memory_utilization"] * memory, abs=0.5)
+    beside = bytes_per_parameter * parameters / 1e9
+    if words:
+        [said] = map(int, re.findall(words, text))
+        assert said == pytest.approx(beside, abs=0.6)
+    # DDP keeps a copy of the gradients of what is trained, of 4 of the 16 bytes, which the heads do not count.
+    trained = parameters * (2 if bytes_per_parameter == 16 else 1)
+    assert 16 * parameters / 1e9 + beside + 4 * trained / 1e9 + vllm < 0.9 * memory
 
 
 def test_the_world_recipe_says_what_the_benchmark_measured() -> None:

@@ -68,6 +68,28 @@ def test_a_recipe_for_a_large_student(recipe: str, write: Any, tmp_path: Path) -
     assert rows[-1]["accuracy"] == 0
 
 
+@pytest.mark.parametrize("recipe", ["deepmath_qwen3_4b_grpo", "deepmath_qwen3_4b_dapo", "deepmath_qwen3_1.7b_ppo"])
+def test_a_recipe_for_reinforcement_learning(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a reward that random weights sometimes earn, which they never do by right answers."""
+    (tmp_path / "rewards_of_ids.py").write_text(
+        "def even(completion_ids, **kwargs): return [float(sum(ids[:1]) % 2) for ids in completion_ids]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    problems = tmp_path / "problems.jsonl"
+    rows = [{"question": f"What is {i} plus {i}?", "final_answer": str(2 * i)} for i in range(24)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"dataset_name": problems, "dataset_split": "train", "evaluation_dataset_name": problems}
+    data |= {"evaluation_split": "train", "num_evaluation_examples": 4, "eval_steps": 2, "num_generations": 4}
+    names = {"model_name_or_path": write_tiny_qwen3(tmp_path / "student"), "output_dir": tmp_path / "run"}
+    names["reward"] = "rewards_of_ids:even"
+    small = SMALL | ({"overlong_buffer": 4} if recipe.endswith("dapo") else {})
+    rows = train(*parsed(recipe, **small, **data, **names))
+    assert len(rows) == 2
+    assert rows[-1]["rollouts"] - rows[-1]["validation_rollouts"] >= 2 * 4
+    assert rows[-1]["validation_rollouts"] >= 4
+    assert rows[-1]["accuracy"] is not None
+
+
 def test_the_recipe_for_code(tmp_path: Path) -> None:
     """Problems in a parquet file with the columns that verl has; the programs run in the sandbox."""
     asked = "Write Python code to solve the problem: print the sum of two numbers."

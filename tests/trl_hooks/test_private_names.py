@@ -19,6 +19,7 @@ from trl.trainer.utils import RepeatSampler, pad, shutdown_event_loop_in_daemon,
 
 from effopd import trl_hooks
 from effopd.trl_hooks.distillation import HookedDistillationTrainer
+from effopd.trl_hooks.grpo import HookedGRPOTrainer
 
 HOOKS = Path(trl_hooks.__file__).parent
 TRAINERS = (DistillationTrainer, GRPOTrainer, RLOOTrainer)
@@ -70,6 +71,26 @@ def test_signatures_of_what_is_overridden() -> None:
     source = inspect.getsource(DistillationTrainer._compute_loss)
     assert source.count("_chunked_divergence_loss(") == 1
     assert source.count("self._get_last_hidden_state") == 2
+
+
+def test_signatures_of_what_is_overridden_in_grpo() -> None:
+    assert parameters(GRPOTrainer._generate_and_score_completions) == ["self", "inputs"]
+    assert parameters(GRPOTrainer._generate) == ["self", "prompts"]
+    rewarded = ["self", "inputs", "prompts", "completions", "completion_ids_list"]
+    assert parameters(GRPOTrainer._calculate_rewards) == rewarded
+    assert parameters(GRPOTrainer._compute_loss) == ["self", "model", "inputs"]
+    read = ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]
+    assert parameters(GRPOTrainer._get_per_token_logps_and_entropies)[:5] == read
+    # The places of what dynamic sampling replaces, and the order in which it is made use of.
+    assert "return prompt_ids, completion_ids, tool_mask, completions, logprobs, " in inspect.getsource(
+        GRPOTrainer._generate
+    )
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    assert source.index("self._generate(prompts)") < source.index("self._calculate_rewards(inputs, prompts, ")
+    assert source.count("self._calculate_rewards(") == source.count("self._generate(") == 1
+    assert "self._pending_extra_logs.clear()" in source
+    # Advantages of each token, in place of one for each completion.
+    assert "if advantages.dim() == 1:" in inspect.getsource(GRPOTrainer._compute_loss)
 
 
 def test_signatures_of_what_another_pass_calls() -> None:
@@ -212,12 +233,22 @@ def test_the_table_names_what_each_file_uses() -> None:
         assert all(each in source for each in named if re.match("_(?!_)", each)), name
 
 
-def test_what_the_hooks_add_is_no_name_of_trl() -> None:
-    public = {"on_rollouts", "on_teacher_pass", "on_reference_pass", "read_reference", "training_loss"}
-    assert public < vars(HookedDistillationTrainer).keys()
-    source = "".join(inspect.getsource(each) for each in DistillationTrainer.__mro__[:-1])
+@pytest.mark.parametrize(
+    ("hooked", "public"),
+    [
+        (
+            HookedDistillationTrainer,
+            {"on_rollouts", "on_teacher_pass", "on_reference_pass", "read_reference", "training_loss"},
+        ),
+        (HookedGRPOTrainer, {"on_rollouts", "on_reference_pass", "token_advantages", "after_micro_batch"}),
+    ],
+)
+def test_what_the_hooks_add_is_no_name_of_trl(hooked: Any, public: set[str]) -> None:
+    assert public < vars(hooked).keys()
+    trainer = hooked.__base__
+    source = "".join(inspect.getsource(each) for each in trainer.__mro__[:-1])
     assert not public & set(re.findall(r"(?:self\.|def )(\w+)", source))
-    assert not any(hasattr(DistillationTrainer, name) for name in public)
+    assert not any(hasattr(trainer, name) for name in public)
     assert not any("effopd" in name for trainer in TRAINERS for name in private_names(trainer))
 
 
@@ -226,6 +257,8 @@ PUBLIC_IMPORTS = {
     ("extrapolation/next_rollouts.py", "trl", "DistillationTrainer"),
     ("training/config.py", "trl", "DistillationConfig"),
     ("training/config_file.py", "trl", "TrlParser"),
+    ("training/rl_config.py", "trl", "GRPOConfig"),
+    ("training/rl_trainer.py", "trl.rewards", "get_soft_overlong_punishment"),
     ("world/teacher.py", "trl", "GRPOConfig"),
     ("world/teacher.py", "trl", "GRPOTrainer"),
 }

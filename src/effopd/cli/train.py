@@ -1,4 +1,4 @@
-"""`effopd train`: distill a student from a teacher."""
+"""`effopd train`: distill a student from a teacher, or train it by reinforcement learning."""
 
 import argparse
 
@@ -9,7 +9,7 @@ def add(commands: Commands) -> None:
     """Add the command and its options. `main` passes on what the parser does not know as `overrides`."""
     parser = commands.add_parser(
         "train",
-        help="distill a student from a teacher, from a YAML file",
+        help="distill a student from a teacher, or train it by reinforcement learning, from a YAML file",
         epilog="To override a field of the file, add --field value. docs/training.md describes the fields.",
     )
     parser.add_argument(

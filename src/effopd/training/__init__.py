@@ -7,7 +7,9 @@ rows = train(arguments, config)                    # the rows of runs/mine/metri
 
 from effopd.training.build import build_trainer
 from effopd.training.config import OPDConfig, RunArguments
+from effopd.training.rl_config import RLConfig
+from effopd.training.rl_trainer import RLTrainer
 from effopd.training.run import train
 from effopd.training.trainer import OPDTrainer
 
-__all__ = ["OPDConfig", "OPDTrainer", "RunArguments", "build_trainer", "train"]
+__all__ = ["OPDConfig", "OPDTrainer", "RLConfig", "RLTrainer", "RunArguments", "build_trainer", "train"]

@@ -16,8 +16,9 @@ from effopd.checkpoints.rounding import round_to
 from effopd.errors import ConfigurationError, DataError
 from effopd.files import read_json_lines, write_json
 from effopd.parameters import locate
-from effopd.training.config import OPDConfig, RunArguments
+from effopd.training.config import RunArguments
 from effopd.training.metrics import COMPLETE, METRICS
+from effopd.training.rl_config import TrainConfig
 from effopd.updates import singular_vectors
 from effopd.updates.rank_one import FEWEST_CHECKPOINTS, extrapolate_rank_one
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 MODEL, RECORD = "alphaopd", "alphaopd.json"
 
 
-def check_alphaopd(arguments: RunArguments, config: OPDConfig) -> None:
+def check_alphaopd(arguments: RunArguments, config: TrainConfig) -> None:
     """Refuse settings by which the early window would not leave what the extrapolation needs.
 
     Raises:

@@ -14,12 +14,15 @@ from effopd.models.load import load_model, load_tokenizer
 from effopd.models.vocabulary import align_vocab_size, check_vocabularies
 from effopd.training.alphaopd import check_alphaopd
 from effopd.training.config import OPDConfig, RunArguments
+from effopd.training.critic import Critic
 from effopd.training.data import load_prompts, warn_of_long_prompts
 from effopd.training.freezing import freeze
 from effopd.training.metrics import MetricsCallback
 from effopd.training.monitor import NUM_MATRICES, UpdateMonitorCallback
 from effopd.training.rewards import RewardFunction, resolve_rewards
-from effopd.training.stopping import StopAtAccuracy
+from effopd.training.rl_config import RLConfig, TrainConfig
+from effopd.training.rl_trainer import RLTrainer
+from effopd.training.stopping import StopAtAccuracy, StopWithoutImprovement
 from effopd.training.tests_column import with_tests
 from effopd.training.trainer import OPDTrainer
 
@@ -31,7 +34,7 @@ class Loaded(NamedTuple):
 
     Attributes:
         student: Model that is trained.
-        teacher: Frozen model with as many rows in its head as the student.
+        teacher: Frozen model with as many rows in its head as the student; None where the method has none.
         reference: Frozen reference model of ExOPD; None where the method needs none.
         tokenizer: Tokenizer of the student.
         dataset: Training prompts.
@@ -39,14 +42,14 @@ class Loaded(NamedTuple):
     """
 
     student: PreTrainedModel
-    teacher: PreTrainedModel
+    teacher: PreTrainedModel | None
     reference: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     dataset: Any
     evaluation: Any
 
 
-def build_trainer(arguments: RunArguments, config: OPDConfig) -> tuple[OPDTrainer, MetricsCallback]:
+def build_trainer(arguments: RunArguments, config: TrainConfig) -> tuple[OPDTrainer | RLTrainer, MetricsCallback]:
     """Load everything that a run needs, and check that it fits together.
 
     Raises:
@@ -59,10 +62,12 @@ def build_trainer(arguments: RunArguments, config: OPDConfig) -> tuple[OPDTraine
     return _wire(arguments, config, loaded, rewards)
 
 
-def _check_settings(arguments: RunArguments, config: OPDConfig) -> None:
+def _check_settings(arguments: RunArguments, config: TrainConfig) -> None:
     """Refuse settings that cannot work together, before anything is loaded."""
-    if not config.teacher_model_name_or_path:
+    if isinstance(config, OPDConfig) and not config.teacher_model_name_or_path:
         raise ConfigurationError("teacher_model_name_or_path is not set: distillation needs a teacher.")
+    if isinstance(config, RLConfig) and not arguments.reward:
+        raise ConfigurationError(f"method={config.method!r} learns from rewards, and no reward is set. Set reward.")
     if config.max_steps == 0:
         raise ConfigurationError("max_steps=0 trains nothing; give a number of steps, or leave it out for epochs.")
     if config.resume_from_checkpoint:
@@ -82,44 +87,57 @@ def _check_settings(arguments: RunArguments, config: OPDConfig) -> None:
     _check_method(arguments, config)
 
 
-def _check_method(arguments: RunArguments, config: OPDConfig) -> None:
+def _check_method(arguments: RunArguments, config: TrainConfig) -> None:
     """Refuse settings that the method does not go with."""
     check_alphaopd(arguments, config)
-    if arguments.reference_model_name_or_path and not config.reads_reference:
+    reads_reference = isinstance(config, OPDConfig) and config.reads_reference
+    if arguments.reference_model_name_or_path and not reads_reference:
         raise ConfigurationError(
             f"reference_model_name_or_path has no effect with method={config.method!r}"
             f"{' and exopd_lambda=1' if config.method == 'exopd' else ''}; leave it out."
         )
     settings = arguments.extrapolation_config()
-    if config.reads_reference and settings and settings.validator != "reward":
+    if not settings or settings.validator == "reward":
+        return
+    judges = f"acceleration={arguments.acceleration!r} judges weights by their divergence from the teacher"
+    remedy = "Use paper or reference, which judge by reward, or none."
+    if isinstance(config, RLConfig):
         raise ConfigurationError(
-            f"acceleration={arguments.acceleration!r} judges weights by their divergence from the teacher "
-            f"({settings.validator}), beyond which method='exopd' trains: it would take back what training gains. Use "
-            "paper or reference, which judge by reward, or none."
+            f"{judges} ({settings.validator}), and method={config.method!r} has no teacher. {remedy}"
+        )
+    if reads_reference:
+        raise ConfigurationError(
+            f"{judges} ({settings.validator}), beyond which method='exopd' trains: it would take back what training "
+            f"gains. {remedy}"
         )
 
 
-def _load(arguments: RunArguments, config: OPDConfig) -> Loaded:
+def _load(arguments: RunArguments, config: TrainConfig) -> Loaded:
     """Load models, tokenizers and prompts, the cheap ones first, and check that they fit together."""
-    student_name, teacher_name = arguments.model_name_or_path, config.teacher_model_name_or_path
+    student_name = arguments.model_name_or_path
     student_kwargs: dict[str, Any] = dict(config.model_init_kwargs or {})
-    teacher_kwargs: dict[str, Any] = dict(config.teacher_model_init_kwargs or {})
-    student_revision, teacher_revision = student_kwargs.get("revision"), config.teacher_model_revision
-    sources = [_source(student_name, student_revision), _source(teacher_name, teacher_revision)]
-    if sources[0] == sources[1] and config.process_index == 0:
-        logger.warning("Student and teacher are the same model, %s: there is nothing to learn.", student_name)
+    student_revision = student_kwargs.get("revision")
     trust: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     tokens: dict[str, Any] = {"pad_token": arguments.pad_token, "eos_token": arguments.eos_token}
     tokenizer = load_tokenizer(student_name, revision=student_revision, **tokens, **trust)
-    teacher_tokenizer = load_tokenizer(teacher_name, revision=teacher_revision, **tokens, **trust)
+    teacher_tokenizer = None
+    if isinstance(config, OPDConfig):
+        teacher_name, teacher_revision = config.teacher_model_name_or_path, config.teacher_model_revision
+        sources = [_source(student_name, student_revision), _source(teacher_name, teacher_revision)]
+        if sources[0] == sources[1] and config.process_index == 0:
+            logger.warning("Student and teacher are the same model, %s: there is nothing to learn.", student_name)
+        teacher_tokenizer = load_tokenizer(teacher_name, revision=teacher_revision, **tokens, **trust)
     dataset, evaluation = load_datasets(arguments)
     _check_datasets(arguments, config, tokenizer, dataset, evaluation)
     student = load_model(student_name, **trust, **student_kwargs)
     freeze(student, arguments.freeze, arguments.freeze_like, arguments.freeze_below)
-    teacher = load_model(teacher_name, revision=teacher_revision, **trust, **teacher_kwargs)
     context = getattr(student.config.get_text_config(), "max_position_embeddings", None)
     if context and config.process_index == 0:
         warn_of_long_prompts(dataset, tokenizer, context, config.max_completion_length or 0)
+    if not isinstance(config, OPDConfig):
+        return Loaded(student, None, None, tokenizer, dataset, evaluation)
+    teacher_kwargs: dict[str, Any] = dict(config.teacher_model_init_kwargs or {})
+    teacher = load_model(teacher_name, revision=teacher_revision, **trust, **teacher_kwargs)
     check_vocabularies(tokenizer, teacher_tokenizer, student.config, teacher.config)
     num_tokens = 1 + max(tokenizer.get_vocab().values())
     teacher = align_vocab_size(teacher, student.config.get_text_config().vocab_size, num_tokens)
@@ -150,11 +168,11 @@ def _load_reference(
 
 
 def _wire(
-    arguments: RunArguments, config: OPDConfig, loaded: Loaded, rewards: list[RewardFunction] | None
-) -> tuple[OPDTrainer, MetricsCallback]:
+    arguments: RunArguments, config: TrainConfig, loaded: Loaded, rewards: list[RewardFunction] | None
+) -> tuple[OPDTrainer | RLTrainer, MetricsCallback]:
     """Make the trainer from what was loaded, and add its callbacks in their order."""
     trainer = _make_trainer(config, loaded, rewards)
-    effopd = monitor = stop = None
+    effopd = monitor = stop = early = None
     if settings := arguments.extrapolation_config():
         effopd = EffOPDCallback(trainer, rewards if settings.validator == "reward" else None, preset=settings)
     if arguments.monitor_every is not None:
@@ -163,11 +181,15 @@ def _wire(
     metrics = MetricsCallback(trainer, effopd)
     if arguments.target_accuracy is not None:
         stop = StopAtAccuracy(arguments.target_accuracy)
+    if arguments.stop_without_improvement is not None:
+        early = StopWithoutImprovement(arguments.stop_without_improvement)
     callbacks: list[TrainerCallback | None] = [
         effopd,  # first, because it changes the weights at the end of a step, which the others look at
         monitor,  # measures the weights that the extrapolation left
+        trainer.critic if isinstance(trainer, RLTrainer) else None,  # saves itself
         metrics,  # counts what the extrapolation cost, and marks a checkpoint as complete once those above have saved
         stop,  # stops once the metrics have noted the evaluation that reached the target
+        early,
         # `train` adds its caller's callbacks after these. Those of `effopd.training.stopping` read the last
         # extrapolation and the metrics; `RunProgress` shows what all the others found, and comes last.
     ]
@@ -184,7 +206,7 @@ def _source(name: str, revision: str | None) -> tuple[str, str | None]:
 
 
 def _check_datasets(
-    arguments: RunArguments, config: OPDConfig, tokenizer: PreTrainedTokenizerBase, dataset: Any, evaluation: Any
+    arguments: RunArguments, config: TrainConfig, tokenizer: PreTrainedTokenizerBase, dataset: Any, evaluation: Any
 ) -> None:
     for each in (dataset, evaluation):
         if each is not None and isinstance(each[0]["prompt"], list) and not tokenizer.chat_template:
@@ -193,6 +215,8 @@ def _check_datasets(
                 "system_prompt out and write prompts as text, or take a model with a template."
             )
     batch_size = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
+    if isinstance(config, RLConfig):
+        batch_size = config.generation_batch_size // config.num_generations
     if len(dataset) < batch_size:
         raise ConfigurationError(
             f"{arguments.dataset_name}: {len(dataset)} rows are fewer than the {batch_size} of one optimizer step. Use "
@@ -200,27 +224,42 @@ def _check_datasets(
         )
 
 
-def _make_trainer(config: OPDConfig, loaded: Loaded, rewards: list[RewardFunction] | None) -> OPDTrainer:
-    kept = config.model_init_kwargs, config.teacher_model_init_kwargs
-    # The models are loaded already, and TRL warns when it is given these as well.
-    config.model_init_kwargs = config.teacher_model_init_kwargs = None
+def _make_trainer(config: TrainConfig, loaded: Loaded, rewards: list[RewardFunction] | None) -> OPDTrainer | RLTrainer:
+    make = _make_opd_trainer if isinstance(config, OPDConfig) else _make_rl_trainer
+    common: dict[str, Any] = {
+        "model": loaded.student,
+        "args": config,
+        "train_dataset": loaded.dataset,
+        "eval_dataset": loaded.evaluation,
+        "processing_class": loaded.tokenizer,
+        "evaluation_reward": rewards if loaded.evaluation is not None else None,
+    }
+    kept = config.model_init_kwargs
     try:
-        trainer = OPDTrainer(
-            model=loaded.student,
-            teacher_model=loaded.teacher,
-            reference_model=loaded.reference,
-            args=config,
-            train_dataset=loaded.dataset,
-            eval_dataset=loaded.evaluation,
-            processing_class=loaded.tokenizer,
-            evaluation_reward=rewards if loaded.evaluation is not None else None,
-        )
+        return make(config, loaded, rewards, common)
     except EffOPDError:
         raise
     except (ValueError, ImportError) as error:  # how TRL and transformers refuse settings
         raise ConfigurationError(f"These settings cannot be trained with: {error}") from error
-    config.model_init_kwargs, config.teacher_model_init_kwargs = (kwargs or None for kwargs in kept)
+    finally:
+        config.model_init_kwargs = kept or None
+
+
+def _make_opd_trainer(config: Any, loaded: Loaded, rewards: Any, common: dict[str, Any]) -> OPDTrainer:
+    kept = config.teacher_model_init_kwargs
+    # The models are loaded already, and TRL warns when it is given these as well.
+    config.model_init_kwargs = config.teacher_model_init_kwargs = None
+    trainer = OPDTrainer(teacher_model=loaded.teacher, reference_model=loaded.reference, **common)
+    config.teacher_model_init_kwargs = kept or None
     return trainer
+
+
+def _make_rl_trainer(config: Any, loaded: Loaded, rewards: Any, common: dict[str, Any]) -> RLTrainer:
+    revision = (config.model_init_kwargs or {}).get("revision")
+    # By this TRL loads the reference model of the KL term; dtype and attention it takes from the student.
+    config.model_init_kwargs = {"revision": revision} if revision else None
+    critic = Critic(loaded.student) if config.method == "ppo" else None
+    return RLTrainer(reward_funcs=rewards, critic=critic, **common)
 
 
 def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:

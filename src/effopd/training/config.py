@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from transformers import TrainingArguments
 from trl import DistillationConfig
 
 from effopd.checks import check_choice, check_number
@@ -33,9 +34,34 @@ _BOUNDS: dict[str, dict[str, Any]] = {
     "vllm_importance_sampling_clip_max": {"low": 1},
     "exopd_lambda": {"above": 0},
     "top_k": {"low": 0, "remedy": "For no limit, write 0."},
+    "beta": {"low": 0},
+    "epsilon": {"above": 0},
+    "epsilon_high": {"above": 0},
+    "num_iterations": {"low": 1},
+    "overlong_buffer": {"low": 0, "remedy": "For no punishment, write 0."},
+    "dynamic_sampling_rounds": {"low": 0, "remedy": "For no dynamic sampling, write 0."},
+    "gamma": {"low": 0, "high": 1},
+    "gae_lambda": {"low": 0, "high": 1},
+    "critic_learning_rate": {"above": 0},
 }
 # Values with which completions are sampled from the whole distribution.
 _WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+def check_training(config: TrainingArguments) -> None:
+    """Check what neither TRL nor transformers checks, for whichever method.
+
+    Raises:
+        ConfigurationError: A number is not possible, or checkpoints would lack what continuing needs.
+    """
+    if config.save_only_model and config.save_strategy != "no":
+        raise ConfigurationError(
+            "save_only_model=True saves no optimizer state, without which a run that is interrupted would go on to "
+            "other weights. Leave it out, or set save_strategy to 'no' and use the final model."
+        )
+    for name, bounds in _BOUNDS.items():
+        if (value := getattr(config, name, None)) is not None:
+            check_number(name, value, **bounds)
 
 
 @dataclass
@@ -90,6 +116,7 @@ class OPDConfig(DistillationConfig):
         if self.activation_checkpointing is None:  # the new name; TRL still sets the old one, of which it is warned
             self.activation_checkpointing: bool | None = self.gradient_checkpointing
         super().__post_init__()
+        check_training(self)
         check_choice("method", self.method, get_args(Method))
         check_choice("estimator", self.estimator, get_args(Estimator))
         self._check_exopd()
@@ -108,14 +135,6 @@ class OPDConfig(DistillationConfig):
                 f"estimator='sampled' takes its log-ratio over the whole vocabulary, and {truncated} changes what is "
                 "sampled from, which biases its gradient. Leave that out, or use estimator='full_vocab'."
             )
-        if self.save_only_model and self.save_strategy != "no":
-            raise ConfigurationError(
-                "save_only_model=True saves no optimizer state, without which a run that is interrupted would go on to "
-                "other weights. Leave it out, or set save_strategy to 'no' and use the final model."
-            )
-        for name, bounds in _BOUNDS.items():
-            if (value := getattr(self, name)) is not None:
-                check_number(name, value, **bounds)
 
     @property
     def reads_reference(self) -> bool:
@@ -192,6 +211,10 @@ class RunArguments:
     target_accuracy: float | None = field(
         default=None, metadata={"help": "Stop when an evaluation reaches this accuracy."}
     )
+    stop_without_improvement: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations in a row of which none is better than all before them."},
+    )
     reference_model_name_or_path: str | None = field(
         default=None,
         metadata={"help": "Reference model of method=exopd; by default what the student starts from."},
@@ -240,8 +263,9 @@ class RunArguments:
             )
         if self.evaluation_dataset_name and not self.reward:
             raise ConfigurationError("evaluation_dataset_name is set, but no reward to score its answers by; set one.")
-        if self.target_accuracy is not None and not self.evaluation_dataset_name:
-            raise ConfigurationError("target_accuracy needs evaluation_dataset_name to measure the accuracy on.")
+        for name in ("target_accuracy", "stop_without_improvement"):
+            if getattr(self, name) is not None and not self.evaluation_dataset_name:
+                raise ConfigurationError(f"{name} needs evaluation_dataset_name to measure the accuracy on.")
         most = len(self.reward) if set(self.reward) <= {"world", "math", "code"} else math.inf
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= most:
             bounds = f"above 0 and at most {most}. For 95 %, write 0.95." if most < math.inf else "above 0."
@@ -253,6 +277,7 @@ class RunArguments:
         if self.monitor_matrices is not None and self.monitor_every is None:
             raise ConfigurationError(f"monitor_matrices={self.monitor_matrices} has no effect; set monitor_every too.")
         for name, otherwise in (
+            ("stop_without_improvement", "no early stop"),
             ("monitor_every", "none"),
             ("monitor_matrices", "none"),
             ("num_train_examples", "all"),

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
 from importlib.resources import files
 from pathlib import Path
@@ -17,9 +17,8 @@ from typing_extensions import override
 from effopd.errors import ConfigurationError
 from effopd.files import load_yaml
 from effopd.training.config import OPDConfig, RunArguments
+from effopd.training.rl_config import RL_METHODS, RLConfig, TrainConfig
 
-_CLASSES = (RunArguments, OPDConfig)
-_FIELDS = {name: field for each in _CLASSES for name, field in each.__dataclass_fields__.items()}
 _WORDS: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -36,7 +35,7 @@ def recipes() -> list[str]:
     return sorted(path.name.removesuffix(".yaml") for path in (files("effopd") / "recipes").iterdir())
 
 
-def parse_config(config: str, overrides: Sequence[str] = ()) -> tuple[RunArguments, OPDConfig]:
+def parse_config(config: str, overrides: Sequence[str] = ()) -> tuple[RunArguments, TrainConfig]:
     """Read a configuration.
 
     Args:
@@ -60,9 +59,14 @@ def parse_config(config: str, overrides: Sequence[str] = ()) -> tuple[RunArgumen
         raise ConfigurationError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} must map fields to values, got {type(content).__name__}.")
-    _check_file(content, path)
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known.add_argument("--method", default=content.get("method"))
+    method = known.parse_known_args(list(overrides))[0].method
+    kind = RLConfig if method in RL_METHODS else OPDConfig
+    fields = RunArguments.__dataclass_fields__ | kind.__dataclass_fields__
+    _check_file(content, path, kind, fields, method)
     try:
-        arguments, opd, rest = _Parser(_CLASSES, allow_abbrev=False).parse_args_and_config(
+        arguments, settings, rest = _Parser((RunArguments, kind), allow_abbrev=False).parse_args_and_config(
             ["--config", str(path), *overrides], return_remaining_strings=True
         )
     except argparse.ArgumentError as error:
@@ -70,13 +74,14 @@ def parse_config(config: str, overrides: Sequence[str] = ()) -> tuple[RunArgumen
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
     if rest:
-        raise ConfigurationError(f"The command line: {_unknown(rest[0])}")
-    if arguments.target_accuracy is not None and opd.eval_strategy == "no":
-        raise ConfigurationError(
-            f"{path}: target_accuracy={arguments.target_accuracy} has no effect while eval_strategy is 'no'. Set "
-            "eval_strategy to steps or epoch, or target_accuracy to null."
-        )
-    return arguments, opd
+        raise ConfigurationError(f"The command line: {_unknown(rest[0], fields, method)}")
+    for name in ("target_accuracy", "stop_without_improvement"):
+        if (value := getattr(arguments, name)) is not None and settings.eval_strategy == "no":
+            raise ConfigurationError(
+                f"{path}: {name}={value} has no effect while eval_strategy is 'no'. Set eval_strategy to steps or "
+                f"epoch, or {name} to null."
+            )
+    return arguments, settings
 
 
 class _Parser(TrlParser):
@@ -87,21 +92,23 @@ class _Parser(TrlParser):
         raise argparse.ArgumentError(None, re.sub(r"(--\w+)/--[\w-]+", r"\1", message))
 
 
-def _check_file(content: dict[Any, Any], path: Path) -> None:
+def _check_file(
+    content: dict[Any, Any], path: Path, kind: type[TrainConfig], fields: dict[str, Any], method: Any
+) -> None:
     """Check the names and types of a file's fields, of which argparse checks only those that are text."""
-    hints = get_type_hints(RunArguments) | get_type_hints(OPDConfig)
+    hints = get_type_hints(RunArguments) | get_type_hints(kind)
     for name, value in content.items():
         if name == "env":  # environment variables, which TRL sets
             continue
-        if name not in _FIELDS:
-            raise ConfigurationError(f"{path}: {_unknown(str(name))}")
+        if name not in fields:
+            raise ConfigurationError(f"{path}: {_unknown(str(name), fields, method)}")
         hint = hints[name]
         kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         choices = [
             str(member.value) for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum) for member in kind
         ]
         fits = value in choices if choices else any(_fits(value, get_origin(kind) or kind) for kind in kinds)
-        if not fits and not (value is None and _FIELDS[name].default is None):
+        if not fits and not (value is None and fields[name].default is None):
             words = f"one of {', '.join(map(repr, choices))}, in quotes" if choices else _expected(kinds)
             raise ConfigurationError(f"{path}: {name}: got {value!r}, expected {words}.")
 
@@ -131,9 +138,11 @@ def _expected(kinds: Iterable[Any]) -> str:
     return " or ".join(names)
 
 
-def _unknown(name: str) -> str:
-    """Say that no field has this name, and what to do about it."""
+def _unknown(name: str, fields: Collection[str], method: Any) -> str:
+    """Say that no field has this name, or none of the method's, and what to do about it."""
     bare = name.lstrip("-").partition("=")[0].replace("-", "_")
-    close = difflib.get_close_matches(bare, _FIELDS, n=3)
+    if bare in OPDConfig.__dataclass_fields__ or bare in RLConfig.__dataclass_fields__:
+        return f"{bare} has no effect with method={method or 'opd'!r}; leave it out."
+    close = difflib.get_close_matches(bare, fields, n=3)
     remedy = f"did you mean {' or '.join(close)}?" if close else "docs/training.md has the fields."
     return f"there is no field {name!r}; {remedy}"

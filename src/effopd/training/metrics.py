@@ -4,7 +4,8 @@ A row has these keys. Counts and seconds are cumulative over the run; counts are
 their mean:
 
     step, epoch, learning_rate
-    loss, reverse_kl            those of this step's rollouts, before its update; reverse_kl is in nats per token
+    loss, reverse_kl            those of this step's rollouts, before its update; reverse_kl is in nats per token,
+                                and null without a teacher
     grad_norm                   norm of the gradient if the trainer logged this step, else null
     accuracy, accuracy_stderr   those of the weights that this step left, if they were evaluated, else null
     accepted_scale              scale that was accepted after this step, or 0.0; null if it was no trigger of EffOPD
@@ -30,7 +31,7 @@ from effopd import trl_hooks
 from effopd.errors import CheckpointError
 from effopd.extrapolation.callback import EffOPDCallback
 from effopd.files import append_json_line, drop_later_steps, finite_or_none, write_json
-from effopd.training.trainer import OPDTrainer, StepMeter
+from effopd.training.metered import MeteredTrainer, StepMeter
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class MetricsCallback(TrainerCallback):
         row: The row of the last step, or None.
     """
 
-    def __init__(self, trainer: OPDTrainer, effopd: EffOPDCallback | None) -> None:
+    def __init__(self, trainer: MeteredTrainer, effopd: EffOPDCallback | None) -> None:
         self.trainer = trainer
         self.effopd = effopd
         self.row: dict[str, Any] | None = None
@@ -173,7 +174,7 @@ class MetricsCallback(TrainerCallback):
             "epoch": state.epoch,
             "learning_rate": self.trainer.lr_scheduler.get_last_lr()[0],
             "loss": loss,
-            "reverse_kl": reverse_kl,
+            "reverse_kl": reverse_kl if hasattr(self.trainer, "teacher_model") else None,
             "grad_norm": None,
             "accuracy": None,
             "accuracy_stderr": None,

@@ -16,8 +16,8 @@ from transformers import (
 from typing_extensions import override
 
 from effopd.console import progress_bar
+from effopd.training.metered import MeteredTrainer
 from effopd.training.metrics import MetricsCallback
-from effopd.training.trainer import OPDTrainer
 
 NO_TRIGGER_YET = "no extrapolation yet"
 
@@ -77,7 +77,7 @@ class RunProgress(TrainerCallback):
         self,
         display: RunDisplay,
         name: str,
-        trainer: OPDTrainer,
+        trainer: MeteredTrainer,
         metrics: MetricsCallback,
         target: float | None = None,
     ) -> None:

@@ -27,9 +27,11 @@ from effopd.models.load import load_model
 from effopd.run_directory import differing_settings, locked
 from effopd.training.alphaopd import MODEL, RECORD, extrapolate_run
 from effopd.training.build import build_trainer
-from effopd.training.config import OPDConfig, RunArguments
+from effopd.training.config import RunArguments
 from effopd.training.freezing import note_frozen, savings
 from effopd.training.metrics import COMPLETE, METRICS, STATE_FILES, TRAINER_STATE, MetricsCallback
+from effopd.training.rl_config import TrainConfig
+from effopd.training.rl_trainer import RLTrainer
 from effopd.training.trainer import OPDTrainer
 from effopd.versions import installed_versions
 
@@ -48,8 +50,8 @@ _FREE = re.compile(
     r"hub_\w+|push_to_hub|vllm_server_\w+|vllm_gpu_memory_utilization)$"
 )
 
-# Makes further callbacks from the trainer and the callback that writes its metrics.
-MakeCallbacks = Callable[[OPDTrainer, MetricsCallback], Sequence[TrainerCallback]]
+# Makes further callbacks from the trainer, of either class, and the callback that writes its metrics.
+MakeCallbacks = Callable[[Any, MetricsCallback], Sequence[TrainerCallback]]
 
 
 def versions() -> dict[str, str]:
@@ -57,7 +59,7 @@ def versions() -> dict[str, str]:
     return installed_versions(_PACKAGES)
 
 
-def train(arguments: RunArguments, config: OPDConfig, callbacks: MakeCallbacks | None = None) -> list[dict[str, Any]]:
+def train(arguments: RunArguments, config: TrainConfig, callbacks: MakeCallbacks | None = None) -> list[dict[str, Any]]:
     """Do a run, or what is left of it.
 
     A run directory that is finished is left as it is. An interrupted run continues from its newest complete checkpoint.
@@ -94,7 +96,7 @@ def train(arguments: RunArguments, config: OPDConfig, callbacks: MakeCallbacks |
 
 def _train(
     arguments: RunArguments,
-    config: OPDConfig,
+    config: TrainConfig,
     callbacks: MakeCallbacks | None,
     directory: Path,
     resolved: dict[str, Any],
@@ -148,7 +150,7 @@ def _copy_model(checkpoint: Path, directory: Path) -> None:
             temporary.replace(directory / file.name)
 
 
-def _extrapolate(arguments: RunArguments, trainer: OPDTrainer, directory: Path) -> dict[str, Any]:
+def _extrapolate(arguments: RunArguments, trainer: OPDTrainer | RLTrainer, directory: Path) -> dict[str, Any]:
     """Do the last stage of `method: alphaopd`, after training; on one process, also measure the model's accuracy."""
     base, target = arguments.model_name_or_path, arguments.alphaopd_target
     assert target is not None

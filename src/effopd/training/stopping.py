@@ -1,5 +1,6 @@
 """When a run evaluates and where it stops, for runs that ask how much reaching a target accuracy costs."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,6 +115,34 @@ class StopAtAccuracy(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if metrics and metrics.get("eval_accuracy", float("-inf")) >= self.target:
+            control.should_training_stop = True
+
+
+class StopWithoutImprovement(TrainerCallback):
+    """Stops training when several evaluations in a row were no better than the best before them.
+
+    It looks at the trainer's log, which a checkpoint has, so that a run that continues stops where it would have.
+    transformers' `EarlyStoppingCallback` needs settings of its own (`metric_for_best_model`, `load_best_model_at_end`).
+
+    Args:
+        patience: Number of evaluations in a row, at least 1.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    @override
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        found = [entry["eval_accuracy"] for entry in state.log_history if "eval_accuracy" in entry]
+        accuracies = [-math.inf if math.isnan(accuracy) else accuracy for accuracy in found]
+        if accuracies and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= self.patience:
             control.should_training_stop = True
 
 

@@ -3,110 +3,42 @@
 Shape suffixes: B sequences, T completion tokens, H hidden size, V vocabulary.
 """
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerControl
+from transformers import PreTrainedModel
 from typing_extensions import override
 
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError
-from effopd.extrapolation.validation import RewardFunction, RewardValidator, validate
 from effopd.objectives import engine_weights, exopd_divergence, exopd_target, sampled_reverse_kl
 from effopd.training.config import OPDConfig
+from effopd.training.metered import MeteredTrainer
 
 
-@dataclass
-class StepMeter:
-    """What this process's part of one optimizer step did and cost.
-
-    Attributes:
-        loss: Loss, summed over the micro-batches.
-        reverse_kl: Reverse KL from student to teacher in nats per token, summed over the micro-batches.
-        rollouts: Number of completions sampled.
-        generated_tokens: Number of tokens in them.
-        teacher_tokens: Number of completion tokens that the teacher scored.
-        reference_tokens: Number of completion tokens that the reference model of ExOPD scored.
-        generation_seconds: Wall time of sampling, in seconds.
-        teacher_seconds: Wall time of the teacher's forward passes, in seconds.
-        reference_seconds: Wall time of the reference model's forward passes, in seconds.
-    """
-
-    loss: float = 0.0
-    reverse_kl: float = 0.0
-    rollouts: int = 0
-    generated_tokens: int = 0
-    teacher_tokens: int = 0
-    reference_tokens: int = 0
-    generation_seconds: float = 0.0
-    teacher_seconds: float = 0.0
-    reference_seconds: float = 0.0
-
-
-class OPDTrainer(trl_hooks.HookedDistillationTrainer):
+class OPDTrainer(MeteredTrainer, trl_hooks.HookedDistillationTrainer):
     """On-policy distillation (arXiv 2605.11739, Preliminaries) on TRL's `DistillationTrainer`.
 
     Args:
         *args: Arguments of `DistillationTrainer`; `args` is an `OPDConfig`.
         reference_model: Reference model of ExOPD, with the teacher's vocabulary; None where the method needs none.
-        evaluation_reward: Reward function, or several to be summed. With it, `evaluate()` measures as `eval_accuracy`
-            the mean reward of one sampled answer to each prompt of `eval_dataset`, always with the same random numbers.
-            Without it, `evaluate()` measures TRL's divergence.
-        **kwargs: Arguments of `DistillationTrainer`.
+        **kwargs: Arguments of `DistillationTrainer`, and `evaluation_reward` (see `MeteredTrainer`), without which
+            `evaluate()` measures TRL's divergence.
 
     Attributes:
-        meter: Cost of the step under way. Whoever reads it at the end of a step sets a new one.
         step_rollouts: This process's examples of the step under way, and the token ids sampled for each.
-        evaluation_seconds: Wall time spent in `evaluate()` so far, in seconds; it is no part of the cost of training.
     """
 
     args: OPDConfig
 
-    def __init__(
-        self,
-        *args: Any,
-        reference_model: PreTrainedModel | None = None,
-        evaluation_reward: RewardFunction | Sequence[RewardFunction] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.meter = StepMeter()
+    def __init__(self, *args: Any, reference_model: PreTrainedModel | None = None, **kwargs: Any) -> None:
         self.step_rollouts: tuple[list[dict[str, Any]], list[list[int]]] = ([], [])
-        self.evaluation_seconds = 0.0
         super().__init__(*args, reference_model=reference_model, **kwargs)
         self._check_reference()
         self.effopd_weighs_tokens = self.args.estimator == "sampled"
         self.effopd_asks_engine = self.effopd_weighs_tokens and self.args.vllm_importance_sampling_correction
         if self.effopd_asks_engine:
             trl_hooks.check_engine_logprobs(self)
-        self._accuracy = RewardValidator(evaluation_reward) if evaluation_reward is not None else None
-
-    @override
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Measure the mean reward on the evaluation prompts, or, without an `evaluation_reward`, what TRL measures."""
-        started = time.perf_counter()
-        if self._accuracy is None:
-            metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        else:
-            rows = self.eval_dataset if eval_dataset is None else eval_dataset
-            score = validate(self, self._accuracy, list(rows), self.args.seed)
-            metrics = {
-                f"{metric_key_prefix}_accuracy": score.value,
-                f"{metric_key_prefix}_accuracy_stderr": score.stderr,
-            }
-            was_training = self.model.training
-            self.model.eval()  # so that TRL logs this apart from the training metrics
-            self.log(metrics)
-            self.model.train(was_training)
-            self.control: TrainerControl = self.callback_handler.on_evaluate(
-                self.args, self.state, self.control, metrics
-            )
-        self.evaluation_seconds += time.perf_counter() - started
-        return metrics
 
     @override
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -119,9 +51,7 @@ class OPDTrainer(trl_hooks.HookedDistillationTrainer):
     @override
     def on_rollouts(self, examples: list[dict[str, Any]], completion_ids: list[list[int]], seconds: float) -> None:
         self.step_rollouts = (examples, completion_ids)
-        self.meter.rollouts += len(completion_ids)
-        self.meter.generated_tokens += sum(map(len, completion_ids))
-        self.meter.generation_seconds += seconds
+        self.count_rollouts(completion_ids, seconds)
 
     @override
     def on_teacher_pass(self, seconds: float) -> None:

@@ -25,6 +25,13 @@ signature. Each name stands below the file that uses it:
     distillation.py
         DistillationTrainer._generate_and_score_completions, ._generate, ._get_last_hidden_state, ._compute_loss
                                                         are overridden, to call public methods
+    grpo.py
+        GRPOTrainer._generate_and_score_completions, ._generate, ._calculate_rewards, ._compute_loss,
+        ._get_per_token_logps_and_entropies             are overridden, to call public methods
+    dynamic_sampling.py
+        GRPOTrainer._calculate_rewards                  rewards what was sampled, over all processes
+        GRPOTrainer._pending_extra_logs                 what reward functions logged of each completion
+        GRPOTrainer._generate                           returns lists with an entry for each completion
     step_rollouts.py
         Trainer._prepare_inputs                         samples a step's rollouts, before the step trains on them
         Trainer._buffered_inputs                        the step's micro-batches, where it puts them
@@ -68,6 +75,7 @@ from effopd.trl_hooks.divergence import (
     replaced_loss,
     token_logprobs,
 )
+from effopd.trl_hooks.grpo import HookedGRPOTrainer
 from effopd.trl_hooks.resume import on_resume, on_start
 from effopd.trl_hooks.rewards import wait_for
 from effopd.trl_hooks.rollouts import Rollout, empty_rollout, generate, is_divergence, make_rollouts
@@ -90,6 +98,7 @@ __all__ = [
     "TESTED_TRAINERS",
     "DivergenceLoss",
     "HookedDistillationTrainer",
+    "HookedGRPOTrainer",
     "ReferenceOutput",
     "Rollout",
     "StepRollouts",
