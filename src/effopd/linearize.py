@@ -53,7 +53,7 @@ def linearize(
     teacher: str,
     out: Path,
     *,
-    task: str | None = None,
+    task: str | Task | None = None,
     prompts: Path | None = None,
     checkpoints: Mapping[str, str] | None = None,
     standard_error: float = 0.1,
@@ -79,7 +79,8 @@ def linearize(
         student: Directory or hub name of the student before training, `world:base` and the like.
         teacher: Directory or hub name of its teacher, which has the same tokenizer.
         out: Directory of the results: `contexts.safetensors`, `linearized.json`, `linearized.html` and `figures/`.
-        task: Task whose first prompts are taken, as `effopd evaluate` names it. The reward of RL is its grader's verdict.
+        task: Task whose first prompts are taken, or its name, as `effopd evaluate` takes it. The reward of RL is its
+            grader's verdict. What follows about limits and chat templates is for tasks that are given by name.
         prompts: File of prompts in its place, whose rows need no answers; nothing is then said of RL.
         checkpoints: Directories of models that were trained from the student, by name.
         standard_error: Standard error of b that is aimed at, relative to the norm of b, above 0. The number of contexts
@@ -118,17 +119,19 @@ def linearize(
     if (task is None) == (prompts is None):
         raise ConfigurationError("Give either a task or a file of prompts: --task TASK or --prompts FILE.")
     console = console or Console(highlight=False)
-    loaded, graded = _load_prompts(
-        TaskSettings(
+    loaded = task
+    if not isinstance(task, Task):
+        asked = TaskSettings(
             task=task or str(prompts),
             limit=max_contexts,
             chat=chat,
             system_prompt=system_prompt,
             chat_template_kwargs=chat_template_kwargs,
             max_new_tokens=max_new_tokens,
-        ),
-        prompts,
-    )
+        )
+        loaded = asked.load() if prompts is None else _prompts_only(prompts, asked)
+    assert isinstance(loaded, Task)
+    graded = prompts is None
     places = {"student": find_model(student), "teacher": find_model(teacher)}
     runs = {name: find_model(each) for name, each in (checkpoints or {}).items()}
     tokenizer = load_tokenizer(places["student"], pad_token=pad_token)
@@ -147,8 +150,6 @@ def linearize(
         "max_new_tokens": loaded.max_new_tokens,
         "temperature": temperature,
         "seed": seed,
-        "chat": chat,
-        "system_prompt": system_prompt,
         "chat_template_kwargs": chat_template_kwargs,
     }
     with claimed(out, _SETTINGS, settings, holds="a linearisation"):
@@ -262,15 +263,13 @@ def _rewards(task: Task, tokenizer: PreTrainedTokenizerBase, contexts: Contexts)
     return [float(verdict.passed) for verdict in task.grader(texts, task.answers[: len(texts)])]
 
 
-def _load_prompts(asked: TaskSettings, prompts: Path | None) -> tuple[Task, bool]:
-    """Load a task, or a file of prompts as one without answers; and tell whether completions can be graded."""
-    if prompts is None:
-        return asked.load(), True
-    found = [row.get("prompt") for row in read_rows(prompts, asked.limit)]
+def _prompts_only(path: Path, asked: TaskSettings) -> Task:
+    """Load a file of prompts as a task whose completions cannot be graded."""
+    found = [row.get("prompt") for row in read_rows(path, asked.limit)]
     if wrong := [number for number, prompt in enumerate(found, start=1) if not prompt]:
-        raise DataError(f"{prompts}, row {wrong[0]}: no prompt; expected text or messages in each row.")
-    task = Task(str(prompts), found, [None] * len(found), grade_math, asked.max_new_tokens or MAX_NEW_TOKENS)
-    return task.as_chat(asked.system_prompt, asked.chat_template_kwargs) if asked.chat else task, False
+        raise DataError(f"{path}, row {wrong[0]}: no prompt; expected text or messages in each row.")
+    task = Task(str(path), found, [None] * len(found), grade_math, asked.max_new_tokens or MAX_NEW_TOKENS)
+    return task.as_chat(asked.system_prompt, asked.chat_template_kwargs) if asked.chat else task
 
 
 def _files(place: Path | str) -> str | None:

@@ -53,12 +53,13 @@ def draw_path(results: Results) -> Figure:
     path = results["path"]
     rows = path["rows"]
     steps = [row["step"] for row in rows]
-    real, predicted, bound = line_style(0), line_style(1), line_style(2)
+    real, predicted = line_style(0), line_style(1)
+    bound = {"color": COLOURS[0], "linestyle": "--", "linewidth": 4, "alpha": 0.5}
     figure, panels = row_of_panels(4, width=4.2)
     _lines(panels[0], steps, rows, {"real_norm": ("real", real), "predicted_norm": ("predicted", predicted)})
     _lines(panels[1], steps, rows, {"cosine": ("", real)})
     _lines(panels[2], steps, rows, {"loss": ("", real), "loss_at_predicted": ("", predicted)})
-    tails = {"tail": ("", real), "predicted_tail": ("", predicted), "tail_bound": ("bound", bound)}
+    tails = {"tail_bound": ("", bound), "tail": ("", real), "predicted_tail": ("", predicted)}
     _lines(panels[3], steps, rows, tails)
     panels[0].plot([], [], **bound, label="bound on the predicted tail")
     labels = ("norm of the displacement", "cosine of real and predicted", "loss, nats per token")
@@ -100,6 +101,8 @@ def draw_lines(results: Results) -> Figure:
         axes.plot(line["scales"], line["true"], **line_style(0), label="true loss")
         axes.plot(line["scales"], line["quadratic"], **line_style(1), label="quadratic model")
         top = 1.15 * max(line["true"][0], min(max(line["true"]), 2 * line["true"][0]))
+        seen = [scale for scale, loss in zip(line["scales"], line["true"], strict=True) if loss <= top]
+        axes.set_xlim(0, max(2.0, 1.1 * max(seen)))
         axes.set_ylim(min(0.0, 1.1 * min(min(line["true"]), *line["quadratic"][:6])), top)
         axes.set(xlabel=f"multiple of {plain(line_name(name))}", ylabel="loss, nats per token")
         tidy(axes)
