@@ -26,7 +26,8 @@ IMPORTS = {
     "grading": {"sandbox", "world"},
     "evaluation": {"grading", "models", "sampling", "sandbox", "world"},
     "report": set(),
-    "world": {"sampling"},
+    "linearized": {"parameters"},
+    "world": {"linearized", "sampling"},
     "extrapolation": {"parameters", "sampling", "trl_hooks"},
     "training": {
         "checkpoints",
@@ -41,6 +42,7 @@ IMPORTS = {
     },
     "analysis": {"models", "checkpoints", "updates", "report"},
     "curves": {"checkpoints", "report"},
+    "linearize": {"evaluation", "grading", "linearized", "models", "report", "sampling"},
     "sweeps": {"parameters", "models", "checkpoints", "interventions", "evaluation", "report"},
     "experiments": {"training", "report", "world"},
     "cli": {
@@ -50,6 +52,7 @@ IMPORTS = {
         "experiments",
         "grading",
         "interventions",
+        "linearize",
         "report",
         "sweeps",
         "training",
@@ -119,6 +122,7 @@ def test_light_parts_do_not_import_torch() -> None:
         "effopd.report.analysis",
         "effopd.report.completions",
         "effopd.report.curves",
+        "effopd.report.linearized",
         "effopd.report.sweep",
         "effopd.sandbox",
     ],
