@@ -4,7 +4,7 @@
     python benchmarks/linearized_prediction.py --report-only
 
 For each of `WORLDS`: build base and teacher, linearise the base, train it by vanilla OPD and by EffOPD (`paper`). Every
-finished world leaves a record in results/linearized-runs; the same command does those that are missing, one after another.
+finished world leaves a record in results/linearized-runs; the same command does those that are missing, one by one.
 """
 
 import argparse
@@ -83,7 +83,9 @@ def main() -> None:
     """Do the worlds that are left, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/linearized"), help="where models and runs are kept")
-    parser.add_argument("--world", action="append", choices=WORLDS, help="do only this world; may be given several times")
+    parser.add_argument(
+        "--world", action="append", choices=WORLDS, help="do only this world; may be given several times"
+    )
     parser.add_argument("--report-only", action="store_true", help="do no world")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -236,11 +238,17 @@ def write_report() -> None:
         ]
     }
     missing = [name for name in WORLDS if name not in {record["world"] for record in records}]
-    write_json(HERE / "linearized_prediction.json", {"worlds": values, "correlations": correlations, "missing": missing})
+    write_json(
+        HERE / "linearized_prediction.json", {"worlds": values, "correlations": correlations, "missing": missing}
+    )
     lines = ["# Does the concentration of b predict training?", ""]
     lines += [f"{len(records)} of {len(WORLDS)} worlds, one seed each. "
               + (f"**Too few to say anything.** Not done yet: {', '.join(missing)}." if missing else "")]  # fmt: skip
-    lines += ["", "| before training | after training | Spearman | 95 % interval | p | worlds |", "|---|---|--:|--:|--:|--:|"]
+    lines += [
+        "",
+        "| before training | after training | Spearman | 95 % interval | p | worlds |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
     for pair, found in correlations.items():
         signal, _, outcome = pair.partition(" -> ")
         cells = ("-",) * 4 if found is None else (

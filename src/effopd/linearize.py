@@ -1,7 +1,7 @@
 """`effopd linearize`: the local quadratic view of a student and its teacher, from their names to a report.
 
-`linearized` computes and `report` draws. This module samples the contexts as training does, and joins them. Each stage is
-kept when it is finished, and so is each product of the Lanczos method, so that an interrupted command goes on.
+`linearized` computes and `report` draws. This module samples the contexts as training does, and joins them. Each stage
+is kept when it is finished, and so is each product of the Lanczos method, so that an interrupted command goes on.
 """
 
 import math
@@ -105,7 +105,8 @@ def linearize(
         CheckpointError: `out` holds something else, or results of other settings.
         ConfigurationError: A setting is wrong.
         DataError: A model or the data cannot be read, or there are fewer than two prompts.
-        UnsupportedError: A package that is needed is not installed, or the model's attention has no forward derivatives.
+        UnsupportedError: A package that is needed is not installed, or the model's attention has no forward
+            derivatives.
     """
     check_number("standard_error", standard_error, above=0)
     check_number("temperature", temperature, above=0)
@@ -220,9 +221,7 @@ class _Sampler:
 
     def root(self, contexts: Contexts) -> GaussNewtonRoot:
         """Linearise the student at contexts."""
-        return GaussNewtonRoot(
-            self.student, contexts, micro_batch=self._micro_batch, temperature=self._temperature
-        )
+        return GaussNewtonRoot(self.student, contexts, micro_batch=self._micro_batch, temperature=self._temperature)
 
     def teacher_logits(self, root: GaussNewtonRoot) -> Tensor:
         """Compute the teacher's logits at the completion tokens, divided by the temperature, [T, V]."""

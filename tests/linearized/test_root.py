@@ -99,9 +99,7 @@ def shifted(left: int) -> Contexts:
     """The same contexts with padding on the left: prompts are padded to one length, as generation does."""
     width = max(map(len, PROMPTS)) + left
     padding = [width - len(prompt) for prompt in PROMPTS]
-    found = make_contexts(
-        [[0] * zeros + prompt for zeros, prompt in zip(padding, PROMPTS, strict=True)], COMPLETIONS
-    )
+    found = make_contexts([[0] * zeros + prompt for zeros, prompt in zip(padding, PROMPTS, strict=True)], COMPLETIONS)
     for row, zeros in enumerate(padding):
         found.attention_mask[row, :zeros] = 0
     return found
@@ -139,7 +137,9 @@ def test_a_linear_model_has_its_closed_form() -> None:
     W, features = torch.randn(4, 3, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
     model = LinearModel(W, features).eval()
     root = GaussNewtonRoot(model, contexts())  # type: ignore[arg-type]
-    before = torch.tensor([token for p, c in zip(PROMPTS, COMPLETIONS, strict=True) for token in (p + c)[len(p) - 1 : -1]])
+    before = torch.tensor(
+        [token for p, c in zip(PROMPTS, COMPLETIONS, strict=True) for token in (p + c)[len(p) - 1 : -1]]
+    )
     x_TF = features[before]
     target_TV = torch.randn(6, 4, dtype=torch.float64)
     A, b = torch.zeros(12, 12, dtype=torch.float64), torch.zeros(12, dtype=torch.float64)

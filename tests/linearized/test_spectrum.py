@@ -1,7 +1,10 @@
+import json
+
 import pytest
 import torch
 from linearized.models import dense, flat, make_root, teacher_logits, tiny_model
 
+from effopd.linearized import measures
 from effopd.linearized.lanczos import Step, lanczos
 from effopd.linearized.loss import descend, loss_along
 from effopd.linearized.root import dot
@@ -18,7 +21,7 @@ ROOT, TEACHER = make_root(), teacher_logits()
 A, B = dense(tiny_model(0), TEACHER)
 VALUES, VECTORS = (each.flip(-1) for each in torch.linalg.eigh(A))
 SPECTRUM = find_spectrum(ROOT, ROOT.residual(TEACHER), num_steps=80, seed=0)
-RANK = int((VALUES > 1e-9 * VALUES[0]).sum())
+RANK = int(VALUES.gt(1e-9 * VALUES[0]).sum())
 
 
 def symmetric(size: int, seed: int = 0) -> torch.Tensor:
@@ -64,7 +67,9 @@ def test_the_tail_is_below_its_bound_and_that_of_the_dense_matrix() -> None:
     assert tail <= tail_bound(SPECTRUM, eta, steps, rank)
     largest = max(abs((1 - (1 - eta * value) ** steps) / value) for value in VALUES[rank:RANK].tolist())
     outside = (B - VECTORS[:, :rank] @ (VECTORS[:, :rank].T @ B)).norm().item()
-    assert largest * outside * (1 - 1e-6) <= tail_bound(SPECTRUM, eta, steps, rank) <= eta * steps * outside * (1 + 1e-6)
+    assert (
+        largest * outside * (1 - 1e-6) <= tail_bound(SPECTRUM, eta, steps, rank) <= eta * steps * outside * (1 + 1e-6)
+    )
 
 
 def test_growth_at_small_and_at_large_values() -> None:
@@ -140,3 +145,12 @@ def test_start_vectors_that_depend_on_others_are_left_out() -> None:
     x = torch.randn(6, dtype=torch.float64)
     pairs = lanczos(lambda each: M @ each, torch.stack([x, 2 * x, torch.zeros(6, dtype=torch.float64)]), 20)
     torch.testing.assert_close(pairs.values, torch.linalg.eigvalsh(M).flip(0))
+
+
+def test_a_path_that_diverges_is_told_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "STEP_SIZE", 1e6)
+    monkeypatch.setattr(measures, "PATH_STEPS", (1, 4))
+    monkeypatch.setattr(measures, "mean_loss", lambda *args: float("nan"))
+    rows = measures.path_measures(ROOT, SPECTRUM, TEACHER)["rows"]
+    assert [row["loss"] for row in rows] == [None, None]
+    json.dumps(rows, allow_nan=False)

@@ -14,7 +14,9 @@ def add(commands: Commands) -> None:
         help="measure where the first steps of distillation lead: the gradient in the eigenvectors of the curvature",
         epilog="After an interruption, the same command continues. See docs/linearized.md.",
     )
-    parser.add_argument("--student", required=True, metavar="MODEL", help="student before training: directory or hub name")
+    parser.add_argument(
+        "--student", required=True, metavar="MODEL", help="student before training: directory or hub name"
+    )
     parser.add_argument("--teacher", required=True, metavar="MODEL", help="its teacher, with the same tokenizer")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--task", metavar="TASK", help="task whose prompts are taken, as for `effopd evaluate`")

@@ -6,8 +6,8 @@ With the logits linearised at the base, z = z0 + J d, the loss of on-policy dist
 
 where the mean is over the tokens of completions that the base sampled. -b is the exact gradient at d = 0. The root
 R = sqrt(weight) (diag(sqrt(p0)) - sqrt(p0) p0^T) J of A has a row for each token and each entry of the vocabulary:
-A = R^T R and b = R^T r. Eigenvectors are looked for on the side of the rows, where A's eigenvalues are those of R R^T, so
-that nothing of the model's size has to be kept for each of them.
+A = R^T R and b = R^T r. Eigenvectors are looked for on the side of the rows, where A's eigenvalues are those of R R^T,
+so that nothing of the model's size has to be kept for each of them.
 
     contexts     which tokens, under which masks
     root         products with R, R^T and A: one jvp, one vjp, or both, in micro-batches

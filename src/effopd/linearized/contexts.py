@@ -53,5 +53,7 @@ def make_contexts(prompts: Sequence[Sequence[int]], completions: Sequence[Sequen
     return Contexts(
         torch.tensor([padded(row) for row in rows]),
         torch.tensor([padded([1] * len(row)) for row in rows]),
-        torch.tensor([padded([0] * len(prompt) + [1] * len(each)) for prompt, each in zip(prompts, completions)]),
+        torch.tensor(
+            [padded([0] * len(prompt) + [1] * len(each)) for prompt, each in zip(prompts, completions, strict=True)]
+        ),
     )

@@ -1,8 +1,8 @@
 """The spread of gradients between completions, whose trace says how many of them a mean gradient needs.
 
-A completion's gradient is the sum over its tokens, divided by the mean number of tokens of a completion, so that the mean
-over completions is the gradient per token: that of distillation has the mean -b. Completions of different prompts are
-independent, and tokens of one are not, so completions are what is counted.
+A completion's gradient is the sum over its tokens, divided by the mean number of tokens of a completion, so that the
+mean over completions is the gradient per token: that of distillation has the mean -b. Completions of different prompts
+are independent, and tokens of one are not, so completions are what is counted.
 """
 
 import math
@@ -23,7 +23,8 @@ class Spread(NamedTuple):
 
     Attributes:
         mean: The mean gradient.
-        deviations: Squared distance of each completion's gradient from the mean, times N / (N - 1); their mean estimates
+        deviations: Squared distance of each completion's gradient from the mean, times N / (N - 1); their mean
+            estimates
             the trace of the covariance without bias. [N]
     """
 
@@ -89,7 +90,7 @@ def sampled_distillation(root: GaussNewtonRoot, teacher_TV: Tensor) -> Derivativ
 
 
 def reinforcement(root: GaussNewtonRoot, rewards: Sequence[float]) -> Derivative:
-    """Return the derivative of a policy gradient with a reward for each completion, less the mean of the others' rewards.
+    """Return the derivative of a policy gradient whose reward is a completion's, less the mean of the others'.
 
     Args:
         root: The model and its N contexts, at least two.
@@ -116,10 +117,7 @@ def half_means(root: GaussNewtonRoot, derivative: Derivative) -> tuple[Vector, V
     """Compute the mean gradients of the first and of the second half of the completions."""
     parts = list(root.parts(1))
     middle = len(parts) // 2
-    halves = []
-    for some in (parts[:middle], parts[middle:]):
-        halves.append(root.gradient(derivative, parts=some))
-    return halves[0], halves[1]
+    return root.gradient(derivative, parts=parts[:middle]), root.gradient(derivative, parts=parts[middle:])
 
 
 def _minus_score(log_p_TV: Tensor, tokens_T1: Tensor) -> Tensor:

@@ -44,8 +44,8 @@ def lanczos(
     """Find eigenpairs of a symmetric matrix in the Krylov space of some vectors.
 
     Each step multiplies one basis vector and makes what is new in its image the next one, so that with W start vectors
-    it is the block Lanczos method with blocks of W, taken vector by vector. The space holds M^j x for every start vector x
-    and j < num_steps / W. A step holds all basis vectors before it.
+    it is the block Lanczos method with blocks of W, taken vector by vector. The space holds M^j x for every start
+    vector x and j < num_steps / W. A step holds all basis vectors before it.
 
     Args:
         product: Function that multiplies the matrix by a vector [D].

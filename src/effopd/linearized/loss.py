@@ -1,7 +1,7 @@
 """The true loss, the mean reverse KL to the teacher per completion token, along lines and under gradient descent.
 
-The contexts stay fixed, as in the quadratic model: prefixes are those that the base sampled. Teachers' logits [T, V] are
-those at the completion tokens, divided by the temperature.
+The contexts stay fixed, as in the quadratic model: prefixes are those that the base sampled. Teachers' logits [T, V]
+are those at the completion tokens, divided by the temperature.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,5 +1,6 @@
 """What is reported of the local quadratic view, as JSON can hold it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,8 @@ def spectrum_measures(spectrum: Spectrum) -> Json:
 def spread_measures(spread: Spread, seed: int) -> Json:
     """Describe the gradients of single completions, with the trace's 95 % bootstrap interval over completions.
 
-    `completions_for_unit_noise` is the number of completions whose mean gradient has a standard error as large as itself.
+    `completions_for_unit_noise` is the number of completions whose mean gradient has a standard error as large as
+    itself.
     """
     squared = spread.squared_mean
     return {
@@ -72,7 +74,8 @@ def spread_measures(spread: Spread, seed: int) -> Json:
 def path_measures(root: GaussNewtonRoot, spectrum: Spectrum, teacher_TV: Tensor) -> Json:
     """Hold the predicted path of gradient descent against the real one, at `STEP_SIZE` / (largest eigenvalue).
 
-    The tail is what lies outside the first `TAIL_RANK` eigenvectors; its bound holds for the predicted path.
+    The tail is what lies outside the first `TAIL_RANK` eigenvectors; its bound holds for the predicted path. What is
+    not finite, because the real path diverges, is None.
     """
     eta = STEP_SIZE / spectrum.values[0].item()
     rank = min(TAIL_RANK, len(spectrum.values) - 1)
@@ -85,27 +88,27 @@ def path_measures(root: GaussNewtonRoot, spectrum: Spectrum, teacher_TV: Tensor)
         difference = plus(real, predicted, -1.0)
         inside = coordinates(root, spectrum, real, rank).norm().item()
         along = growth(spectrum.values, eta, step) * spectrum.overlaps
-        rows.append(
-            {
-                "step": step,
-                "real_norm": real_norm,
-                "predicted_norm": norm,
-                "cosine": finite_or_none(cosine(real, predicted)),
-                "relative_error": dot(difference, difference) ** 0.5 / real_norm if real_norm else None,
-                "loss": mean_loss(root, teacher_TV, plus(root.parameters, real)),
-                "loss_at_predicted": mean_loss(root, teacher_TV, plus(root.parameters, predicted)),
-                "tail": max(real_norm**2 - inside**2, 0.0) ** 0.5,
-                "predicted_tail": along[rank:].norm().item(),
-                "tail_bound": tail_bound(spectrum, eta, step, rank),
-            }
-        )
+        row = {
+            "real_norm": real_norm,
+            "predicted_norm": norm,
+            "cosine": cosine(real, predicted),
+            "relative_error": dot(difference, difference) ** 0.5 / real_norm if real_norm else math.nan,
+            "loss": mean_loss(root, teacher_TV, plus(root.parameters, real)),
+            "loss_at_predicted": mean_loss(root, teacher_TV, plus(root.parameters, predicted)),
+            "tail": max(real_norm**2 - inside**2, 0.0) ** 0.5,
+            "predicted_tail": along[rank:].norm().item(),
+            "tail_bound": tail_bound(spectrum, eta, step, rank),
+        }
+        rows.append({"step": step, **{name: finite_or_none(value) for name, value in row.items()}})
     return {"step_size": eta, "tail_rank": rank, "rows": rows}
 
 
 def line_measures(root: GaussNewtonRoot, teacher_TV: Tensor, b: Vector, direction: Vector) -> Json:
     """Measure the true loss and the quadratic model along a direction, at `SCALES` times it."""
     line = loss_along(root, teacher_TV, b, direction, SCALES)
-    return {**line._asdict(), "best_true_scale": line.scales[min(range(len(SCALES)), key=lambda at: line.true[at])]}
+    true = [finite_or_none(loss) for loss in line.true]
+    lowest = min((loss, scale) for loss, scale in zip(true, line.scales, strict=True) if loss is not None)
+    return {**line._asdict(), "true": true, "best_true_scale": lowest[1]}
 
 
 def update_measures(root: GaussNewtonRoot, spectrum: Spectrum, b: Vector, update: Vector) -> Json:
@@ -146,5 +149,3 @@ def best_along_driving(root: GaussNewtonRoot, b: Vector) -> float:
     """Compute the step size eta at which the quadratic model is lowest along b: |b|^2 / (b^T A b); 0 if b is 0."""
     curvature = root.push(b).double().norm().item() ** 2
     return dot(b, b) / curvature if curvature > 0 else 0.0
-
-

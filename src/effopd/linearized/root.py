@@ -51,8 +51,8 @@ class GaussNewtonRoot:
             raise ConfigurationError("The model is in training mode; call model.eval() first.")
         if model.config._attn_implementation != "eager":
             raise UnsupportedError(
-                f"The model's attention is {model.config._attn_implementation!r}, which has no forward derivatives. Load"
-                ' it with attn_implementation="eager".'
+                f"The model's attention is {model.config._attn_implementation!r}, which has no forward derivatives."
+                ' Load it with attn_implementation="eager".'
             )
         if not contexts.completion_mask.any(1).all():
             raise ConfigurationError("Got a context without a completion token; expected at least one in each.")
@@ -155,7 +155,7 @@ class GaussNewtonRoot:
         )
 
     def _root_fisher(self, z: Tensor, change: Tensor) -> Tensor:
-        """Multiply changes of the logits z by sqrt(weight) (diag(sqrt(p)) - sqrt(p) p^T), whose square is weight * F."""
+        """Multiply changes of the logits z by sqrt(weight) (diag(sqrt(p)) - sqrt(p) p^T), the root of weight * F."""
         p = z.softmax(-1)
         return (self._weight**0.5) * p.sqrt() * (change - (p * change).sum(-1, keepdim=True))
 

@@ -61,8 +61,8 @@ def find_spectrum(
 ) -> Spectrum:
     """Find the largest eigenvalues of A, and the share of b in each eigenvector.
 
-    The Krylov space starts at b, which makes predicted paths of up to num_steps / 2 gradient steps exact, and at a random
-    vector, without which eigenvectors that b has no share in would not be seen. It holds `num_steps` vectors of
+    The Krylov space starts at b, which makes predicted paths of up to num_steps / 2 gradient steps exact, and at a
+    random vector, without which eigenvectors that b has no share in would not be seen. It holds `num_steps` vectors of
     T * V numbers.
 
     Args:
@@ -84,18 +84,16 @@ def find_spectrum(
 
 
 def growth(values: Tensor, eta: float, num_steps: int) -> Tensor:
-    """Compute g_s(lambda) = (1 - (1 - eta lambda)^s) / lambda, which is eta * s at 0; float64, of the shape of `values`."""
+    """Compute g_s(lambda) = (1 - (1 - eta lambda)^s) / lambda, which is eta * s at 0, for each eigenvalue; float64."""
     x = eta * values.double()
     safe = torch.where(x.abs() < 1e-12, torch.ones_like(x), x)
     ratio = (1 - (1 - safe) ** num_steps) / safe
-    small = (0 < x) & (x < 0.5)  # where the difference would cancel
+    small = (x > 0) & (x < 0.5)  # where the difference would cancel
     ratio = torch.where(small, -torch.expm1(num_steps * torch.log1p(-torch.where(small, x, 0.0))) / safe, ratio)
     return eta * torch.where(x.abs() < 1e-12, torch.full_like(x, num_steps), ratio)
 
 
-def predicted_displacement(
-    root: GaussNewtonRoot, spectrum: Spectrum, eta: float, num_steps: int
-) -> Vector:
+def predicted_displacement(root: GaussNewtonRoot, spectrum: Spectrum, eta: float, num_steps: int) -> Vector:
     """Compute d_s, where gradient descent on the quadratic model is after s = `num_steps` steps of size `eta`."""
     weights = growth(spectrum.values, eta, num_steps) * spectrum.row_overlaps
     rows = spectrum.row_vectors @ weights.to(spectrum.row_vectors)

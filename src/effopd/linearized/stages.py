@@ -2,7 +2,7 @@
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ class Stages:
             load = cache(lambda parameters=parameters: measures.update_of(root, parameters()))
             found["lines"][f"update:{name}"] = self._line(f"update:{name}", load)
             found["updates"][name] = self._stage(
-                f"measures:{name}", lambda: measures.update_measures(root, self.spectrum, self.b, load())
+                f"measures:{name}",
+                lambda load=load: measures.update_measures(root, self.spectrum, self.b, load()),
             )
         return found
 
@@ -98,9 +99,13 @@ class Stages:
             size = self.residual.numel() * self.residual.element_size() * self._num_steps / 2**30
             self.note(f"Lanczos method: {len(done)} of {self._num_steps} products done; up to {size:.1f} GiB.")
 
-            def keep(step: Step, number: Iterator[int] = itertools.count(len(done))) -> None:
-                with replaced(folder / f"{next(number):05}.safetensors") as temporary:
-                    save_file({name: each.cpu() for name, each in step._asdict().items() if each is not None}, temporary)
+            numbers = itertools.count(len(done))
+
+            def keep(step: Step) -> None:
+                with replaced(folder / f"{next(numbers):05}.safetensors") as temporary:
+                    save_file(
+                        {name: each.cpu() for name, each in step._asdict().items() if each is not None}, temporary
+                    )
 
             self._spectrum = find_spectrum(
                 self.root, self.residual, self._num_steps, self._seed, done=done, on_step=keep

@@ -1,7 +1,8 @@
 """How many dimensions the first steps of distillation have: the base's gradient in the eigenvectors of its curvature.
 
-If the driving term b lies in a few eigenvectors of the Gauss-Newton matrix A (see `effopd.linearized`), distillation moves
-along a few directions, and extrapolating along a line costs little; a task of many dimensions spreads b over many.
+If the driving term b lies in a few eigenvectors of the Gauss-Newton matrix A (see `effopd.linearized`), distillation
+moves along a few directions, and extrapolating along a line costs little; a task of many dimensions spreads b over
+many.
 """
 
 from pathlib import Path

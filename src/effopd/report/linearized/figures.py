@@ -16,7 +16,7 @@ RELIABLE = 0.01
 
 
 def draw_spectrum(results: Results) -> Figure:
-    """Draw the eigenvalues of A with their residuals, and the share of |b|^2 in each eigenvector and in the first ones."""
+    """Draw the eigenvalues of A with their residuals, and the share of |b|^2 in each eigenvector."""
     values, residuals = np.array(results["eigenvalues"]), np.array(results["eigenvalue_residuals"])
     ranks = np.arange(1, len(values) + 1)
     positive = values > 1e-6 * values[0]
@@ -98,12 +98,13 @@ def draw_lines(results: Results) -> Figure:
     lines = results["lines"]
     figure, panels = row_of_panels(len(lines), width=4.2)
     for axes, (name, line) in zip(panels, lines.items(), strict=True):
-        axes.plot(line["scales"], line["true"], **line_style(0), label="true loss")
+        true = np.array(line["true"], dtype=np.float64)  # None becomes NaN
+        axes.plot(line["scales"], true, **line_style(0), label="true loss")
         axes.plot(line["scales"], line["quadratic"], **line_style(1), label="quadratic model")
-        top = 1.15 * max(line["true"][0], min(max(line["true"]), 2 * line["true"][0]))
-        seen = [scale for scale, loss in zip(line["scales"], line["true"], strict=True) if loss <= top]
+        top = 1.15 * max(true[0], min(np.nanmax(true), 2 * true[0]))
+        seen = [scale for scale, loss in zip(line["scales"], true, strict=True) if loss <= top]
         axes.set_xlim(0, max(2.0, 1.1 * max(seen)))
-        axes.set_ylim(min(0.0, 1.1 * min(min(line["true"]), *line["quadratic"][:6])), top)
+        axes.set_ylim(min(0.0, 1.1 * min(np.nanmin(true), *line["quadratic"][:6])), top)
         axes.set(xlabel=f"multiple of {plain(line_name(name))}", ylabel="loss, nats per token")
         tidy(axes)
     return with_legend(figure, panels[0])
@@ -117,4 +118,4 @@ def line_name(name: str) -> str:
 
 def _lines(axes: Axes, steps: list[int], rows: list[Results], columns: Mapping[str, tuple[str, Any]]) -> None:
     for column, (label, style) in columns.items():
-        axes.plot(steps, [row[column] for row in rows], **style, label=label or None)
+        axes.plot(steps, np.array([row[column] for row in rows], dtype=np.float64), **style, label=label or None)

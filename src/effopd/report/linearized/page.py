@@ -25,8 +25,8 @@ _FIGURES: dict[str, tuple[str, str, Callable[[Results], Figure]]] = {
     "spectrum": (
         "Curvature, and where the gradient lies in it",
         "Left: the largest eigenvalues of the Gauss-Newton matrix A. A residual bounds the error of its eigenvalue. "
-        "Right: the share of the squared driving term, the negative gradient b, that lies in each eigenvector, and in the "
-        "first ones together. The last eigenvectors are not converged; their shares together are right.",
+        "Right: the share of |b|², where b is the negative gradient, in each eigenvector and in the first ones "
+        "together. The last eigenvectors are not converged; only their sum is right.",
         draw_spectrum,
     ),
     "modules": (
@@ -36,14 +36,14 @@ _FIGURES: dict[str, tuple[str, str, Callable[[Results], Figure]]] = {
     ),
     "path": (
         "Gradient descent, predicted and real",
-        "Steps of half the inverse of the largest eigenvalue, on these contexts. The tail is what lies outside the first "
-        "eigenvectors; its bound holds for the predicted path.",
+        "Steps of half the inverse of the largest eigenvalue, on these contexts. The tail is what lies outside the "
+        "first eigenvectors; its bound holds for the predicted path.",
         draw_path,
     ),
     "lines": (
         "The quadratic model against the true loss",
-        "Mean reverse KL to the teacher on these contexts, at multiples of a displacement from the base. The best gradient "
-        "step is the one at which the quadratic model is lowest along b.",
+        "Mean reverse KL to the teacher on these contexts, at multiples of a displacement from the base. The best "
+        "gradient step is the one at which the quadratic model is lowest along b.",
         draw_lines,
     ),
 }
@@ -92,11 +92,11 @@ def _lead(results: Results) -> str:
     return (
         f"Student <code>{student}</code>, teacher <code>{teacher}</code>, prompts <code>{task}</code>: "
         f"{results['num_contexts']:,} completions with {results['num_tokens']:,} tokens, temperature "
-        f"{results['temperature']:g}. Loss {results['loss']:.4g} nats per token; |b| = {results['driving_norm']:.4g}, with a "
-        f"relative standard error of {error}. Nine tenths of |b|² lie in the first "
-        f"{results['rank_of_90_percent'] or NONE} eigenvectors, or in {results['fewest_for_90_percent'] or NONE} if those "
-        f"that hold most of it are taken first. The quadratic model is lowest along b after a gradient step of size "
-        f"{results['step_size_along_driving']:.4g}."
+        f"{results['temperature']:g}. Loss {results['loss']:.4g} nats per token; |b| = "
+        f"{results['driving_norm']:.4g}, with a relative standard error of {error}. Eigenvectors that hold nine "
+        f"tenths of |b|²: {results['rank_of_90_percent'] or NONE} from the largest eigenvalue on, "
+        f"{results['fewest_for_90_percent'] or NONE} if those that hold most of it come first. The quadratic model is "
+        f"lowest along b after a gradient step of size {results['step_size_along_driving']:.4g}."
     )
 
 
@@ -114,9 +114,9 @@ def _gradients(results: Results) -> Table:
             rows.append((label, *map(_number, cells)))
     cosine, halves = results["cosine_opd_rl"], results["cosine_halves"] or {}
     note = (
-        "A completion's gradient is scaled so that its mean is the gradient per token. The interval is a 95 % bootstrap "
-        "interval over completions. Unit noise is the number of completions whose mean gradient has a standard error as "
-        "large as itself; there is none where the mean gradient cannot be told from 0. "
+        "A completion's gradient is scaled so that its mean is the gradient per token. The interval is a 95 % "
+        "bootstrap interval over completions. Unit noise is the number of completions whose mean gradient has a "
+        "standard error as large as itself; there is none where the mean gradient cannot be told from 0. "
     )
     if results["trace_rl"] is not None:
         note += (
@@ -152,9 +152,9 @@ def _updates(results: Results) -> Table:
     first = next(iter(results["updates"].values()))["share_in_first"]
     header = ("update", "norm", "cosine to b", "best cosine to the path", "at step")
     note = (
-        "The path is the predicted one of gradient descent, at any of 1, 2, 4, ... steps. Shares are of the squared norm, in "
-        "the first eigenvectors. The rank correlation is Spearman's, between the norms of b and of the update over all "
-        "parameters."
+        "The path is the predicted one of gradient descent, at any of 1, 2, 4, ... steps. Shares are of the squared "
+        "norm, in the first eigenvectors. The rank correlation is Spearman's, between the norms of b and of the "
+        "update over all parameters."
     )
     shares = tuple(f"share in {rank}" for rank in first)
     return Table("updates", "Updates", note, (*header, *shares, "rank correlation"), rows)
