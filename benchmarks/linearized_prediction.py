@@ -73,6 +73,11 @@ OUTCOMES = {
     "early_alignment": f"alignment of the update after {EARLY} of {STEPS} steps with the final one, k = 1..{VECTORS}",
     "log_speedup": "logarithm of vanilla's rollouts to the target over EffOPD's, validation included",
 }
+COLUMNS = (
+    *("world", "base", "teacher", "k for 90 %", "fewest", "effective rank", "early alignment"),
+    *("rollouts: vanilla", "EffOPD", "line search", "eta along b, and true best multiple"),
+    *("trace OPD / RL", "unit noise OPD / RL"),
+)
 SIGNALS = {
     "rank_of_90_percent": "eigenvectors from the first on that hold 90 % of |b|^2",
     "fewest_for_90_percent": "fewest eigenvectors that hold 90 % of |b|^2",
@@ -256,9 +261,7 @@ def write_report() -> None:
             str(found["num_runs"]),
         )  # fmt: skip
         lines.append(f"| {SIGNALS[signal]} | {OUTCOMES[outcome]} | " + " | ".join(cells) + " |")
-    lines += ["", "| world | base | teacher | k for 90 % | fewest | effective rank | early alignment | rollouts: vanilla |"
-              " EffOPD | line search | eta along b: quadratic, times true best | Tr OPD / RL | unit noise OPD / RL |",
-              "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
+    lines += ["", "| " + " | ".join(COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
     lines += [_row(record) for record in records]
     write_text(HERE / "linearized_prediction.md", "\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -264,7 +264,7 @@ def _rewards(task: Task, tokenizer: PreTrainedTokenizerBase, contexts: Contexts)
 
 def _prompts_only(path: Path, asked: TaskSettings) -> Task:
     """Load a file of prompts as a task whose completions cannot be graded."""
-    found = [row.get("prompt") for row in read_rows(path, asked.limit)]
+    found: list[Any] = [row.get("prompt") for row in read_rows(path, asked.limit)]
     if wrong := [number for number, prompt in enumerate(found, start=1) if not prompt]:
         raise DataError(f"{path}, row {wrong[0]}: no prompt; expected text or messages in each row.")
     task = Task(str(path), found, [None] * len(found), grade_math, asked.max_new_tokens or MAX_NEW_TOKENS)

@@ -1,7 +1,7 @@
 """What is reported of the local quadratic view, as JSON can hold it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from scipy.stats import spearmanr
@@ -140,9 +140,10 @@ def update_measures(root: GaussNewtonRoot, spectrum: Spectrum, b: Vector, update
     }
 
 
-def update_of(root: GaussNewtonRoot, trained: Mapping[str, Tensor]) -> Vector:
-    """Subtract the base's parameters from trained ones."""
-    return {name: trained[name].to(base) - base for name, base in root.parameters.items()}
+def update_of(root: GaussNewtonRoot, trained: Callable[[], Mapping[str, Tensor]]) -> Vector:
+    """Subtract the base's parameters from those that a function returns."""
+    parameters = trained()
+    return {name: parameters[name].to(base) - base for name, base in root.parameters.items()}
 
 
 def best_along_driving(root: GaussNewtonRoot, b: Vector) -> float:

@@ -5,6 +5,8 @@ Shape suffixes: T completion tokens, of all contexts together or of some; V voca
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,8 +108,8 @@ class GaussNewtonRoot:
         with torch.no_grad(), warnings.catch_warnings():  # PyTorch 2.13 still uses it itself
             warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
             for batch, _ in self.parts():
-                z, moved = jvp(lambda at, batch=batch: self.logits(at, batch), (self.parameters,), (tangent,))
-                parts.append(self._root_fisher(z, moved))
+                both: Any = jvp(partial(self.logits, batch=batch), (self.parameters,), (tangent,))
+                parts.append(self._root_fisher(*both))
         return torch.cat(parts)
 
     def pull(self, rows_TV: Tensor) -> Vector:
@@ -115,7 +117,8 @@ class GaussNewtonRoot:
 
         def derivative(z: Tensor, where: slice) -> Tensor:
             y, half = rows_TV[where].to(z), z.softmax(-1).sqrt()
-            return (self._weight**0.5) * half * (y - half * (half * y).sum(-1, keepdim=True))
+            by_logits: Tensor = (self._weight**0.5) * half * (y - half * (half * y).sum(-1, keepdim=True))
+            return by_logits
 
         return self.gradient(derivative)
 
@@ -157,7 +160,8 @@ class GaussNewtonRoot:
     def _root_fisher(self, z: Tensor, change: Tensor) -> Tensor:
         """Multiply changes of the logits z by sqrt(weight) (diag(sqrt(p)) - sqrt(p) p^T), the root of weight * F."""
         p = z.softmax(-1)
-        return (self._weight**0.5) * p.sqrt() * (change - (p * change).sum(-1, keepdim=True))
+        rows: Tensor = (self._weight**0.5) * p.sqrt() * (change - (p * change).sum(-1, keepdim=True))
+        return rows
 
 
 def completion_logits(model: PreTrainedModel, batch: Contexts, at: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -102,14 +102,14 @@ def predicted_displacement(root: GaussNewtonRoot, spectrum: Spectrum, eta: float
 
 def predicted_norm(spectrum: Spectrum, eta: float, num_steps: int) -> float:
     """Compute the norm of d_s."""
-    return (growth(spectrum.values, eta, num_steps) * spectrum.overlaps).norm().item()
+    return float((growth(spectrum.values, eta, num_steps) * spectrum.overlaps).norm())
 
 
 def tail_bound(spectrum: Spectrum, eta: float, num_steps: int, rank: int) -> float:
     """Bound the norm of d_s outside the first `rank` eigenvectors: max_{i > rank} |g_s(lambda_i)| times |b| there."""
     rest = slice(rank, None)
     largest = growth(spectrum.values[rest].clamp(min=0), eta, num_steps).abs().max().item()
-    return largest * spectrum.overlaps[rest].norm().item()
+    return float(largest * spectrum.overlaps[rest].norm())
 
 
 def coordinates(root: GaussNewtonRoot, spectrum: Spectrum, vector: Mapping[str, Tensor], rank: int) -> Tensor:

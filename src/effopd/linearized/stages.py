@@ -3,7 +3,7 @@
 import itertools
 import shutil
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,9 @@ class Stages:
         }
         found["updates"] = {}
         for name, parameters in trained.items():
-            load = cache(lambda parameters=parameters: measures.update_of(root, parameters()))
-            found["lines"][f"update:{name}"] = self._line(f"update:{name}", load)
-            found["updates"][name] = self._stage(
-                f"measures:{name}",
-                lambda load=load: measures.update_measures(root, self.spectrum, self.b, load()),
-            )
+            update = cache(partial(measures.update_of, root, parameters))
+            found["lines"][f"update:{name}"] = self._line(f"update:{name}", update)
+            found["updates"][name] = self._stage(f"measures:{name}", partial(self._held_against, update))
         return found
 
     def clean_up(self) -> None:
@@ -125,6 +122,9 @@ class Stages:
         return self._stage(
             f"line:{name}", lambda: measures.line_measures(self.root, self.teacher_TV, self.b, direction())
         )
+
+    def _held_against(self, update: Callable[[], Vector]) -> Json:
+        return measures.update_measures(self.root, self.spectrum, self.b, update())
 
     def _spreads(self, rewards: list[float] | None) -> Json:
         root, teacher_TV = self.root, self.teacher_TV

@@ -23,17 +23,14 @@ def draw_spectrum(results: Results) -> Figure:
     found = positive & (residuals <= RELIABLE * np.abs(values))
     figure, (left, right) = row_of_panels(2, width=4.2)
     error = np.minimum(residuals, 0.9 * np.abs(values))
+    style: dict[str, Any] = {"color": COLOURS[1], "marker": "o", "markersize": 4, "linestyle": "none"}
     for chosen, face, label in (
         (found, COLOURS[1], "residual up to 1 %"),
         (positive & ~found, "white", "larger residual, drawn as error bar"),
     ):
         if chosen.any():
-            left.errorbar(
-                *(ranks[chosen], values[chosen], error[chosen]),
-                **{"color": COLOURS[1], "marker": "o", "markersize": 4, "markerfacecolor": face, "linestyle": "none"},
-                elinewidth=0.8,
-                label=label,
-            )
+            places = (ranks[chosen], values[chosen], error[chosen])
+            left.errorbar(*places, **style, markerfacecolor=face, elinewidth=0.8, label=label)
     left.set(yscale="log", xlabel="eigenvector", ylabel="eigenvalue of A")
     left.legend(frameon=False, fontsize="small", loc="lower left")
     shares = np.array([np.nan if share is None else share for share in results["driving_share"]])
@@ -54,7 +51,7 @@ def draw_path(results: Results) -> Figure:
     rows = path["rows"]
     steps = [row["step"] for row in rows]
     real, predicted = line_style(0), line_style(1)
-    bound = {"color": COLOURS[0], "linestyle": "--", "linewidth": 4, "alpha": 0.5}
+    bound: dict[str, Any] = {"color": COLOURS[0], "linestyle": "--", "linewidth": 4, "alpha": 0.5}
     figure, panels = row_of_panels(4, width=4.2)
     _lines(panels[0], steps, rows, {"real_norm": ("real", real), "predicted_norm": ("predicted", predicted)})
     _lines(panels[1], steps, rows, {"cosine": ("", real)})
