@@ -21,6 +21,7 @@ from effopd.console import print_places
 from effopd.errors import ConfigurationError, DataError
 from effopd.evaluation.backends import TransformersBackend
 from effopd.evaluation.dataset_rows import read_rows
+from effopd.evaluation.evaluate_model import choose_device
 from effopd.evaluation.prompts import encode_prompts
 from effopd.evaluation.resume import task_digest
 from effopd.evaluation.settings import TaskSettings
@@ -66,7 +67,7 @@ def linearize(
     chat: bool = False,
     system_prompt: str | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     pad_token: str | None = None,
     console: Console | None = None,
 ) -> Path:
@@ -94,7 +95,7 @@ def linearize(
         chat: Whether to put text prompts into the chat template, as training on messages does.
         system_prompt: Text of the system's message that comes before each prompt; only with `chat`.
         chat_template_kwargs: What the chat template is given besides the messages, by name; only with `chat`.
-        device: Device that computes, `cpu` or `cuda`.
+        device: Device that computes; by default `cuda` where there is one, else `cpu`.
         pad_token: Padding token, for a tokenizer that names none.
         console: Console that is told of the progress; standard output by default.
 
@@ -119,7 +120,7 @@ def linearize(
         check_whole(name, value, low)
     if (task is None) == (prompts is None):
         raise ConfigurationError("Give either a task or a file of prompts: --task TASK or --prompts FILE.")
-    console = console or Console(highlight=False)
+    console, chosen_device = console or Console(highlight=False), choose_device(device)
     loaded = task
     if not isinstance(task, Task):
         asked = TaskSettings(
@@ -158,7 +159,7 @@ def linearize(
             if graded:
                 loaded.check_grader()
             models = [load_model(places["student"], attn_implementation="eager"), load_model(places["teacher"])]
-            base, guide = (model.to(device).eval() for model in models)
+            base, guide = (model.to(chosen_device).eval() for model in models)
             sampler = _Sampler(base, guide, tokenizer, loaded, temperature, seed, micro_batch)
             contexts = _contexts(out, sampler, standard_error, max_contexts, console)
             root = sampler.root(contexts)

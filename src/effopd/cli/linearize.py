@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from effopd.cli.options import Commands, by_name, keywords, named_places, positive
+from effopd.errors import ConfigurationError
 
 
 def add(commands: Commands) -> None:
@@ -55,7 +56,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--chat-template-kwargs", type=json.loads, metavar="JSON", help="what the chat template is given besides"
     )
-    parser.add_argument("--device", default="cpu", help="device that computes, cpu or cuda; default: %(default)s")
+    parser.add_argument("--device", metavar="D", help="cpu or cuda; default: cuda if there is one")
     parser.add_argument("--pad-token", metavar="TOKEN", help="padding token, for tokenizers that name none")
     parser.set_defaults(call=_linearize)
 
@@ -63,4 +64,8 @@ def add(commands: Commands) -> None:
 def _linearize(options: argparse.Namespace) -> None:
     from effopd.linearize import linearize
 
-    linearize(**keywords(options) | {"checkpoints": by_name(options.checkpoints, "checkpoint")})
+    checkpoints = by_name(options.checkpoints, "checkpoint")
+    for name, place in checkpoints.items():
+        if not isinstance(place, str):
+            raise ConfigurationError(f"--checkpoint {name}: got {len(place)} directories, expected one model.")
+    linearize(**keywords(options) | {"checkpoints": checkpoints})
