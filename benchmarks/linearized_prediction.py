@@ -76,11 +76,11 @@ OUTCOMES = {
 COLUMNS = (
     *("world", "base", "teacher", "k for 90 %", "fewest", "effective rank", "early alignment"),
     *("rollouts: vanilla", "EffOPD", "line search", "eta along b, and true best multiple"),
-    *("trace OPD / RL", "unit noise OPD / RL"),
+    *("relative standard error of b", "trace OPD / RL", "unit noise OPD / RL"),
 )
 SIGNALS = {
-    "rank_of_90_percent": "eigenvectors from the first on that hold 90 % of |b|^2",
-    "fewest_for_90_percent": "fewest eigenvectors that hold 90 % of |b|^2",
+    "rank_of_90_percent": "eigenvectors from the first on that hold 90 % of b's squared norm",
+    "fewest_for_90_percent": "fewest eigenvectors that hold 90 % of b's squared norm",
 }
 
 
@@ -269,7 +269,7 @@ def write_report() -> None:
 
 def _row(record: Mapping[str, Any]) -> str:
     found = record["linearized"]
-    line = found["gradient_line"]
+    line, error = found["gradient_line"], found["trace_opd"]["relative_standard_error"]
     rl = found["trace_rl"] or {}
     costs = [record["runs"][name]["rollouts_to_target"] for name in ("none", "paper", "line_search")]
     noise = [each and each.get("completions_for_unit_noise") for each in (found["trace_opd"], rl)]
@@ -281,6 +281,7 @@ def _row(record: Mapping[str, Any]) -> str:
         f"{record['early_alignment']:.3f}",
         *("-" if cost is None else f"{cost:,}" for cost in costs),
         f"{found['step_size_along_driving']:.3g}, {line['best_true_scale']:g}",
+        "-" if error is None else f"{error:.2f}",
         f"{found['trace_opd']['value']:.3g} / {rl['value']:.3g}" if rl else "-",
         " / ".join("-" if each is None else f"{each:.1f}" for each in noise),
     ]
