@@ -27,7 +27,8 @@ IMPORTS = {
     "grading": {"sandbox", "world"},
     "evaluation": {"grading", "models", "sampling", "sandbox", "world"},
     "report": set(),
-    "world": {"sampling"},
+    "linearized": {"parameters"},
+    "world": {"linearized", "sampling"},
     "extrapolation": {"parameters", "sampling", "trl_hooks", "utility"},
     "training": {
         "checkpoints",
@@ -43,6 +44,7 @@ IMPORTS = {
     },
     "analysis": {"models", "checkpoints", "updates", "report"},
     "curves": {"checkpoints", "report"},
+    "linearize": {"evaluation", "grading", "linearized", "models", "report", "sampling"},
     "sweeps": {"parameters", "models", "checkpoints", "interventions", "evaluation", "report"},
     "experiments": {"training", "report", "world"},
     "cli": {
@@ -52,6 +54,7 @@ IMPORTS = {
         "experiments",
         "grading",
         "interventions",
+        "linearize",
         "report",
         "sweeps",
         "training",
@@ -121,6 +124,7 @@ def test_light_parts_do_not_import_torch() -> None:
         "effopd.report.analysis",
         "effopd.report.completions",
         "effopd.report.curves",
+        "effopd.report.linearized",
         "effopd.report.sweep",
         "effopd.sandbox",
     ],

@@ -86,7 +86,7 @@ def evaluate_model(
     """
     check_choice("backend", backend, BACKENDS)
     check_choice("dtype", dtype, DTYPES)
-    models = _find_models(model, teacher, backend, dtype, _device(device))
+    models = _find_models(model, teacher, backend, dtype, choose_device(device))
     asked = TaskSettings(
         task=task,
         data=None if data is None else str(data),
@@ -188,7 +188,7 @@ def _find_models(
     return _Models(find_model(model), None if teacher is None else find_model(teacher), backend, dtype, device)
 
 
-def _device(name: str | None) -> torch.device:
+def choose_device(name: str | None) -> torch.device:
     """Check a device, or choose `cuda` before `cpu` if none is given."""
     available = torch.cuda.is_available()
     try:

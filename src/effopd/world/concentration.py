@@ -1,22 +1,20 @@
 """How many dimensions the first steps of distillation have: the base's gradient in the eigenvectors of its curvature.
 
-With the logits linearised at the base, z = z0 + J d, the loss of on-policy distillation is about d^T A d / 2 - b^T d up
-to a constant, where A = E[J^T F J], b = E[J^T F (z_teacher - z0)], F = diag(p0) - p0 p0^T, and the mean is over the
-tokens of completions that the base sampled. If b lies in a few eigenvectors of A, distillation moves along a few
-directions, and extrapolating along a line costs little; a task of many dimensions spreads b over many.
+If the driving term b lies in a few eigenvectors of the Gauss-Newton matrix A (see `effopd.linearized`), distillation
+moves along a few directions, and extrapolating along a line costs little; a task of many dimensions spreads b over
+many.
 """
 
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.func import functional_call, jvp, vjp
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from effopd.files import finite_or_none
+from effopd.linearized.contexts import make_contexts
+from effopd.linearized.lanczos import lanczos
+from effopd.linearized.root import GaussNewtonRoot, completion_logits, dot
 from effopd.sampling import evaluation_mode, sample_tokens, seeded
 
 RANKS = (1, 10, 50)
@@ -32,8 +30,7 @@ def measure_concentration(
 ) -> dict[str, Any]:
     """Measure which share of |b|^2 lies in the first eigenvectors of A, in float64 on the CPU.
 
-    Eigenvectors come from the Lanczos method with full reorthogonalisation, started at random. It holds `num_steps`
-    vectors as long as the model, in float64.
+    Eigenvectors come from the Lanczos method, started at random.
 
     Args:
         base_dir: Directory of the base.
@@ -65,83 +62,26 @@ def measure_concentration(
             pad_token_id=tokenizer.pad_token_id,
         )
     ends = completions == tokenizer.eos_token_id
-    counts = (ends.cumsum(1) - ends.long() == 0).double()
-    b, product = _quadratic(
-        base, teacher, torch.cat([inputs["input_ids"], completions], 1), counts / counts.sum(), inputs["input_ids"]
+    lengths = (ends.cumsum(1) - ends.long() == 0).sum(1).tolist()
+    kept = [row[:length] for row, length in zip(completions.tolist(), lengths, strict=True)]
+    root = GaussNewtonRoot(base, make_contexts(inputs["input_ids"].tolist(), kept), micro_batch=len(prompts))
+    with torch.no_grad():
+        residual = root.residual(completion_logits(teacher, root.contexts))
+    pairs = lanczos(
+        lambda rows: root.row_product(rows.view_as(residual)).reshape(-1),
+        root.random_rows(seed).reshape(1, -1),
+        num_steps,
     )
-    generator = torch.Generator().manual_seed(seed)
-    eigenvalues, residuals, overlaps = _lanczos(product, b, num_steps, generator)
-    single = overlaps**2 / b.norm() ** 2
+    b = root.pull(residual)
+    overlaps = pairs.vectors.T @ root.push(b).reshape(-1) / pairs.values.clamp(min=1e-300).sqrt()
+    single = overlaps**2 / dot(b, b)
     shares = single.cumsum(0)
-    relative = residuals / eigenvalues.abs()
+    relative = pairs.residuals / pairs.values.abs()
     return {
         "share_of_b": {str(rank): finite_or_none(shares[min(rank, len(shares)) - 1].item()) for rank in RANKS},
         "largest_share_in_one": finite_or_none(single.max().item()),
-        "eigenvalues": eigenvalues[:10].tolist(),
+        "eigenvalues": pairs.values[:10].tolist(),
         "largest_relative_residual": {str(rank): finite_or_none(relative[:rank].max().item()) for rank in RANKS[1:]},
         "num_completions": len(prompts),
-        "num_steps": len(eigenvalues),
+        "num_steps": len(pairs.values),
     }
-
-
-def _quadratic(
-    base: torch.nn.Module, teacher: torch.nn.Module, ids: Tensor, weights: Tensor, prompt_ids: Tensor
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Compute b, flattened, and make the function that multiplies A by a flat vector."""
-    parameters = {name: parameter.detach() for name, parameter in base.named_parameters()}
-    sizes = [parameter.numel() for parameter in parameters.values()]
-    places = slice(prompt_ids.shape[1] - 1, -1)
-
-    def logits(at: dict[str, Tensor]) -> Tensor:
-        output: Tensor = functional_call(base, at, (ids,), {"use_cache": False}).logits[:, places]
-        return output
-
-    linearised: Any = vjp(logits, parameters)
-    start, pull_back = linearised
-    with torch.no_grad():
-        gap = teacher(ids, use_cache=False).logits[:, places] - start
-    p: Tensor = start.softmax(-1)
-
-    def weighted_fisher(change: Tensor) -> Tensor:
-        return (p * change - p * (p * change).sum(-1, keepdim=True)) * weights[..., None]
-
-    def flat_gradient(cotangent: Tensor) -> Tensor:
-        (gradient,) = pull_back(cotangent)
-        flat: Tensor = torch.cat([gradient[name].reshape(-1) for name in parameters]).detach()
-        return flat
-
-    def product(vector: Tensor) -> Tensor:
-        pieces = zip(parameters.items(), vector.split(sizes), strict=True)
-        tangent = {name: piece.view_as(parameter) for (name, parameter), piece in pieces}
-        with warnings.catch_warnings():  # PyTorch 2.13 still uses it itself
-            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
-            moved: Any = jvp(logits, (parameters,), (tangent,))
-        return flat_gradient(weighted_fisher(moved[1]))
-
-    return flat_gradient(weighted_fisher(gap)), product
-
-
-def _lanczos(
-    product: Callable[[Tensor], Tensor], b: Tensor, num_steps: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return eigenvalues of A in descending order, the norms of their residuals, and the overlaps of b."""
-    vector = torch.randn(len(b), dtype=b.dtype, generator=generator)
-    basis = torch.empty(min(num_steps, len(b)), len(b), dtype=b.dtype)
-    diagonal: list[float] = []
-    beside: list[float] = []
-    for step in range(len(basis)):
-        basis[step] = vector / vector.norm()
-        vector = product(basis[step])
-        diagonal.append((vector @ basis[step]).item())
-        for _ in range(2):  # once is not enough in floating point
-            vector -= basis[: step + 1].T @ (basis[: step + 1] @ vector)
-        beside.append(vector.norm().item())
-        if beside[-1] <= 1e-12 * max(diagonal):
-            break
-    count = len(diagonal)
-    between = torch.tensor(beside[: count - 1], dtype=b.dtype)
-    tridiagonal = torch.diag(torch.tensor(diagonal, dtype=b.dtype)) + torch.diag(between, 1) + torch.diag(between, -1)
-    eigenvalues, vectors = torch.linalg.eigh(tridiagonal)
-    overlaps = vectors.T @ (basis[:count] @ b)
-    residuals = beside[-1] * vectors[-1].abs()
-    return eigenvalues.flip(0), residuals.flip(0), overlaps.flip(0)
