@@ -96,7 +96,7 @@ class StudyPlan:
     def target(self, world: str) -> float:
         """Compute the accuracy up to which costs are counted: nine tenths of the way from the base to the teacher."""
         of = card(world)
-        base, teacher = (of[model]["sampled_accuracy"] for model in ("base", "teacher"))
+        base, teacher = (of[model]["sampled_accuracy"]["accuracy"] for model in ("base", "teacher"))
         return float(base + 0.9 * (teacher - base))
 
     def sweep(self, world: str, runs: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from effopd.experiments.arguments import world_run_arguments
 from effopd.experiments.world_runs import train_grpo
 from effopd.study.plan import Training
 from effopd.training.config import EXOPD_LAMBDA
+from effopd.training.progress import RunDisplay, RunProgress
 from effopd.training.quiet import quiet_libraries
 from effopd.training.run import train
 from effopd.world import TeacherConfig, card
@@ -50,7 +51,7 @@ def _distill(training: Training, directory: Path) -> None:
         arguments, target_accuracy=None, extrapolation=dict(plan.extrapolation) if plan.extrapolation else None
     )
     if plan.method == "alphaopd":
-        arguments.alphaopd_target = card(training.world)["teacher"]["sampled_accuracy"]
+        arguments.alphaopd_target = card(training.world)["teacher"]["sampled_accuracy"]["accuracy"]
         # Its fit is of an early window: five checkpoints of it, each with its accuracy.
         training = replace(training, save_steps=max(EVALUATE_EVERY, training.steps // 5 // 2 * 2))
     config.method = plan.method
@@ -62,4 +63,5 @@ def _distill(training: Training, directory: Path) -> None:
         config.save_steps, config.save_total_limit = max(1, training.steps // 10), 1
     else:
         config.save_steps, config.save_total_limit = training.save_steps, None
-    train(arguments, config)
+    with RunDisplay() as display:
+        train(arguments, config, lambda trainer, metrics: [RunProgress(display, training.name, trainer, metrics)])

@@ -33,14 +33,15 @@ def alignment(records: Records, role: str, seed: int, share: float) -> float:
 
 
 def _claim(share: float) -> Claim:
+    percent = round(100 * share)
     return Claim(
-        name=f"early_alignment_{share:.0%}".removesuffix("%"),
+        name=f"early_alignment_{percent}",
         theme=THEME,
-        statement=f"After {share:.0%} of training, OPD's dominant subspaces are nearer to its final ones than RL's.",
+        statement=f"After {percent} % of training, OPD's dominant subspaces are nearer to its final ones than RL's.",
         source=f"{PAPER}, subspace alignment over training",
         statistic=(
             "root mean square cosine of the first k left singular vectors' span with the final one's, averaged over "
-            f"k = 1..20 and over attention and MLP matrices, after {share:.0%} of the steps: OPD less RL"
+            f"k = 1..20 and over attention and MLP matrices, after {percent} % of the steps: OPD less RL"
         ),
         threshold=0.0,
         direction="above",
