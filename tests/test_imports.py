@@ -43,6 +43,7 @@ IMPORTS = {
     "curves": {"checkpoints", "report"},
     "sweeps": {"parameters", "models", "checkpoints", "interventions", "evaluation", "report"},
     "experiments": {"training", "report", "world"},
+    "study": {"analysis", "experiments", "report", "sweeps", "training", "world"},
     "cli": {
         "analysis",
         "curves",
@@ -51,6 +52,7 @@ IMPORTS = {
         "grading",
         "interventions",
         "report",
+        "study",
         "sweeps",
         "training",
         "world",
@@ -119,6 +121,7 @@ def test_light_parts_do_not_import_torch() -> None:
         "effopd.report.analysis",
         "effopd.report.completions",
         "effopd.report.curves",
+        "effopd.report.study",
         "effopd.report.sweep",
         "effopd.sandbox",
     ],

@@ -1,10 +1,10 @@
 """Records in which every claim holds, and records in which every claim is false: what goes in is known."""
 
+import random
 from typing import Any
 
 import pandas as pd
 
-from effopd.study.plan import make_plan
 from effopd.study.records import Records
 from effopd.study.spec import ROLES
 
@@ -26,7 +26,12 @@ def made_up(holds: bool, *, world: str = "made-up", seeds: tuple[int, ...] = SEE
         "alignments": _alignments(holds, seeds),
         "embeddings": _embeddings(holds, seeds),
         "sweep": _sweep(holds, seeds),
-        "metrics": {(role, seed): metrics(_steps(role, holds) + seed % 7, _final(role, holds)) for role, seed in keys},
+        "metrics": {
+            (role, seed): metrics(
+                _steps(role, holds) + round(2000 * _noise(role, seed)), _final(role, holds) + _noise(seed, role)
+            )
+            for role, seed in keys
+        },
         "finished": {
             key: {"alphaopd": {"accuracy": (0.85 if holds else 0.95) + _noise(key[1])}}
             for key in keys
@@ -45,8 +50,9 @@ def metrics(steps: int, final: float, *, reached: bool = True) -> list[dict[str,
     return rows
 
 
-def _noise(seed: int) -> float:
-    return 0.001 * (seed % 4)
+def _noise(*place: object) -> float:
+    """A small number that is always the same for the same place."""
+    return random.Random(" ".join(map(str, place))).uniform(-0.001, 0.001)
 
 
 def _steps(role: str, holds: bool) -> int:
@@ -75,9 +81,9 @@ def _updates(holds: bool, seeds: tuple[int, ...]) -> pd.DataFrame:
                         {
                             **{"role": role, "seed": seed, "checkpoint": checkpoint, "step": 10 * (checkpoint + 1)},
                             **{"parameter": parameter, "kind": kind, "frobenius_norm": 1.0},
-                            "spectral_to_frobenius": (0.5 if best else 0.4) + _noise(seed) * best,
-                            "effective_rank": (50 if best else 60) + 100 * _noise(seed) * best,
-                            "top1pct_norm_ratio": (0.9 if best else 0.8) + _noise(seed) * best,
+                            "spectral_to_frobenius": (0.5 if best else 0.4) + _noise(seed, role),
+                            "effective_rank": (50 if best else 60) + 100 * _noise(seed, role),
+                            "top1pct_norm_ratio": (0.9 if best else 0.8) + _noise(seed, role),
                             "trajectory_evr": (0.97 if holds else 0.7) + _noise(seed),
                         }
                     )
@@ -92,9 +98,7 @@ def _alignments(holds: bool, seeds: tuple[int, ...]) -> pd.DataFrame:
             for checkpoint in range(10):
                 share = (checkpoint + 1) / 10
                 for parameter in PARAMETERS:
-                    ranks = {
-                        f"subspace_{k}": share**power + (_noise(seed) if role == "opd" else 0) for k in range(1, 21)
-                    }
+                    ranks = {f"subspace_{k}": share**power + _noise(seed, role) for k in range(1, 21)}
                     step = 10 * (checkpoint + 1)
                     rows.append({"role": role, "seed": seed, "step": step, "parameter": parameter, **ranks})
     return pd.DataFrame(rows)
@@ -104,7 +108,7 @@ def _embeddings(holds: bool, seeds: tuple[int, ...]) -> pd.DataFrame:
     rows = []
     for role in ("opd", "rl"):
         for seed in seeds:
-            mean = (0.98 if (role == "opd") == holds else 0.95) + _noise(seed) * (role == "opd")
+            mean = (0.98 if (role == "opd") == holds else 0.95) + _noise(seed, role)
             place = {"role": role, "seed": seed, "parameter": "model.embed_tokens.weight"}
             rows += [{**place, "checkpoint": 0, "mean": 0.5}, {**place, "checkpoint": 1, "mean": mean}]
     return pd.DataFrame(rows)
@@ -115,10 +119,9 @@ def _sweep(holds: bool, seeds: tuple[int, ...]) -> pd.DataFrame:
     for seed in seeds:
         for role in ("opd", "rl", "dapo", "ppo"):
             for sweep, kind, value, mean, norm, layer_norm in _points(role, holds):
-                moved = mean + (_noise(seed) if role == "opd" and kind not in ("base", "trained") and norm else 0)
-                moved += _noise(seed) if role == "rl" and kind in ("bottom", "replace-embeddings") else 0
+                moved = mean + (0 if kind == "base" or norm == 0 else _noise(seed, role, sweep, kind, value))
                 place = {"role": role, "seed": seed, "sweep": sweep, "kind": kind, "value": value}
-                layer_norm += _noise(seed) if role == "opd" and kind == "mlp" else 0
+                layer_norm += _noise(seed, role, kind, value)
                 rows.append({**place, "mean": moved, "update_norm": norm, "layer_norm": layer_norm})
     return pd.DataFrame(rows)
 
@@ -151,7 +154,3 @@ def _points(role: str, holds: bool) -> list[tuple[str, str, float, float, float,
     return points + [
         ("norm_matching", "beta", beta, mean, 1.0, 0.0) for beta, mean in zip((0.75, 1.0, 1.25), betas, strict=True)
     ]
-
-
-def quick_roles() -> set[str]:
-    return set(make_plan(quick=True).methods)

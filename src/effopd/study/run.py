@@ -76,8 +76,8 @@ def study(
     print_places(console, {"Report": report, "Claims": out / CLAIMS_FILE, "Table": out / "evidence.md"})
     if failed:
         raise EffOPDError(
-            f"{len(failed)} pieces failed, and claims that need them are undecided. The first is {failed[0]}. The same "
-            "command tries them again."
+            f"{len(failed)} pieces failed, and claims that need them are undecided. The first is "
+            f"{failed[0].rstrip('.')}. The same command tries them again."
         )
     return report
 

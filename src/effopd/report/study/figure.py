@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
+
 from effopd.report.study.words import estimate
 from effopd.report.table import number
 
@@ -54,9 +56,7 @@ def _axis(claim: Mapping[str, Any], rows: list[tuple[str, Any]], limits: list[fl
     forward = math.log if claim["is_ratio"] else float
     inner = [forward(x) for x in [*limits, *(v for _, of in rows for v in [*of["values"].values(), of["estimate"]])]]
     spread = max(inner) - min(inner) or max(abs(inner[0]), 1.0) / 10
-    ends = [
-        forward(of[end]) for _, of in rows for end in ("low", "high") if of[end] is not None and of[end] > -math.inf
-    ]
+    ends = [forward(of[end]) for _, of in rows for end in ("low", "high") if of[end] is not None]
     low = max(min([*inner, *ends]), min(inner) - 1.5 * spread) - 0.06 * spread
     high = min(max([*inner, *ends]), max(inner) + 1.5 * spread) + 0.06 * spread
 
@@ -65,7 +65,8 @@ def _axis(claim: Mapping[str, Any], rows: list[tuple[str, Any]], limits: list[fl
         return LEFT + min(max(share, 0.0), 1.0) * (WIDTH - LEFT - RIGHT)
 
     back = math.exp if claim["is_ratio"] else float
-    return place, [back(low + share * (high - low)) for share in (0.02, 0.25, 0.5, 0.75, 0.98)]
+    first, last = back(low), back(high)
+    return place, [tick for tick in MaxNLocator(5).tick_values(first, last) if first <= tick <= last]
 
 
 def _holds(claim: Mapping[str, Any], place: Any, height: int) -> str:
