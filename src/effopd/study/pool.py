@@ -8,33 +8,38 @@ from typing import Any
 
 from effopd.errors import EffOPDError
 from effopd.study.plan import Training
-from effopd.sweeps import connected, import_ray
+from effopd.sweeps import connected, import_ray, num_workers
 
 Jobs = Sequence[tuple[Training, Path]]
 
 
 @contextlib.contextmanager
-def session(workers: int, address: str | None) -> Iterator[Any]:
+def session(workers: int | None, address: str | None) -> Iterator[Any]:
     """Keep one session of Ray for training and sweeps until the block ends; yield the module, or None without Ray.
+
+    Args:
+        workers: Number of workers; None takes one for each processor of this machine, or as the cluster has room for.
+        address: Address of a running cluster; None starts a session here if there is to be more than one worker.
 
     Raises:
         ConfigurationError: There is no cluster at the address.
         UnsupportedError: Ray is needed and not installed.
     """
-    if workers == 1 and address is None:
+    here = num_workers(workers, address, 0.0)
+    if here == 1 and address is None:
         yield None
         return
     ray = import_ray()
-    with connected(ray, workers, address):
+    with connected(ray, here, address):
         yield ray
 
 
-def do_trainings(jobs: Jobs, workers: int, ray: Any, say: Callable[[str], None]) -> dict[str, str]:
+def do_trainings(jobs: Jobs, workers: int | None, ray: Any, say: Callable[[str], None]) -> dict[str, str]:
     """Do training runs, or what is left of them.
 
     Args:
         jobs: The runs, each with its directory; on a cluster, one that all nodes share.
-        workers: Number of runs at a time.
+        workers: Number of runs at a time; None takes as many as Ray has processors.
         ray: The module, from `session`; None trains in this process.
         say: Function that shows a line of progress.
 
@@ -55,14 +60,15 @@ def _in_process(jobs: Jobs) -> Iterator[tuple[Training, str | None]]:
         yield training, _attempt(training, directory)
 
 
-def _on_ray(jobs: Jobs, workers: int, ray: Any) -> Iterator[tuple[Training, str | None]]:
+def _on_ray(jobs: Jobs, workers: int | None, ray: Any) -> Iterator[tuple[Training, str | None]]:
     environment = {"env_vars": {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}}
     start = ray.remote(_attempt_alone).options(num_cpus=1, max_retries=1, runtime_env=environment).remote
+    most = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = list(jobs)
     calls: dict[Any, Training] = {}
     try:
         while waiting or calls:
-            while waiting and len(calls) < workers:
+            while waiting and len(calls) < most:
                 training, directory = waiting.pop(0)
                 calls[start(training, directory.resolve())] = training
             (reference,), _ = ray.wait(list(calls), num_returns=1)

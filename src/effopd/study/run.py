@@ -10,7 +10,7 @@ OUT/claims.json, OUT/study.html, OUT/evidence.md
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -26,11 +26,27 @@ from effopd.study.pool import do_trainings, session
 from effopd.study.records import Records, read_records
 from effopd.study.results import judge
 from effopd.study.spec import OwnModels
-from effopd.sweeps import make_spec, num_workers, sweep
+from effopd.sweeps import SweepSpec, make_spec, num_workers, sweep
 from effopd.versions import installed_versions
 
 STUDY, CLAIMS_FILE = "study.json", "claims.json"
 _PACKAGES = ("effopd", "torch", "transformers", "trl", "numpy", "scipy")
+
+
+class _Means(NamedTuple):
+    """What the pieces are done with.
+
+    Attributes:
+        ray: Ray, or None for one piece at a time in this process.
+        workers: Number of workers that was asked for, or None.
+        address: Address of a Ray cluster, or None.
+        console: Console that shows progress.
+    """
+
+    ray: Any
+    workers: int | None
+    address: str | None
+    console: Console
 
 
 def study(
@@ -58,19 +74,19 @@ def study(
         EffOPDError: Runs or evaluations failed, or a piece cannot be done. The report is of the others.
     """
     out, console = Path(out), console or Console(highlight=False)
-    size = num_workers(workers, address, 0.0)
     texts = written_down()
     settings = _settings(what) | {"claims_sha256": digest(texts)}
     failed: list[str] = []
-    with claimed(out, STUDY, settings, holds="a study"), session(size, address) as ray:
+    with claimed(out, STUDY, settings, holds="a study"), session(workers, address) as ray:
+        means = _Means(ray, workers, address, console)
         for name, text in texts.items():
             write_text(out / "written_down" / name, text)
         try:
             if isinstance(what, OwnModels):
-                failed += _own_models(what, out / what.name, size, address, console)
+                failed += _own_models(what, out / what.name, means)
             else:
                 for world in what.worlds:
-                    failed += _world(what, world, out / world, size, address, ray, console)
+                    failed += _world(what, world, out / world, means)
         finally:  # also after an interruption
             report = _report(what, out, settings, failed)
     print_places(console, {"Report": report, "Claims": out / CLAIMS_FILE, "Table": out / "evidence.md"})
@@ -90,39 +106,32 @@ def _settings(what: StudyPlan | OwnModels) -> dict[str, Any]:
     return {"plan": what.name, "worlds": what.worlds, "seeds": what.seeds, "methods": methods, "sizes": what.settings}
 
 
-def _world(
-    plan: StudyPlan, world: str, out: Path, workers: int, address: str | None, ray: Any, console: Console
-) -> list[str]:
+def _world(plan: StudyPlan, world: str, out: Path, means: _Means) -> list[str]:
     """Do what a world needs, and return what failed."""
     jobs = [(training, out / "runs" / training.name) for training in plan.trainings(world)]
-    failed = do_trainings(jobs, workers, ray, lambda line: console.print(line, markup=False, soft_wrap=True))
+
+    def say(line: str) -> None:
+        means.console.print(line, markup=False, soft_wrap=True)
+
+    failed = do_trainings(jobs, means.workers, means.ray, say)
     errors = [f"{world}/{name}: {error}" for name, error in failed.items()]
     swept = {training.name: str(place) for training, place in jobs if training.plan.swept}
     if broken := sorted(set(swept) & set(failed)):
         return [*errors, f"{world}: nothing was analysed, because {', '.join(broken)} failed"]
-    return errors + _measure(
-        f"world:{world}/base", swept, plan.sweep(world, out / "runs"), out, workers, address, console
-    )
+    spec = make_spec(plan.sweep(world, out / "runs"))
+    return errors + _measure(f"world:{world}/base", swept, spec, out, means)
 
 
-def _own_models(own: OwnModels, out: Path, workers: int, address: str | None, console: Console) -> list[str]:
+def _own_models(own: OwnModels, out: Path, means: _Means) -> list[str]:
     runs = {f"{role}-{seed}": place for (role, seed), place in own.places().items()}
-    return _measure(own.sweep.base, runs, own.sweep, out, workers, address, console)
+    return _measure(own.sweep.base, runs, own.sweep, out, means)
 
 
-def _measure(
-    base: str,
-    runs: Mapping[str, str | list[str]],
-    spec: Any,
-    out: Path,
-    workers: int,
-    address: str | None,
-    console: Console,
-) -> list[str]:
+def _measure(base: str, runs: Mapping[str, str | list[str]], spec: SweepSpec, out: Path, means: _Means) -> list[str]:
     """Analyse and sweep, or do what is left of it, and return the cells that failed."""
-    analyze(base, runs, out / "analysis", workers=workers, console=console)
-    made = make_spec(spec) if isinstance(spec, dict) else spec
-    result = sweep(made, out / "sweep", workers=None if address else workers, address=address, console=console)
+    here = num_workers(means.workers, means.address, 0.0)
+    analyze(base, runs, out / "analysis", workers=here, console=means.console)
+    result = sweep(spec, out / "sweep", workers=means.workers, address=means.address, console=means.console)
     return [f"{out.name}: {line}" for line in result.failed]
 
 
