@@ -110,7 +110,7 @@ def test_a_study_of_qwen3_shaped_runs(tmp_path: Path, capsys: pytest.CaptureFixt
     assert found["effopd_steps"]["notes"] == ["study: there are no runs of effopd"]
     assert found["exopd_rollouts"]["verdict"] == "not measured"
     report = (tmp_path / "out" / "study.html").read_text()
-    assert "Not measured" in report and "study: undecided" in report
+    assert "Not measured" in report and "before Holm: study: undecided" in report
     results = tmp_path / "out" / "study" / "sweep" / "results.parquet"
     before = json.loads((tmp_path / "out" / "claims.json").read_text())["claims"]
     capsys.readouterr()

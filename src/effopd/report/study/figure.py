@@ -33,7 +33,7 @@ def claim_figure(claim: Mapping[str, Any]) -> str:
         f'<line class="threshold" x1="{place(x):.1f}" x2="{place(x):.1f}" y1="0" y2="{height - 28}"/>' for x in limits
     ]
     for tick in ticks:
-        parts.append(f'<text class="tick" x="{place(tick):.1f}" y="{height - 8}">{html.escape(number(tick, 3))}</text>')
+        parts.append(f'<text class="tick" x="{place(tick):.1f}" y="{height - 8}">{tick:.6g}</text>')
     for index, (name, of) in enumerate(rows):
         y = ROW * index + ROW / 2 + 2
         parts.append(f'<text class="world" x="{LEFT - 14}" y="{y + 4:.1f}">{html.escape(name)}</text>')

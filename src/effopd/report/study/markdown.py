@@ -39,7 +39,7 @@ def evidence(content: Mapping[str, Any]) -> str:
     parts += ["## What was measured", ""]
     for claim in measured:
         worlds = "; ".join(
-            f"{world}: {estimate(claim, of)} ({len(of['values'])} seeds, {of['verdict']})"
+            f"{world}: {estimate(claim, of)} ({len(of['values'])} seeds; before Holm {of['verdict']})"
             for world, of in claim["worlds"].items()
         )
         notes = f" {' '.join(f'{note}.' for note in claim['notes'])}" if claim["notes"] else ""

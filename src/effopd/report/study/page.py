@@ -71,7 +71,7 @@ def _sections(measured: list[Mapping[str, Any]]) -> list[str]:
             f"<p class=quiet>{_escaped(claim['source'])}. Measured: {_escaped(claim['statistic'])}.</p>\n{figure}\n"
             f"<p>Predicted <b>{_escaped(claim['predicted'])}</b>; found <b>{_escaped(estimate(claim))}</b>, "
             f"p = {_escaped(p_value(claim['p']))}, after Holm {_escaped(p_value(claim['p_holm']))}; "
-            f"{claim['num_runs']} runs. By world: {_escaped(worlds) or 'none'}.</p>\n"
+            f"{claim['num_runs']} runs. By world, before Holm: {_escaped(worlds) or 'none'}.</p>\n"
             f"{f'<ul>{notes}</ul>' if notes else ''}</section>"
         )
     return parts
