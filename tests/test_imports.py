@@ -47,6 +47,7 @@ IMPORTS = {
     "linearize": {"evaluation", "grading", "linearized", "models", "report", "sampling"},
     "sweeps": {"parameters", "models", "checkpoints", "interventions", "evaluation", "report"},
     "experiments": {"training", "report", "world"},
+    "study": {"analysis", "experiments", "report", "sweeps", "training", "world"},
     "cli": {
         "analysis",
         "curves",
@@ -56,6 +57,7 @@ IMPORTS = {
         "interventions",
         "linearize",
         "report",
+        "study",
         "sweeps",
         "training",
         "world",
@@ -125,6 +127,7 @@ def test_light_parts_do_not_import_torch() -> None:
         "effopd.report.completions",
         "effopd.report.curves",
         "effopd.report.linearized",
+        "effopd.report.study",
         "effopd.report.sweep",
         "effopd.sandbox",
     ],

@@ -85,7 +85,7 @@ def work(
     monkeypatch: pytest.MonkeyPatch, behave: Callable[[int, Cell | None], Any], count: int = 4
 ) -> list[FinishedCell]:
     ray = FakeRay(behave)
-    monkeypatch.setattr(execute, "_import_ray", lambda: ray)
+    monkeypatch.setattr(execute, "import_ray", lambda: ray)
     try:
         return list(execute.execute(cells(count), CellSettings("base"), address="cluster"))
     finally:

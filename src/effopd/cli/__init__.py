@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 
 from effopd import __version__
-from effopd.cli import analyze, curves, demo, evaluate, grade, intervene, linearize, show, sweep, train, world
+from effopd.cli import analyze, curves, demo, evaluate, grade, intervene, linearize, show, study, sweep, train, world
 from effopd.cli.interrupts import Terminated, sigterm_interrupts
 from effopd.cli.options import CommandParser
 from effopd.errors import EffOPDError
 
-_COMMANDS = (demo, train, analyze, linearize, world, intervene, sweep, evaluate, curves, grade, show)
+_COMMANDS = (demo, train, analyze, linearize, world, intervene, sweep, evaluate, curves, grade, show, study)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

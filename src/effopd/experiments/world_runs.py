@@ -17,7 +17,7 @@ from effopd.run_directory import differing_settings, written_whole
 from effopd.training.progress import RunDisplay, RunProgress
 from effopd.training.quiet import quiet_libraries
 from effopd.training.run import FINISHED, train
-from effopd.world import TaskConfig, TeacherConfig, base_dir, make_dataset
+from effopd.world import DEFAULT_WORLD, TeacherConfig, base_dir, make_dataset, task_config
 from effopd.world.teacher import train_teacher
 
 LEARNING_RATE = 1e-4  # low enough for the geometry of training to show over many checkpoints
@@ -57,7 +57,7 @@ def world_runs(out: Path, *, seeds: int = 3, steps: WorldRunSteps | None = None)
         runs[name] = out / name
         with quiet_libraries():
             if method == "grpo":
-                _train_grpo(out / name, seed, replace(TeacherConfig(), num_steps=num_steps, save_steps=save_steps))
+                train_grpo(out / name, seed, replace(TeacherConfig(), num_steps=num_steps, save_steps=save_steps))
             else:
                 _train_opd(out / name, "none" if method == "opd" else "paper", seed, num_steps, save_steps)
         for state in out.glob(f"{name}/checkpoint-*/optimizer.pt"):
@@ -82,8 +82,20 @@ def _train_opd(directory: Path, acceleration: str, seed: int, steps: int, save_s
         train(arguments, config, lambda trainer, metrics: [RunProgress(display, directory.name, trainer, metrics)])
 
 
-def _train_grpo(directory: Path, seed: int, config: TeacherConfig) -> None:
-    settings = asdict(config) | {"seed": seed}
+def train_grpo(directory: Path, seed: int, config: TeacherConfig, world: str = DEFAULT_WORLD) -> None:
+    """Train a world's base by GRPO on the verifiable reward, and keep the checkpoints. A finished run is left as it is.
+
+    Args:
+        directory: Directory for the run. It is there only once the run is finished, so that an interrupted one begins
+            anew.
+        seed: Random seed for the problems and of TRL's trainer.
+        config: Settings of the training, of which `twin_reliability` has no effect.
+        world: Name of the embedded world.
+
+    Raises:
+        ConfigurationError: The directory holds a run with other settings.
+    """
+    settings = asdict(config) | {"seed": seed} | ({} if world == DEFAULT_WORLD else {"world": world})
     if (directory / FINISHED).exists():
         if changed := differing_settings(read_json(directory / FINISHED)["settings"], settings):
             raise ConfigurationError(
@@ -91,9 +103,9 @@ def _train_grpo(directory: Path, seed: int, config: TeacherConfig) -> None:
             )
         return
     shutil.rmtree(directory, ignore_errors=True)  # of an interrupted run of an earlier version
-    model = AutoModelForCausalLM.from_pretrained(base_dir(), dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(base_dir())
-    task = TaskConfig()
+    base, task = base_dir(world), task_config(world)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base)
     dataset = make_dataset("train", config.num_steps * config.prompts_per_step, seed, task)
     with written_whole(directory) as partial:
         arguments = (config, seed, task.max_completion_length, partial, True)

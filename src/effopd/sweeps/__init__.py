@@ -27,6 +27,7 @@ interruption or a dead node costs only the cells that were under way. The figure
 """
 
 from effopd.sweeps.cells import Cell, plan_cells, run_places
+from effopd.sweeps.execute import connected, import_ray, num_workers
 from effopd.sweeps.presets import PRESETS
 from effopd.sweeps.run import SweepResult, sweep
 from effopd.sweeps.spec import SweepSpec, make_spec, read_spec, shipped_specs
@@ -36,7 +37,10 @@ __all__ = [
     "PRESETS",
     "SweepResult",
     "SweepSpec",
+    "connected",
+    "import_ray",
     "make_spec",
+    "num_workers",
     "plan_cells",
     "read_spec",
     "run_places",

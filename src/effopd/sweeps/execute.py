@@ -71,8 +71,8 @@ def execute(
     if workers == 1 and address is None:
         yield from _in_process(queue, Worker(settings))
     elif len(queue):
-        ray = _import_ray()
-        with _connected(ray, workers, address):
+        ray = import_ray()
+        with connected(ray, workers, address):
             size = workers or _room_in(ray.cluster_resources(), gpus_per_worker)
             yield from _Pool(ray, queue, settings, size, gpus_per_worker).run()
 
@@ -129,7 +129,12 @@ def _in_process(queue: CellQueue, worker: Worker) -> Iterator[FinishedCell]:
         yield from _settled(queue, cell, worker.attempt(cell), attempt)
 
 
-def _import_ray() -> Any:
+def import_ray() -> Any:
+    """Import Ray.
+
+    Raises:
+        UnsupportedError: It is not installed.
+    """
     # Ray reads these when it is imported: it sends no reports to its makers, and it leaves the variables that choose
     # GPUs alone in actors that have none.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -145,8 +150,17 @@ def _import_ray() -> Any:
 
 
 @contextlib.contextmanager
-def _connected(ray: Any, workers: int | None, address: str | None) -> Iterator[None]:
-    """Connect to Ray until the block ends: to the caller's own session, a cluster, or a session started here."""
+def connected(ray: Any, workers: int | None, address: str | None) -> Iterator[None]:
+    """Connect to Ray until the block ends: to the caller's own session, a cluster, or a session started here.
+
+    Args:
+        ray: The module, from `import_ray`.
+        workers: Number of CPUs of a session that is started here; None takes all of this machine's.
+        address: Address of a running cluster; None starts a session here.
+
+    Raises:
+        ConfigurationError: There is no cluster at the address.
+    """
     if ray.is_initialized():
         yield
         return

@@ -1,0 +1,64 @@
+"""docs/evidence.md, from the committed verdicts of a study.
+
+effopd study --quick --out runs/study
+python benchmarks/evidence.py --study runs/study        # copies its claims.json and writes the page
+python benchmarks/evidence.py                           # writes the page again
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from effopd.files import read_json, write_json, write_text
+from effopd.report.study import evidence
+
+RECORDS = Path(__file__).parent / "results" / "study.json"
+PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
+QUICK = (
+    "**This is the quick study**: one world, {seeds} seeds, short runs at a learning rate that makes them short. It "
+    "shows that every piece works, and decides little: with {seeds} seeds, an interval reaches {factor:.1f} standard "
+    "errors to either side, and Holm's procedure asks for more. What this project knows from larger comparisons, which "
+    "were not planned as tests, is in [what holds by analysis](world_analysis.md), [by sweep](world_sweep.md) and "
+    "[what reaching an accuracy costs](results.md)."
+)
+FULL = (
+    "Other comparisons, which were not planned as tests, are in [what holds by analysis](world_analysis.md), [by "
+    "sweep](world_sweep.md) and [what reaching an accuracy costs](results.md)."
+)
+
+
+def page(content: dict) -> str:
+    """Make the page from the contents of `claims.json`."""
+    from scipy.stats import t
+
+    seeds = len(content["study"]["seeds"])
+    about = QUICK if content["study"]["plan"] == "quick" else FULL
+    about = about.format(seeds=seeds, factor=t.ppf(0.975, seeds - 1))
+    verdicts, _, rest = evidence(content).partition("## How verdicts are reached")
+    return "\n".join(
+        [
+            "# Evidence: each claim of the paper, and its verdict",
+            "",
+            "By [`effopd study`](study.md), from [these records](../benchmarks/results/study.json); written by",
+            "`python benchmarks/evidence.py`.",
+            "",
+            about,
+            "",
+            verdicts + "## How verdicts are reached" + rest,
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--study", type=Path, help="directory that `effopd study` wrote; by default the committed records"
+    )
+    study = parser.parse_args().study
+    if study is not None:
+        write_json(RECORDS, read_json(study / "claims.json"))
+    write_text(PAGE, page(json.loads(RECORDS.read_text())))
+
+
+if __name__ == "__main__":
+    main()

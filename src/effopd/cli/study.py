@@ -1,0 +1,60 @@
+"""`effopd study`: the paper's claims tested, on the embedded worlds or on one's own models."""
+
+import argparse
+from pathlib import Path
+
+from effopd.cli.options import Commands, positive
+from effopd.errors import ConfigurationError
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "study",
+        help="test the paper's claims, each with a verdict, on the embedded worlds or on models of yours",
+        epilog="After an interruption, the same command continues the study. See docs/study.md.",
+    )
+    parser.add_argument(
+        "spec",
+        metavar="SPEC.yaml",
+        nargs="?",
+        help="base, runs and tasks of yours, as for a sweep; without it, runs are trained on the embedded worlds",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where runs and results go")
+    parser.add_argument(
+        "--worlds", nargs="+", metavar="NAME", help="embedded worlds; default: style, facts and sibling"
+    )
+    parser.add_argument(
+        "--seeds", type=positive, metavar="N", help="number of seeds of training; default: 5, or 2 with --quick"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one world, two seeds, short runs: a smoke test that decides little"
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="number of runs and evaluations at a time; default: one for each processor",
+    )
+    parser.add_argument(
+        "--address", metavar="ADDR", help="address of a Ray cluster whose nodes share DIR; by default Ray runs here"
+    )
+    parser.set_defaults(call=_study)
+
+
+def _study(options: argparse.Namespace) -> None:
+    from effopd.study import OwnModels, StudyPlan, make_plan, read_own_models, study
+
+    what: StudyPlan | OwnModels
+
+    if options.spec is not None:
+        given = {"--quick": options.quick, "--worlds": options.worlds, "--seeds": options.seeds}
+        if wrong := [name for name, value in given.items() if value]:
+            raise ConfigurationError(
+                f"{', '.join(wrong)}: these choose what is trained on the embedded worlds, and {options.spec} names"
+                " runs that are there. Leave one of the two out."
+            )
+        what = read_own_models(options.spec)
+    else:
+        what = make_plan(quick=options.quick, worlds=options.worlds, seeds=options.seeds)
+    study(what, options.out, workers=options.workers, address=options.address)

@@ -1,0 +1,105 @@
+"""Whether EffOPD keeps the final performance, and how much depends on its settings."""
+
+from effopd.study.claims.claim import PAPER, Claim
+from effopd.study.claims.cost import cost_ratio
+from effopd.study.records import COSTS, Records, UnresolvedError, needs
+
+THEME = "Final performance and robustness"
+SIZES = (10, 20, 100, 200)
+
+
+def against_alphaopd(records: Records, seed: int) -> float:
+    """Compute how much more accurate EffOPD is at its end than what AlphaOPD extrapolates to.
+
+    Raises:
+        UnresolvedError: AlphaOPD's extrapolation was not measured.
+    """
+    extrapolated = (records.finished.get(("alphaopd", seed), {}).get("alphaopd") or {}).get("accuracy")
+    if extrapolated is None:
+        raise UnresolvedError("run.json of alphaopd has no accuracy of the extrapolated model")
+    return records.final_accuracy("effopd", seed) - float(extrapolated)
+
+
+def _rate(name: str, words: str) -> Claim:
+    return Claim(
+        name=f"rate_{name}",
+        theme=THEME,
+        statement=f"EffOPD needs fewer rollouts than vanilla OPD at {words} the careful learning rate, too.",
+        source=f"{PAPER}, robustness to the learning rate",
+        statistic="rollouts until the target accuracy, those of validation included: vanilla over EffOPD",
+        threshold=1.0,
+        direction="above",
+        needs=needs(COSTS, f"opd-{name}-rate", f"effopd-{name}-rate"),
+        measure=lambda records, seed: cost_ratio(records, seed, "rollouts", f"opd-{name}-rate", f"effopd-{name}-rate"),
+        is_ratio=True,
+        digits=2,
+    )
+
+
+def _no_dearer(name: str, role: str, statement: str, about: str, than: str = "effopd") -> Claim:
+    return Claim(
+        name=name,
+        theme=THEME,
+        statement=statement,
+        source=f"{PAPER}, {about} (the bound of 1.25 is ours)",
+        statistic=f"rollouts until the target accuracy, those of validation included: {role} over {than}",
+        threshold=1.25,
+        direction="below",
+        needs=needs(COSTS, role, than),
+        measure=lambda records, seed: cost_ratio(records, seed, "rollouts", role, than, 1.25),
+        is_ratio=True,
+        digits=2,
+    )
+
+
+CLAIMS = (
+    Claim(
+        name="performance_kept",
+        theme=THEME,
+        statement="EffOPD's final accuracy is at most one point below that of vanilla OPD.",
+        source=f"{PAPER}, EffOPD (the margin of one point is ours)",
+        statistic="accuracy at the end of the run: EffOPD less vanilla OPD",
+        threshold=-0.01,
+        direction="above",
+        needs=needs(COSTS, "opd", "effopd"),
+        measure=lambda records, seed: records.final_accuracy("effopd", seed) - records.final_accuracy("opd", seed),
+    ),
+    Claim(
+        name="against_alphaopd",
+        theme=THEME,
+        statement="After as many steps, EffOPD is more accurate than AlphaOPD's extrapolation to the teacher.",
+        source=f"{PAPER}, EffOPD against other methods; AlphaRL is arXiv 2510.00553",
+        statistic="accuracy: EffOPD at its end less AlphaOPD's extrapolated model",
+        threshold=0.0,
+        direction="above",
+        needs=needs(COSTS, "effopd", "alphaopd"),
+        measure=against_alphaopd,
+    ),
+    _rate("low", "a third of"),
+    _rate("high", "three times"),
+    *(
+        _no_dearer(
+            f"validation_size_{size}",
+            f"effopd-validation-{size}",
+            f"With {size} validation prompts EffOPD needs at most a quarter more rollouts than with 50.",
+            "size of the validation set",
+        )
+        for size in SIZES
+    ),
+    *(
+        _no_dearer(
+            f"validation_{part}",
+            f"effopd-{part}",
+            f"Validated on the {words} third of prompts, EffOPD needs at most a quarter more rollouts.",
+            "difficulty of the validation set, by the base's success",
+        )
+        for part, words in (("easy", "easiest"), ("medium", "middle"), ("hard", "hardest"))
+    ),
+    _no_dearer(
+        "optimizer_kept",
+        "effopd",
+        "Keeping the optimizer's state after a jump costs at most a quarter more rollouts than resetting it.",
+        "EffOPD",
+        than="effopd-reset",
+    ),
+)

@@ -1,0 +1,118 @@
+"""From the records of all worlds to the verdicts on all claims, as `claims.json` holds them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from effopd.study.claims import CLAIMS
+from effopd.study.claims.claim import Claim
+from effopd.study.records import Records, UnresolvedError
+from effopd.study.verdict import Comparison, Verdict, compare_world, compare_worlds, holm, overall
+
+
+@dataclass
+class _Measured:
+    """A claim's statistic wherever the records allow it.
+
+    Attributes:
+        values: Values by world and seed.
+        lacking: Seeds for which records are missing, by world and what is missing. A world without seeds has no runs.
+        unresolved: Seeds for which the records do not determine the statistic, by world and reason.
+    """
+
+    values: dict[str, dict[int, float]] = field(default_factory=dict)
+    lacking: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    unresolved: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+
+    @property
+    def lists(self) -> dict[str, list[float]]:
+        return {world: list(of.values()) for world, of in self.values.items()}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned run has given a value."""
+        return not self.unresolved and not any(self.lacking.values())
+
+    def notes(self) -> list[str]:
+        """Say what is missing or unresolved."""
+        found = [*self.lacking.items(), *self.unresolved.items()]
+        return [
+            f"{world}: {what}" + (f" (seed {', '.join(map(str, seeds))})" if seeds else "")
+            for (world, what), seeds in found
+        ]
+
+
+def judge(records: Sequence[Records], claims: Iterable[Claim] = CLAIMS) -> list[dict[str, Any]]:
+    """Judge every claim by the records.
+
+    A claim is decided only if every planned run that it needs has given a value: to leave out those that failed, or
+    that never reached a target, would favour whoever they belong to.
+
+    Args:
+        records: The records of each world.
+        claims: The claims.
+
+    Returns:
+        For each claim what was written down (`Claim.to_json`) and `needs`; `estimate`, `low` and `high` over all
+        worlds; `p` and `p_holm`; `num_runs`, the number of runs that values come from; `worlds`, with `values` by seed,
+        `estimate`, `low`, `high` and `verdict` of each; `verdict`; and `notes`, which say what is missing or
+        unresolved. Numbers that cannot be computed are None.
+    """
+    measured = {claim: _measure(claim, records) for claim in claims}
+    found = {claim: compare_worlds(claim, each.lists) for claim, each in measured.items() if each.values}
+    adjusted = holm({claim.name: each.p for claim, each in found.items() if each.p is not None})
+    return [_entry(claim, each, found.get(claim), adjusted.get(claim.name)) for claim, each in measured.items()]
+
+
+def _measure(claim: Claim, records: Sequence[Records]) -> _Measured:
+    found = _Measured()
+    roles = list(dict.fromkeys(need.role for need in claim.needs))
+    for world in records:
+        seeds = {role: {seed for each, seed in world.planned if each == role} for role in roles}
+        if missing := [role for role in roles if not seeds[role]]:
+            found.lacking[world.world, f"there are no runs of {', '.join(missing)}"] = []
+        for seed in sorted(set.intersection(*seeds.values())):
+            if lacking := [str(need) for need in claim.needs if not world.has(need, seed)]:
+                found.lacking.setdefault((world.world, f"lacks {' and '.join(lacking)}"), []).append(seed)
+                continue
+            try:
+                value = claim.measure(world, seed)
+            except UnresolvedError as reason:
+                found.unresolved.setdefault((world.world, str(reason)), []).append(seed)
+            else:
+                found.values.setdefault(world.world, {})[seed] = value
+    return found
+
+
+def _entry(claim: Claim, measured: _Measured, found: Comparison | None, adjusted: float | None) -> dict[str, Any]:
+    by_world = {world: compare_world(claim, values) for world, values in measured.lists.items()}
+    verdicts = {world: each.verdict(each.p) for world, each in by_world.items()}
+    verdict: Verdict = "undecided"
+    if found is None and not measured.unresolved:
+        verdict = "not measured"
+    elif found is not None and measured.is_complete:
+        verdict = overall(found, adjusted, list(verdicts.values()))
+    return {
+        **claim.to_json(),
+        "needs": [str(need) for need in claim.needs],
+        "verdict": verdict,
+        **_numbers(found),
+        "p": None if found is None else found.p,
+        "p_holm": adjusted,
+        "num_runs": sum(map(len, measured.values.values())) * len({need.role for need in claim.needs}),
+        "worlds": {
+            world: {
+                "values": {str(seed): value for seed, value in measured.values[world].items()},
+                **_numbers(each),
+                "verdict": verdicts[world],
+            }
+            for world, each in by_world.items()
+        },
+        "notes": measured.notes(),
+    }
+
+
+def _numbers(found: Comparison | None) -> dict[str, float | None]:
+    if found is None:
+        return dict.fromkeys(("estimate", "low", "high"))
+    return {"estimate": found.estimate, "low": found.low, "high": found.high}

@@ -1,0 +1,163 @@
+"""`effopd study`: train, analyse, sweep and judge, each piece in its own folder, so that what is finished stays.
+
+OUT/study.json              what is studied, with the digest of the claims
+OUT/written_down/           the claims, thresholds, plan and statistics as they were before the first run
+OUT/WORLD/runs/ROLE-SEED/   training runs
+OUT/WORLD/analysis/, OUT/WORLD/sweep/
+OUT/claims.json, OUT/study.html, OUT/evidence.md
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from effopd.analysis import analyze
+from effopd.console import print_places
+from effopd.errors import EffOPDError
+from effopd.files import write_json, write_text
+from effopd.report.study import write_study_report
+from effopd.run_directory import claimed
+from effopd.study.claims import digest, written_down
+from effopd.study.plan import StudyPlan
+from effopd.study.pool import do_trainings, session
+from effopd.study.records import Records, read_records
+from effopd.study.results import judge
+from effopd.study.spec import OwnModels
+from effopd.sweeps import SweepSpec, make_spec, num_workers, sweep
+from effopd.versions import installed_versions
+
+STUDY, CLAIMS_FILE = "study.json", "claims.json"
+_PACKAGES = ("effopd", "torch", "transformers", "trl", "numpy", "scipy")
+
+
+class _Means(NamedTuple):
+    """What the pieces are done with.
+
+    Attributes:
+        ray: Ray, or None for one piece at a time in this process.
+        workers: Number of workers that was asked for, or None.
+        address: Address of a Ray cluster, or None.
+        console: Console that shows progress.
+    """
+
+    ray: Any
+    workers: int | None
+    address: str | None
+    console: Console
+
+
+def study(
+    what: StudyPlan | OwnModels,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Do a study, or what is left of it, and write its report.
+
+    Args:
+        what: Worlds to train in, from `make_plan`, or one's own models, from `read_own_models`.
+        out: Directory of the study.
+        workers: Number of runs and evaluations at a time; by default one for each processor. More than one need Ray.
+        address: Address of a running Ray cluster, whose nodes share `out`.
+        console: Console that shows progress; standard output by default.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        CheckpointError: `out` holds another study, or one of other claims.
+        EffOPDError: Runs or evaluations failed, or a piece cannot be done. The report is of the others.
+    """
+    out, console = Path(out), console or Console(highlight=False)
+    texts = written_down()
+    settings = _settings(what) | {"claims_sha256": digest(texts)}
+    failed: list[str] = []
+    with claimed(out, STUDY, settings, holds="a study"), session(workers, address) as ray:
+        means = _Means(ray, workers, address, console)
+        for name, text in texts.items():
+            write_text(out / "written_down" / name, text)
+        try:
+            if isinstance(what, OwnModels):
+                failed += _own_models(what, out / what.name, means)
+            else:
+                for world in what.worlds:
+                    failed += _world(what, world, out / world, means)
+        finally:  # also after an interruption
+            report = _report(what, out, settings, failed)
+    print_places(console, {"Report": report, "Claims": out / CLAIMS_FILE, "Table": out / "evidence.md"})
+    if failed:
+        raise EffOPDError(
+            f"{len(failed)} pieces failed, and claims that need them are undecided. The first is "
+            f"{failed[0].rstrip('.')}. The same command tries them again."
+        )
+    return report
+
+
+def _settings(what: StudyPlan | OwnModels) -> dict[str, Any]:
+    if isinstance(what, OwnModels):
+        places = {f"{role}-{seed}": place for (role, seed), place in what.places().items()}
+        return {"plan": "own models", "spec": what.sweep.to_json(), "runs": places, "target": what.target}
+    methods = {role: asdict(plan) for role, plan in what.methods.items()}
+    return {"plan": what.name, "worlds": what.worlds, "seeds": what.seeds, "methods": methods, "sizes": what.settings}
+
+
+def _world(plan: StudyPlan, world: str, out: Path, means: _Means) -> list[str]:
+    """Do what a world needs, and return what failed."""
+    jobs = [(training, out / "runs" / training.name) for training in plan.trainings(world)]
+
+    def say(line: str) -> None:
+        means.console.print(line, markup=False, soft_wrap=True)
+
+    failed = do_trainings(jobs, means.workers, means.ray, say)
+    errors = [f"{world}/{name}: {error}" for name, error in failed.items()]
+    swept = {training.name: str(place) for training, place in jobs if training.plan.swept}
+    if broken := sorted(set(swept) & set(failed)):
+        return [*errors, f"{world}: nothing was analysed, because {', '.join(broken)} failed"]
+    spec = make_spec(plan.sweep(world, out / "runs"))
+    return errors + _measure(f"world:{world}/base", swept, spec, out, means)
+
+
+def _own_models(own: OwnModels, out: Path, means: _Means) -> list[str]:
+    runs = {f"{role}-{seed}": place for (role, seed), place in own.places().items()}
+    return _measure(own.sweep.base, runs, own.sweep, out, means)
+
+
+def _measure(base: str, runs: Mapping[str, str | list[str]], spec: SweepSpec, out: Path, means: _Means) -> list[str]:
+    """Analyse and sweep, or do what is left of it, and return the cells that failed."""
+    here = num_workers(means.workers, means.address, 0.0)
+    analyze(base, runs, out / "analysis", workers=here, console=means.console)
+    result = sweep(spec, out / "sweep", workers=means.workers, address=means.address, console=means.console)
+    return [f"{out.name}: {line}" for line in result.failed]
+
+
+def _records(what: StudyPlan | OwnModels, out: Path) -> Iterator[Records]:
+    if isinstance(what, OwnModels):
+        here = {key: None if isinstance(place, list) else Path(place) for key, place in what.places().items()}
+        folder = out / what.name
+        places = {"analysis": folder / "analysis", "sweep": folder / "sweep"}
+        yield read_records(what.name, here, labels=what.roles, target=what.target, **places)
+        return
+    labels = {role: plan.label for role, plan in what.methods.items()}
+    for world in what.worlds:
+        runs = {(each.role, each.seed): out / world / "runs" / each.name for each in what.trainings(world)}
+        places = {"analysis": out / world / "analysis", "sweep": out / world / "sweep"}
+        yield read_records(world, runs, labels=labels, target=what.target(world), **places)
+
+
+def _report(what: StudyPlan | OwnModels, out: Path, settings: dict[str, Any], failed: Sequence[str]) -> Path:
+    """Judge the claims by what there is, and write all that a study tells."""
+    records = list(_records(what, out))
+    content = {
+        "study": settings,
+        "targets": {each.world: each.target for each in records},
+        "failed": list(failed),
+        "versions": installed_versions(_PACKAGES),
+        "claims": judge(records),
+    }
+    write_json(out / CLAIMS_FILE, content)
+    return write_study_report(content, out)

@@ -1,0 +1,156 @@
+"""Records in which every claim holds, and records in which every claim is false: what goes in is known."""
+
+import random
+from typing import Any
+
+import pandas as pd
+
+from effopd.study.records import Records
+from effopd.study.spec import ROLES
+
+SEEDS = (200, 201, 202, 203)
+TARGET = 0.8
+PARAMETERS = {"model.layers.0.mlp.up_proj.weight": "mlp", "model.layers.0.self_attn.q_proj.weight": "attention"}
+# Steps to the target. Where claims hold, EffOPD needs a quarter of vanilla's, and its settings do not matter.
+HOLDS = {"opd": 400, "exopd": 300, "effopd": 100, "line_search": 80}
+FAILS = {"opd": 100, "exopd": 90, "effopd": 400, "line_search": 300}
+
+
+def made_up(holds: bool, *, world: str = "made-up", seeds: tuple[int, ...] = SEEDS, **changes: Any) -> Records:
+    """Records of one world, with a little difference between seeds."""
+    keys = [(role, seed) for role in ROLES for seed in seeds]
+    fields: dict[str, Any] = {
+        "planned": frozenset(keys),
+        "target": TARGET,
+        "updates": _updates(holds, seeds),
+        "alignments": _alignments(holds, seeds),
+        "embeddings": _embeddings(holds, seeds),
+        "sweep": _sweep(holds, seeds),
+        "metrics": {
+            (role, seed): metrics(
+                _steps(role, holds) + round(2000 * _noise(role, seed)), _final(role, holds) + _noise(seed, role)
+            )
+            for role, seed in keys
+        },
+        "finished": {
+            key: {"alphaopd": {"accuracy": (0.85 if holds else 0.95) + _noise(key[1])}}
+            for key in keys
+            if key[0] == "alphaopd"
+        },
+    }
+    return Records(world, **(fields | changes))
+
+
+def metrics(steps: int, final: float, *, reached: bool = True) -> list[dict[str, Any]]:
+    """Three rows: before the target, at it, and at the end."""
+    rows = []
+    for step, accuracy in ((steps - 1, 0.1), (steps, TARGET if reached else 0.2), (steps + 1, final)):
+        counts = dict.fromkeys(("rollouts", "generated_tokens", "teacher_tokens", "seconds_total"), 10 * step)
+        rows.append({"step": step, "accuracy": accuracy, "validation_rollouts": 0, "accepted_scale": None, **counts})
+    return rows
+
+
+def _noise(*place: object) -> float:
+    """A small number that is always the same for the same place."""
+    return random.Random(" ".join(map(str, place))).uniform(-0.001, 0.001)
+
+
+def _steps(role: str, holds: bool) -> int:
+    known = HOLDS if holds else FAILS
+    for name in ("line_search", "exopd", "effopd", "opd"):
+        if role.startswith(name):
+            steps = known[name]
+            if role.startswith(("effopd-validation", "effopd-easy", "effopd-medium", "effopd-hard")) and not holds:
+                return 4 * steps
+            return steps // 4 if role == "effopd-reset" and not holds else steps
+    return 50
+
+
+def _final(role: str, holds: bool) -> float:
+    return 0.9 if role == "effopd" or holds else 0.97
+
+
+def _updates(holds: bool, seeds: tuple[int, ...]) -> pd.DataFrame:
+    rows = []
+    for role in ("opd", "rl"):
+        best = (role == "opd") == holds
+        for seed in seeds:
+            for checkpoint in range(10):
+                for parameter, kind in PARAMETERS.items():
+                    rows.append(
+                        {
+                            **{"role": role, "seed": seed, "checkpoint": checkpoint, "step": 10 * (checkpoint + 1)},
+                            **{"parameter": parameter, "kind": kind, "frobenius_norm": 1.0},
+                            "spectral_to_frobenius": (0.5 if best else 0.4) + _noise(seed, role),
+                            "effective_rank": (50 if best else 60) + 100 * _noise(seed, role),
+                            "top1pct_norm_ratio": (0.9 if best else 0.8) + _noise(seed, role),
+                            "trajectory_evr": (0.97 if holds else 0.7) + _noise(seed),
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def _alignments(holds: bool, seeds: tuple[int, ...]) -> pd.DataFrame:
+    rows = []
+    for role in ("opd", "rl"):
+        power = 0.3 if (role == "opd") == holds else 0.8
+        for seed in seeds:
+            for checkpoint in range(10):
+                share = (checkpoint + 1) / 10
+                for parameter in PARAMETERS:
+                    ranks = {f"subspace_{k}": share**power + _noise(seed, role) for k in range(1, 21)}
+                    step = 10 * (checkpoint + 1)
+                    rows.append({"role": role, "seed": seed, "step": step, "parameter": parameter, **ranks})
+    return pd.DataFrame(rows)
+
+
+def _embeddings(holds: bool, seeds: tuple[int, ...]) -> pd.DataFrame:
+    rows = []
+    for role in ("opd", "rl"):
+        for seed in seeds:
+            mean = (0.98 if (role == "opd") == holds else 0.95) + _noise(seed, role)
+            place = {"role": role, "seed": seed, "parameter": "model.embed_tokens.weight"}
+            rows += [{**place, "checkpoint": 0, "mean": 0.5}, {**place, "checkpoint": 1, "mean": mean}]
+    return pd.DataFrame(rows)
+
+
+def _sweep(holds: bool, seeds: tuple[int, ...]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for seed in seeds:
+        for role in ("opd", "rl", "dapo", "ppo"):
+            for sweep, kind, value, mean, norm, layer_norm in _points(role, holds):
+                moved = mean + (0 if kind == "base" or norm == 0 else _noise(seed, role, sweep, kind, value))
+                place = {"role": role, "seed": seed, "sweep": sweep, "kind": kind, "value": value}
+                layer_norm += _noise(seed, role, kind, value)
+                rows.append({**place, "mean": moved, "update_norm": norm, "layer_norm": layer_norm})
+    return pd.DataFrame(rows)
+
+
+def _points(role: str, holds: bool) -> list[tuple[str, str, float, float, float, float]]:
+    """The points of all sweeps: sweep, kind, value, accuracy, norm of the update, norm of the layer."""
+    opd = role == "opd"
+    norm = 1.0 if opd == holds else 2.0
+    points = [("update_norm", "scale", alpha, 0.5 + 0.4 * alpha, alpha * norm, 0.0) for alpha in (0.0, 0.5, 1.0)]
+    points += [("update_norm", "checkpoint", step, 0.5 + 0.004 * step, 0.01 * step * norm, 0.0) for step in (50, 100)]
+    replaced = 0.9 if holds else 0.8
+    points += [("embedding_replacement", "trained", 0.0, 0.9, 1.0, 0.0)]
+    points += [("embedding_replacement", "replace-embeddings", 0.0, replaced, 1.0, 0.0)]
+    mlp = (0.52, 0.7, 0.7, 0.53) if holds else (0.6, 0.51, 0.51, 0.6)
+    strong = "mlp" if holds else "attention"
+    for centre in range(4):
+        for kind, mean in (("mlp", mlp[centre]), ("attention", 0.5 if holds else 0.75)):
+            # OPD's norm is where accuracy is sensitive if the claims hold, and RL's where it is not.
+            sensitive = kind == strong
+            layer_norm = 2.0 if (sensitive == opd) == holds else 1.0
+            points.append(("sliding_window", kind, float(centre), mean, 1.0, layer_norm))
+    top = {1.0: 0.85, 10.0: 0.9, 100.0: 0.9} if opd == holds else {1.0: 0.7, 10.0: 0.6, 100.0: 0.9}
+    points += [("top_bottom", "top", percent, mean, 1.0, 0.0) for percent, mean in top.items()]
+    points += [("top_bottom", "base", 0.0, 0.5, 0.0, 0.0)]
+    points += [
+        ("top_bottom", "bottom", 90.0, 0.5 if holds else 0.88, 0.4, 0.0),
+        ("top_bottom", "bottom", 100.0, 0.9, 1.0, 0.0),
+    ]
+    betas = (0.85, 0.86, 0.85) if holds else (0.3, 0.55, 0.2)
+    return points + [
+        ("norm_matching", "beta", beta, mean, 1.0, 0.0) for beta, mean in zip((0.75, 1.0, 1.25), betas, strict=True)
+    ]

@@ -1,0 +1,74 @@
+"""What is missing or unresolved is named, and never decides."""
+
+import json
+from dataclasses import replace
+
+from study.made_up import SEEDS, made_up, metrics
+
+from effopd.study.claims import CLAIMS
+from effopd.study.results import judge
+
+BY_NAME = {claim.name: claim for claim in CLAIMS}
+
+
+def test_a_role_without_runs_is_skipped_by_name() -> None:
+    records = made_up(True)
+    without = replace(records, planned=frozenset(key for key in records.planned if key[0] != "rl"))
+    found = {claim["name"]: claim for claim in judge([without])}
+    assert found["spectral_ratio"]["verdict"] == "not measured"
+    assert found["spectral_ratio"]["notes"] == ["made-up: there are no runs of rl"]
+    assert found["evr"]["verdict"] == "supported"
+    assert found["spectral_ratio"]["estimate"] is None and found["spectral_ratio"]["worlds"] == {}
+
+
+def test_missing_records_are_skipped_by_name() -> None:
+    records = made_up(True, target=None)
+    sweep = records.sweep[records.sweep["sweep"] != "top_bottom"]
+    found = {claim["name"]: claim for claim in judge([replace(records, sweep=sweep)])}
+    assert found["effopd_steps"]["verdict"] == "not measured"
+    assert "metrics.jsonl, and a target accuracy" in found["effopd_steps"]["notes"][0]
+    assert found["tail_cost"]["notes"] == ["made-up: lacks the sweep top_bottom of rl (seed 200, 201, 202, 203)"]
+    assert found["gain_per_norm"]["verdict"] == "supported"
+
+
+def test_one_missing_run_of_several_leaves_a_claim_undecided() -> None:
+    records = made_up(True)
+    metrics = {key: rows for key, rows in records.metrics.items() if key != ("effopd", 201)}
+    (found,) = judge([replace(records, metrics=metrics)], [BY_NAME["effopd_steps"]])
+    assert found["verdict"] == "undecided" and found["p_holm"] < 0.05
+    assert set(found["worlds"]["made-up"]["values"]) == {"200", "202", "203"}
+    assert found["notes"] == [
+        "made-up: lacks the costs and accuracies (metrics.jsonl, and a target accuracy) of effopd (seed 201)"
+    ]
+
+
+def test_unresolved_runs_leave_a_claim_undecided() -> None:
+    records = made_up(True)
+    late = {("effopd", 203): metrics(100, 0.3, reached=False)}
+    claim = BY_NAME["effopd_rollouts"]
+    (found,) = judge([replace(records, metrics={**records.metrics, **late})], [claim])
+    assert found["verdict"] == "undecided"
+    assert found["notes"] == ["made-up: effopd did not reach the target within the steps (seed 203)"]
+    never = {("effopd", seed): metrics(100, 0.3, reached=False) for seed in SEEDS}
+    (found,) = judge([replace(records, metrics={**records.metrics, **never})], [claim])
+    assert found["verdict"] == "undecided" and found["estimate"] is None
+
+
+def test_worlds_that_disagree_and_json() -> None:
+    records = [made_up(True, world="a"), made_up(False, world="b")]
+    found = {claim["name"]: claim for claim in judge(records)}
+    assert found["evr"]["verdict"] == "undecided"
+    assert {world: of["verdict"] for world, of in found["evr"]["worlds"].items()} == {
+        "a": "supported",
+        "b": "contradicted",
+    }
+    assert found["evr"]["num_runs"] == 8
+    json.dumps(list(found.values()), allow_nan=False)
+
+
+def test_holm_is_over_the_claims_that_were_tested() -> None:
+    records = made_up(True)
+    one = judge([records], [BY_NAME["evr"]])[0]
+    many = {claim["name"]: claim for claim in judge([records])}
+    assert one["p_holm"] == one["p"] == many["evr"]["p"]
+    assert many["evr"]["p_holm"] > one["p_holm"]
