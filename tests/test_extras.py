@@ -47,9 +47,9 @@ def test_the_table_names_all_that_is_imported() -> None:
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ModuleNotFoundError("No module named 'plotly'", name="plotly")
-    with pytest.raises(MissingPackageError, match=r"^A page needs plotly.*: pip install 'effopd\[report\]'$") as caught:
-        with needed_by("A page"):
-            raise error
+    message = r"^A page needs plotly.*: pip install 'effopd\[report\]'$"
+    with pytest.raises(MissingPackageError, match=message) as caught, needed_by("A page"):
+        raise error
     assert caught.value.name == "plotly"
     monkeypatch.setattr("effopd.extras.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"^A trainer needs trl.*: pip install effopd$"):

@@ -19,13 +19,13 @@ Its parts work alone too: `Snapshot` moves the weights, `search` and `line_searc
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from effopd.extras import needed_by
 from effopd.extrapolation.line_search import line_search
 from effopd.extrapolation.own_loop import Extrapolator
 from effopd.extrapolation.presets import PRESETS, ExtrapolationConfig
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import Candidate, Score, SearchResult, search
 from effopd.extrapolation.snapshot import Displacement, Snapshot
+from effopd.extras import needed_by
 
 if TYPE_CHECKING:
     from effopd.extrapolation.callback import EffOPDCallback

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import torch

@@ -135,7 +135,7 @@ def _grpo_settings(config: TeacherConfig) -> dict[str, Any]:
         "temperature": 1.0,
         "top_p": 1.0,
         "bf16": False,
-        "activation_checkpointing": False,
+        "gradient_checkpointing": False,
         "logging_steps": 1,
         "disable_tqdm": True,
         "report_to": "none",
