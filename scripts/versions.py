@@ -4,9 +4,9 @@
     python scripts/versions.py 1.16.0 5.10.1 tests/training    # any others, and other tests
     python scripts/versions.py newest                          # the newest of both that pip finds within the ranges
 
-The versions are installed into `build/versions/`, where Python looks before the environment that runs this, so that torch
-is not installed again. The tests take about ten minutes. TRL 1.15 distils by Triton alone, which does not come with torch
-for the CPU; here Triton interprets its kernels instead of compiling them.
+The versions are installed into `build/versions/`, where Python looks before the environment that runs this, so that
+torch is not installed again. The tests take about ten minutes. TRL 1.15 distils by Triton alone, which does not come
+with torch for the CPU; here Triton interprets its kernels instead of compiling them.
 """
 
 import argparse
