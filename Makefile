@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo system test test-slow check format clean
+.PHONY: setup demo system test test-slow test-versions check format clean
 
 # torch is installed first and alone. As a dependency of the others, pip could pick another build of it.
 $(VENV)/installed: pyproject.toml
@@ -29,6 +29,11 @@ test: setup system
 
 test-slow: setup system
 	$(BIN)/python -m pytest -m slow
+
+# With the oldest versions of TRL and transformers that are supported, and with the newest; those of .venv are `make test`.
+test-versions: setup
+	$(BIN)/python scripts/versions.py oldest
+	$(BIN)/python scripts/versions.py newest
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "effopd"
 
 # What everything may import, each other included.
-BY_ALL = {"errors", "files", "checks", "run_directory", "console", "versions"}
+BY_ALL = {"errors", "extras", "files", "checks", "run_directory", "console", "versions"}
 # What each part imports of effopd, beside itself and those.
 IMPORTS = {
     "parameters": set(),

@@ -41,7 +41,7 @@ def settings(out: Path, **overrides: Any) -> dict[str, Any]:
         "learning_rate": 1e-3,
         "lr_scheduler_type": "constant",
         "bf16": False,
-        "activation_checkpointing": False,
+        "gradient_checkpointing": False,
         "max_completion_length": 6,
         "report_to": "none",
         "use_cpu": True,

@@ -28,6 +28,10 @@ class UnsupportedError(EffOPDError, NotImplementedError):
     """A combination of features that is refused because its result would be wrong."""
 
 
+class MissingPackageError(EffOPDError, ModuleNotFoundError):
+    """A package is not installed that only a part of effopd needs."""
+
+
 class DivergedError(EffOPDError, ArithmeticError):
     """Weights whose logits are not finite, so that nothing can be sampled from them."""
 

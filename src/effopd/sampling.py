@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def derived_seed(seed: int, *part: int) -> int:
@@ -50,7 +53,7 @@ def evaluation_mode(*models: torch.nn.Module) -> Iterator[None]:
 
 
 def sample_tokens(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     input_ids_BP: torch.Tensor,
     attention_mask_BP: torch.Tensor,
     *,
@@ -76,6 +79,8 @@ def sample_tokens(
     Returns:
         Ids of the new tokens, int64 [B, T], with T at most `max_new_tokens`.
     """
+    from transformers import GenerationConfig  # here, because the random numbers are needed without transformers too
+
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     generation = GenerationConfig(
         **(sampling if temperature > 0 else {"do_sample": False}),

@@ -15,6 +15,7 @@ from effopd.cli import analyze, curves, demo, evaluate, grade, intervene, linear
 from effopd.cli.interrupts import Terminated, sigterm_interrupts
 from effopd.cli.options import CommandParser
 from effopd.errors import EffOPDError
+from effopd.extras import needed_by
 
 _COMMANDS = (demo, train, analyze, linearize, world, intervene, sweep, evaluate, curves, grade, show, study)
 
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command != "intervene":
             lost = ""
         # Trainers and their launchers handle SIGTERM in their own way.
-        with contextlib.nullcontext() if options.command == "train" else sigterm_interrupts():
+        signals = contextlib.nullcontext() if options.command == "train" else sigterm_interrupts()
+        with signals, needed_by(f"effopd {options.command}"):
             options.call(options)
     except EffOPDError as error:
         print(f"effopd: {error}", file=sys.stderr)

@@ -18,6 +18,22 @@ KEEPS_WEIGHTS = (
     "next step. Use one that updates the model's weights in place, such as optim='adamw_torch'."
 )
 
+_IN_ITS_LOSS = (
+    "It samples from inside its loss, and only for a share of the batches, with prompts cut from whole conversations. "
+    "Distil with trl.DistillationTrainer"
+)
+_IN_ANOTHER_PROCESS = (
+    "A process of its own samples for it without end, from weights some steps old, and would mix what candidates write "
+    "into the training. Train with the trainer that samples in step"
+)
+# Trainers of TRL that do not sample as `generate` needs it: why, and what to use.
+REASONS = {
+    "GKDTrainer": f"{_IN_ITS_LOSS}, of which GKD with lmbda=1 is the case of beta.",
+    "GOLDTrainer": f"{_IN_ITS_LOSS}, for which student and teacher must share a vocabulary.",
+    "AsyncGRPOTrainer": f"{_IN_ANOTHER_PROCESS}: trl.GRPOTrainer.",
+    "AsyncDistillationTrainer": f"{_IN_ANOTHER_PROCESS}: trl.DistillationTrainer.",
+}
+
 
 def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
     """Refuse trainers whose weights cannot be extrapolated correctly.
@@ -65,9 +81,10 @@ def _check_class(trainer: Any, allow_untested: bool) -> None:
     name = type(trainer).__name__
     tested = ", ".join(each.__name__ for each in trl_hooks.TESTED_TRAINERS)
     if not trl_hooks.can_sample(trainer):
+        reason = next((REASONS[each.__name__] for each in type(trainer).__mro__ if each.__name__ in REASONS), "")
         raise ConfigurationError(
             f"{name} does not sample by TRL's _generate_single_turn, which validation calls. EffOPDCallback "
-            f"works on {tested}."
+            f"works on {tested}. {reason}".rstrip()
         )
     if not allow_untested and not trl_hooks.samples_as_tested(trainer):
         raise ConfigurationError(

@@ -32,11 +32,12 @@ class NextRolloutsValidator(Validator):
 
     @override
     def check(self, trainer: Any) -> None:
-        if not isinstance(trainer, DistillationTrainer):
+        if not isinstance(trainer, DistillationTrainer) or trainer.teacher_model is None:
             raise ConfigurationError(
                 f"validator='next_rollouts' scores by the exact KL to a teacher on the rollouts of one step, for which "
-                f"it needs TRL's DistillationTrainer; got {type(trainer).__name__}. With rewards instead of a teacher, "
-                "the best scale of a single update is mostly noise (docs/line_search.md). Use preset='paper'."
+                f"it needs TRL's DistillationTrainer with a teacher model; got {type(trainer).__name__}. With rewards "
+                "instead of a teacher, the best scale of a single update is mostly noise (docs/line_search.md). "
+                "Use preset='paper'."
             )
         if getattr(trainer.args, "optim", None) == "adagrad":
             raise UnsupportedError(

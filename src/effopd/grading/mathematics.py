@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from effopd.extras import require
 from effopd.grading.boxed_answer import last_boxed
 from effopd.grading.compare_text import compare_text
 from effopd.grading.completion import Completion, completion_text, without_thinking
@@ -51,12 +52,13 @@ def grade_math(
 
     Raises:
         ValueError: The numbers of completions and of answers differ.
+        MissingPackageError: math-verify is not installed.
         UnsupportedError: Worker processes do not start.
     """
     size = workers or _default_workers()
     with _lock:
         if (os.getpid(), size) not in _pools:
-            pool = _pools[os.getpid(), size] = WorkerPool(_SCRIPT, [str(_MEMORY_MB)], size)
+            pool = _pools[os.getpid(), size] = _new_pool(size)
             atexit.register(pool.close)
         return list(_iterate(completions, answers, _pools[os.getpid(), size], timeout_s))
 
@@ -68,11 +70,16 @@ def iterate_math_verdicts(
 
     The processes that compare end with the iteration.
     """
-    pool = WorkerPool(_SCRIPT, [str(_MEMORY_MB)], workers or _default_workers())
+    pool = _new_pool(workers or _default_workers())
     try:
         yield from _iterate(completions, answers, pool, timeout_s)
     finally:
         pool.close()
+
+
+def _new_pool(size: int) -> WorkerPool:
+    require("math_verify", "Grading mathematics")
+    return WorkerPool(_SCRIPT, [str(_MEMORY_MB)], size)
 
 
 def _iterate(

@@ -14,6 +14,7 @@ from effopd.checkpoints import Checkpoint, Pair, find_checkpoints, open_pair, wr
 from effopd.checkpoints.model import split_expert
 from effopd.checkpoints.rounding import round_to
 from effopd.errors import ConfigurationError, DataError
+from effopd.extras import require
 from effopd.files import read_json_lines, write_json
 from effopd.parameters import locate
 from effopd.training.config import RunArguments
@@ -32,6 +33,7 @@ def check_alphaopd(arguments: RunArguments, config: TrainConfig) -> None:
 
     Raises:
         ConfigurationError: Something is missing, or does not go with `method: alphaopd`.
+        MissingPackageError: scikit-learn is not installed.
     """
     if config.method != "alphaopd":
         if arguments.alphaopd_target is not None:
@@ -40,6 +42,7 @@ def check_alphaopd(arguments: RunArguments, config: TrainConfig) -> None:
                 "out, or set method to alphaopd."
             )
         return
+    require("sklearn", "method='alphaopd'")
     if arguments.alphaopd_target is None:
         raise ConfigurationError("method='alphaopd' extrapolates to an accuracy, and alphaopd_target is not set.")
     if arguments.acceleration != "none":

@@ -113,7 +113,8 @@ class OPDConfig(DistillationConfig):
             ConfigurationError: The estimator is not known or does not fit the other settings, or a number is not
                 possible.
         """
-        if self.activation_checkpointing is None:  # the new name; TRL still sets the old one, of which it is warned
+        # The new name, which older versions of transformers lack. TRL still sets the old one, of which it is warned.
+        if getattr(self, "activation_checkpointing", False) is None:
             self.activation_checkpointing: bool | None = self.gradient_checkpointing
         super().__post_init__()
         check_training(self)

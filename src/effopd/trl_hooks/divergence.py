@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
-from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
-from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 from trl.trainer import distillation_trainer
 
 from effopd.trl_hooks.rollouts import Rollout, pad_rollouts
@@ -93,6 +91,8 @@ def _project(
     settings: dict[str, Any],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute log-probabilities of the tokens, and entropies, each [B, T], under the student or the teacher."""
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction  # here, because in TRL 1.15 it needs Triton
+
     values, entropy, *_ = ChunkedLogProbFunction.apply(
         hidden_BTH.flatten(0, 1),
         *_whole_head(head_VH, settings[f"{role}_lm_head_bias"], hidden_BTH.dtype),
@@ -120,6 +120,8 @@ def divergence_per_row(
 
     The arguments are those of a `DivergenceLoss`. It is exact over the vocabulary.
     """
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction  # here, because in TRL 1.15 it needs Triton
+
     is_counted_BT = mask_BT.bool()
     tensors = []
     for role, hidden_BTH, head_VH in (

@@ -92,26 +92,26 @@ def train_teacher(
     """
     from trl import GRPOConfig, GRPOTrainer  # imported here, so that importing the world does not load TRL
 
-    arguments = GRPOConfig(
-        output_dir=str(output_dir),
-        seed=seed,
-        max_completion_length=max_completion_length,
-        use_cpu=use_cpu,
-        dataloader_pin_memory=not use_cpu,
-        save_strategy="steps" if save_checkpoints else "no",
-        **_grpo_settings(config),
-    )
-    trainer = GRPOTrainer(
-        model=base,
-        processing_class=tokenizer,
-        reward_funcs=world_reward,
-        args=arguments,
-        train_dataset=dataset,
-        callbacks=[_ProgressCallback()],
-    )
-    trainer.remove_callback(PrinterCallback)
-    with warnings.catch_warnings():  # TRL 1.16 still reads the old name, each time it generates
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    with warnings.catch_warnings():  # older versions of transformers have the old name only, which TRL reads too
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+        arguments = GRPOConfig(
+            output_dir=str(output_dir),
+            seed=seed,
+            max_completion_length=max_completion_length,
+            use_cpu=use_cpu,
+            dataloader_pin_memory=not use_cpu,
+            save_strategy="steps" if save_checkpoints else "no",
+            **_grpo_settings(config),
+        )
+        trainer = GRPOTrainer(
+            model=base,
+            processing_class=tokenizer,
+            reward_funcs=world_reward,
+            args=arguments,
+            train_dataset=dataset,
+            callbacks=[_ProgressCallback()],
+        )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     return [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
 
@@ -135,7 +135,7 @@ def _grpo_settings(config: TeacherConfig) -> dict[str, Any]:
         "temperature": 1.0,
         "top_p": 1.0,
         "bf16": False,
-        "activation_checkpointing": False,
+        "gradient_checkpointing": False,
         "logging_steps": 1,
         "disable_tqdm": True,
         "report_to": "none",
