@@ -11,7 +11,7 @@ SCALES = (-0.5, 0.5, 2.0, 10.0)
 
 
 def factors(m: int, n: int, rank: int, drift: float, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    """A and B at the anchor, and after a drift by this share of their size; B is much smaller than A, as it is early."""
+    """A and B at the anchor, and after a drift by this share of their size; B is much smaller, as it is early."""
     generator = torch.Generator().manual_seed(m * n + rank)
 
     def draw(rows: int, columns: int, size: float) -> torch.Tensor:
