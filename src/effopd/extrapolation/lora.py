@@ -1,7 +1,8 @@
 """Extrapolating a product of two factors, LoRA's B A, without raising its rank.
 
-The product that is wanted, `P_t + scale * (P_t - P_anchor)`, has rank 2r at most and is known exactly as the product of
-two stacked factors. It is truncated to rank r, which by Eckart and Young is the nearest that r can hold.
+The product that is wanted, `P_t + scale * (P_t - P_anchor)`, has rank 2r at most, and is known exactly in orthonormal
+bases of the columns of both B and of the rows of both A. There it is a core of [2r, 2r], which is truncated to rank r
+by its singular values: the nearest product that r can hold (Eckart and Young).
 
 The same product has many factors. A is given the row space that the truncated product needs, and otherwise stays as it
 is: of all matrices with that row space and the Gram matrix A_t A_t^T, it is the nearest to A_t (a weighted orthogonal
@@ -67,21 +68,16 @@ def extrapolate_product(
         return a_now, b_now, 0.0
     if not math.isfinite(jump):
         return torch.full_like(a_now, math.nan), torch.full_like(b_now, math.nan), math.nan
-    left, singular, rows = _svd(
-        torch.cat([(1 + scale) * b_now, -scale * b_anchor.double()], dim=1), torch.cat([a_now, a_anchor.double()])
-    )
-    rank = int((singular[: len(a_now)] > _NOISE * singular[0]).sum())
+    q_left, r_left = torch.linalg.qr(torch.cat([b_now, b_anchor.double()], dim=1))
+    q_right, r_right = torch.linalg.qr(torch.cat([a_now, a_anchor.double()]).mT)
+    r = len(a_now)
+    core = (1 + scale) * r_left[:, :r] @ r_right[:, :r].mT - scale * r_left[:, r:] @ r_right[:, r:].mT
+    u, singular, rows = torch.linalg.svd(core, full_matrices=False)
+    rank = int((singular[:r] > _NOISE * singular[0]).sum())
     residual = float(singular[rank:].norm()) / jump
-    a, b = _nearest_factors(left[:, :rank] * singular[:rank], rows[:rank], a_now)
-    return a, b, residual
-
-
-def _svd(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Singular value decomposition of `left @ right`, from that of a core as large as their inner dimension at most."""
-    q_left, r_left = torch.linalg.qr(left)
-    q_right, r_right = torch.linalg.qr(right.mT)
-    u, singular, vh = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
-    return q_left @ u, singular, vh @ q_right.mT
+    # In the coordinates of the two bases, A_t is a part of r_right, and nothing is larger than [2r, 2r].
+    a, b = _nearest_factors(u[:, :rank] * singular[:rank], rows[:rank], r_right[:, :r].mT)
+    return a @ q_right.mT, q_left @ b, residual
 
 
 def _nearest_factors(left: torch.Tensor, rows: torch.Tensor, a_now: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
