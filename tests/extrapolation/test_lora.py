@@ -211,10 +211,14 @@ def test_sharded_adapters_and_quantized_bases_with_vllm_are_refused() -> None:
     check_adapter(trainer_of(model, use_vllm=True))
     with pytest.warns(UserWarning, match="merges the adapter into the half-precision base"):
         check_adapter(trainer_of(get_peft_model(tiny_model(0, torch.bfloat16), LoraConfig(**PLAIN)), use_vllm=True))
-    model.get_base_model().is_quantized = True
-    check_adapter(trainer_of(model, use_vllm=False))
-    with pytest.raises(UnsupportedError, match="The base model is quantized"):
-        check_adapter(trainer_of(model, use_vllm=True))
+    by_integers = adapted()
+    layer = by_integers.get_base_model().model.layers[0].self_attn.k_proj
+    layer.weight = nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)  # as 4-bit weights are packed
+    model.get_base_model().hf_quantizer = object()
+    for quantized in (model, by_integers):
+        check_adapter(trainer_of(quantized, use_vllm=False))
+        with pytest.raises(UnsupportedError, match="The base model is quantized"):
+            check_adapter(trainer_of(quantized, use_vllm=True))
 
 
 def test_one_factor_alone(tmp_path: Path) -> None:

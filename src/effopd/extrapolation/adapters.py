@@ -86,7 +86,7 @@ def check_adapter(trainer: Any) -> None:
             "train all parameters."
         )
     if getattr(trainer.args, "use_vllm", False):
-        if getattr(model.get_base_model(), "is_quantized", False):
+        if _is_quantized(model.get_base_model()):
             raise UnsupportedError(
                 "The base model is quantized, and TRL merges the adapter into it for vLLM, which rounds candidates to "
                 "the quantized grid: those judged would not be those kept. Leave out use_vllm, or load the base "
@@ -99,6 +99,12 @@ def check_adapter(trainer: Any) -> None:
                 "that.",
                 stacklevel=3,
             )
+
+
+def _is_quantized(base: torch.nn.Module) -> bool:
+    """Whether transformers has loaded a model quantized, or some of its weights are stored as integers."""
+    loaded = getattr(base, "hf_quantizer", None) is not None
+    return loaded or not all(parameter.is_floating_point() for parameter in base.parameters())
 
 
 def _adapter_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
