@@ -62,10 +62,13 @@ def distillation_trainer(out: Path, model: Any = None, num_rows: int = 64, **ove
     )
 
 
-def grpo_trainer(out: Path, rewards: Any = contains_answer, **overrides: Any) -> GRPOTrainer:
+def grpo_trainer(
+    out: Path, rewards: Any = contains_answer, model: Any = None, peft_config: Any = None, **overrides: Any
+) -> GRPOTrainer:
     """Plain TRL GRPO of a random model."""
     return GRPOTrainer(
-        model=tiny_model(0),
+        model=model or tiny_model(0),
+        peft_config=peft_config,
         reward_funcs=rewards,
         args=GRPOConfig(**settings(out, num_generations=4, **overrides)),
         train_dataset=tiny_dataset(),

@@ -7,18 +7,25 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tiny import contains_answer, distillation_trainer
+from peft import LoraConfig, get_peft_model
+from tiny import contains_answer, distillation_trainer, tiny_model
 
 from effopd.extrapolation import EffOPDCallback
 
 
-def train(out: Path, checkpoint: str | None = None, **settings: Any) -> torch.Tensor:
+def train(out: Path, checkpoint: str | None = None, model: Any = None, **settings: Any) -> torch.Tensor:
     """All weights in one vector. Eleven prompts, and seven, do not divide by two."""
-    trainer = distillation_trainer(out, per_device_train_batch_size=4, save_strategy="steps", save_steps=3)
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    trainer = distillation_trainer(out, model, per_device_train_batch_size=4, **saving)
     reward = None if {"validator", "preset"} & settings.keys() else contains_answer
     trainer.add_callback(EffOPDCallback(trainer, reward, **{"num_prompts": 11} | settings))
     trainer.train(resume_from_checkpoint=checkpoint)
     return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def adapted() -> Any:
+    torch.manual_seed(5)
+    return get_peft_model(tiny_model(0), LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
 
 
 def read(out: Path) -> list[dict[str, Any]]:
@@ -42,6 +49,11 @@ def main(out: Path) -> None:
     resumed_ahead = train(
         out / "ahead", str(out / "ahead" / "checkpoint-3"), preset="line_search", num_prompts=7, passes=2
     )
+    lora = train(out / "lora", None, adapted(), validator="shared_kl", num_prompts=7)
+    dist.all_gather(copies_lora := [torch.empty_like(lora) for _ in copies], lora)
+    resumed_lora = train(
+        out / "lora", str(out / "lora" / "checkpoint-3"), adapted(), validator="shared_kl", num_prompts=7
+    )
     if dist.get_rank() == 0:
         seen = {
             "rollouts": [row["rollouts"] / (1 + len(row["candidates"])) for row in rows],
@@ -51,6 +63,8 @@ def main(out: Path) -> None:
             "shared": [row["rollouts"] / (1 + num_confirmed(row)) for row in shared],
             "ahead_same": all(torch.equal(copy, ahead) for copy in [*copies_ahead, resumed_ahead]),
             "ahead_moved": any(row["accepted_scale"] for row in read(out / "ahead")),
+            "lora_same": all(torch.equal(copy, lora) for copy in [*copies_lora, resumed_lora]),
+            "lora_moved": any(row["accepted_scale"] for row in read(out / "lora")),
             "shared_moved": any(row["accepted_scale"] for row in shared),
         }
         (out / "seen.json").write_text(json.dumps(seen))

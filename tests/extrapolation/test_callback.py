@@ -252,17 +252,6 @@ def test_a_reward_function_of_the_wrong_length_is_named(tmp_path: Path) -> None:
         trainer.train()
 
 
-def test_lora_is_refused(tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    from effopd.errors import UnsupportedError
-
-    model = get_peft_model(tiny_model(0), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    trainer = distillation_trainer(tmp_path, model=model)
-    with pytest.raises(UnsupportedError, match="merge_and_unload"):
-        EffOPDCallback(trainer, contains_answer, num_prompts=10)
-
-
 def test_standard_errors(tmp_path: Path) -> None:
     trainer = distillation_trainer(tmp_path, max_steps=1)
     with_effopd(trainer, reward=lambda completions, **kwargs: [float(i % 2) for i in range(len(completions))])

@@ -38,6 +38,8 @@ def test_replicas_agree_and_resume_to_the_bit(tmp_path: Path) -> None:
     assert seen.pop("shared_moved")
     assert seen.pop("ahead_moved")
     assert seen.pop("ahead_same")
+    assert seen.pop("lora_moved")
+    assert seen.pop("lora_same")
     assert seen.pop("shared") == [8, 8, 8]
     # 11 prompts over 2 processes: 6 each, one of which only counts as cost.
     assert seen == {"rollouts": [12, 12, 12], "same_everywhere": True, "same_resumed": True}

@@ -71,7 +71,7 @@ def test_a_recipe_for_a_large_student(recipe: str, write: Any, tmp_path: Path) -
 @pytest.mark.parametrize("recipe", ["deepmath_qwen3_4b_grpo", "deepmath_qwen3_4b_dapo", "deepmath_qwen3_1.7b_ppo"])
 def test_a_recipe_for_reinforcement_learning(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a reward that random weights sometimes earn, which they never do by right answers."""
-    (tmp_path / "rewards_of_ids.py").write_text(
+    (tmp_path / "rewards_of_first_ids.py").write_text(
         "def even(completion_ids, **kwargs): return [float(sum(ids[:1]) % 2) for ids in completion_ids]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -81,7 +81,7 @@ def test_a_recipe_for_reinforcement_learning(recipe: str, tmp_path: Path, monkey
     data = {"dataset_name": problems, "dataset_split": "train", "evaluation_dataset_name": problems}
     data |= {"evaluation_split": "train", "num_evaluation_examples": 4, "eval_steps": 2, "num_generations": 4}
     names = {"model_name_or_path": write_tiny_qwen3(tmp_path / "student"), "output_dir": tmp_path / "run"}
-    names["reward"] = "rewards_of_ids:even"
+    names["reward"] = "rewards_of_first_ids:even"
     small = SMALL | ({"overlong_buffer": 4} if recipe.endswith("dapo") else {})
     rows = train(*parsed(recipe, **small, **data, **names))
     assert len(rows) == 2

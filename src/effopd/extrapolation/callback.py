@@ -29,6 +29,7 @@ from effopd.extrapolation.checks import (
 from effopd.extrapolation.guide import guided
 from effopd.extrapolation.learning_rate import LearningRateMultiple
 from effopd.extrapolation.line_search import line_search
+from effopd.extrapolation.lora_snapshot import snapshot_of
 from effopd.extrapolation.next_rollouts import NextRolloutsValidator
 from effopd.extrapolation.presets import ExtrapolationConfig, resolve_preset
 from effopd.extrapolation.records import COSTS, RECORDS, make_record
@@ -51,7 +52,7 @@ class EffOPDCallback(TrainerCallback):
     After each step t of the schedule, it tries the weights `W_t + scale * (W_t - W_anchor)` for increasing scales, and
     keeps the last that were accepted. The anchor is what the trigger before left. With `preset="line_search"`, it does
     so before each step, on the rollouts that the step has sampled. It works on TRL's `DistillationTrainer`,
-    `GRPOTrainer` and `RLOOTrainer`, under DDP and FSDP2:
+    `GRPOTrainer` and `RLOOTrainer`, under DDP and FSDP2, and with a LoRA adapter:
 
         trainer = DistillationTrainer(...)
         trainer.add_callback(EffOPDCallback(trainer, reward=reward_function))
@@ -65,8 +66,7 @@ class EffOPDCallback(TrainerCallback):
         reward: Reward function, or several, with TRL's signature, for validation by reward; None takes the trainer's
             own.
         preset: Name of the settings, `paper`, `reference`, `adaptive` or `line_search`, or an `ExtrapolationConfig`.
-        validation_dataset: Rows that the validation prompts are drawn from; None takes the training set, as in the
-            paper.
+        validation_dataset: Rows that the validation prompts are drawn from; None takes the training set.
         validator: Name of a validator, as in `ExtrapolationConfig`, in place of the preset's; or one of your own.
         allow_untested_trainer: Whether to accept a trainer of another class than those that this is tested with. Its
             `_generate_single_turn` has to give one completion for each prompt, from the weights as they are.
@@ -74,7 +74,7 @@ class EffOPDCallback(TrainerCallback):
 
     Raises:
         ConfigurationError: The settings, the validation set or the rewards cannot work.
-        UnsupportedError: The trainer's weights cannot be extrapolated (PEFT adapters, DeepSpeed, FSDP1).
+        UnsupportedError: The trainer's weights cannot be extrapolated (adapters but plain LoRA, DeepSpeed, FSDP1).
 
     Attributes:
         cost: Cost of all triggers so far, by the names that records have.
@@ -146,9 +146,7 @@ class EffOPDCallback(TrainerCallback):
             check_schedule(self._triggers, self.config.schedule, state.max_steps)
             if not self._ahead:
                 self.validator.try_out(self.trainer, self._draw(step=0)[0])
-        # They are found by clean names, because FSDP2 with activation checkpointing has wrapped the layers since.
-        parameters = {clean_name(name): parameter for name, parameter in self.trainer.model.named_parameters()}
-        self._snapshot = Snapshot({name: parameters[name] for name in self._names}, self.config.snapshot_device)
+        self._snapshot = snapshot_of(self.trainer.model, self._names, self.config.snapshot_device)
         self._optimizer_checked = False
         self.cost, self.num_accepted, self.last = dict.fromkeys(COSTS, 0), 0, None
         self._rate.detach()
@@ -234,7 +232,9 @@ class EffOPDCallback(TrainerCallback):
             self._rate.learn(
                 1 + result.accepted_scale, self.trainer.optimizer, self.trainer.state.is_world_process_zero
             )
-        self.last = make_record(step, result, displacement, skipped, cost, self._rate.multiple)
+        self.last = make_record(
+            step, result, displacement, skipped, cost, self._rate.multiple, self._snapshot.truncation
+        )
         if self.trainer.state.is_world_process_zero:
             append_json_line(Path(self.trainer.args.output_dir) / RECORDS, self.last)
         for name in ("accepted_scale", "rollouts"):

@@ -8,6 +8,7 @@ from accelerate.utils import DistributedType, is_peft_model
 
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError, UnsupportedError
+from effopd.extrapolation.adapters import check_adapter
 from effopd.extrapolation.presets import ExtrapolationConfig
 from effopd.extrapolation.snapshot import local_part
 
@@ -44,8 +45,8 @@ def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
 
     Raises:
         ConfigurationError: The trainer samples in a way that is not tested, or its tokenizer has no padding token.
-        UnsupportedError: The trainer uses tools, environments or a rollout function, a schedule-free optimizer, PEFT
-            adapters, DeepSpeed or FSDP1.
+        UnsupportedError: The trainer uses tools, environments or a rollout function, a schedule-free optimizer, an
+            adapter other than a plain LoRA, DeepSpeed or FSDP1.
     """
     _check_class(trainer, allow_untested)
     for name in ("tools", "environments", "rollout_func"):
@@ -58,10 +59,7 @@ def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
     if "schedule_free" in optimizer:
         raise UnsupportedError(f"optim={optimizer!r}: {KEEPS_WEIGHTS}")
     if is_peft_model(trainer.model):
-        raise UnsupportedError(
-            "The model has PEFT adapters. Extrapolating A and B separately is not extrapolating their product BA, so "
-            "the result would not be EffOPD. Train all parameters, or merge the adapter first (merge_and_unload)."
-        )
+        check_adapter(trainer)
     accelerator = trainer.accelerator
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise UnsupportedError(

@@ -6,7 +6,9 @@
     baseline                  {score, stderr} of W_t, or null if nothing was tried
     candidates                for each scale tried: scale, score, stderr, accepted, reason in words, confirmation:
                               {score, stderr} on completions of its own, or null if that was not asked for; and
-                              kl_to_current: KL to W_t in nats per token, or null if it was not measured
+                              kl_to_current: KL to W_t in nats per token, or null if it was not measured; and
+                              truncation: {max, mean} over the modules of a LoRA adapter of the share of the jump that
+                              keeping the rank loses, or null without an adapter
     skipped                   why nothing was tried, or null
     all_scores_equal          whether every completion of W_t and of all candidates got the same score, which tells
                               nothing; null if nothing was tried
@@ -23,6 +25,7 @@
 A number that is not finite is null.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from effopd.extrapolation.search import Score, SearchResult
@@ -44,8 +47,10 @@ def make_record(
     skipped: str | None,
     cost: dict[str, float],
     learning_rate_multiple: float = 1.0,
+    truncation: Mapping[float, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """Make the line of one trigger; `cost` holds what this trigger alone spent, by the names in `COSTS`."""
+    truncation = truncation or {}
 
     def entry(score: Score) -> dict[str, float | None]:
         return {"score": finite_or_none(score.value), "stderr": finite_or_none(score.stderr)}
@@ -59,6 +64,9 @@ def make_record(
                 **{"scale": c.scale, **entry(c.score), "accepted": c.accepted, "reason": c.reason},
                 "confirmation": entry(c.confirmation) if c.confirmation else None,
                 "kl_to_current": finite_or_none(c.score.kl_to_current),
+                "truncation": dict(zip(("max", "mean"), map(finite_or_none, truncation[c.scale]), strict=True))
+                if c.scale in truncation
+                else None,
             }
             for c in result.candidates
         ],

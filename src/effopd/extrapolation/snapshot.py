@@ -89,6 +89,8 @@ class Snapshot:
     Attributes:
         parameters: The live parameters, by their names in the plain model.
         is_sharded: Whether some parameter is a DTensor, so that processes may hold different parts.
+        truncation: Largest and mean share of the jump that a trigger's candidates lost, over the products that are kept
+            to their rank, by scale; empty but for a LoRA adapter.
     """
 
     def __init__(self, parameters: Mapping[str, torch.Tensor], device: str | torch.device | None = None) -> None:
@@ -101,6 +103,7 @@ class Snapshot:
                     "point weights in memory. Load the model unquantized."
                 )
         self.is_sharded = any(isinstance(parameter, DTensor) for parameter in self.parameters.values())
+        self.truncation: dict[float, tuple[float, float]] = {}
         live = self._live()
         self._anchor = {name: self._empty_copy(tensor) for name, tensor in live.items()}
         self._current = {name: self._empty_copy(tensor) for name, tensor in live.items()}
@@ -110,6 +113,10 @@ class Snapshot:
 
     def displacement(self) -> Displacement:
         """Sum up the displacement since the anchor. Call it before `begin`. It is collective with several processes."""
+        return self._summarize(*self._sum_up())
+
+    def _sum_up(self) -> tuple[dict[str, torch.Tensor], dict[torch.dtype, tuple[float, float]]]:
+        """Take the sums over this process's part of each parameter, and the largest values by dtype."""
         sums: dict[str, torch.Tensor] = {}
         largest: dict[torch.dtype, tuple[float, float]] = {}
         for name, parameter in self.parameters.items():
@@ -127,7 +134,7 @@ class Snapshot:
             if live.numel():
                 peak = (max(peak[0], live.abs().amax().item()), max(peak[1], delta.abs().amax().item()))
             largest[parameter.dtype] = peak
-        return self._summarize(sums, largest)
+        return sums, largest
 
     def begin(self, moving: Collection[str] | None = None) -> None:
         """Remember the parameters as W_t, in place of the anchor before the anchor.
@@ -217,7 +224,9 @@ class Snapshot:
     def is_finite(self) -> bool:
         """Whether every selected parameter is finite on every process. This is collective with several processes."""
         finite = all(bool(torch.isfinite(live).all()) for live in self._live().values())
-        return bool(_all_reduce(torch.tensor(float(finite)), dist.ReduceOp.MIN).item()) if _world() > 1 else finite
+        return (
+            bool(_all_reduce(torch.tensor(float(finite)), dist.ReduceOp.MIN).item()) if num_processes() > 1 else finite
+        )
 
     def _live(self) -> dict[str, torch.Tensor]:
         with torch.no_grad():
@@ -245,7 +254,7 @@ class Snapshot:
         table = torch.stack(list(sums.values())).cpu()
         dtypes = sorted(largest, key=str)
         peaks = torch.tensor([largest[dtype] for dtype in dtypes], dtype=torch.float64)
-        if _world() > 1:
+        if num_processes() > 1:
             table, peaks = _all_reduce(table, dist.ReduceOp.SUM), _all_reduce(peaks, dist.ReduceOp.MAX)
         by_kind: dict[str, float] = {}
         for name, row in zip(sums, table.tolist(), strict=True):
@@ -278,7 +287,7 @@ def local_part(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter.detach()
 
 
-def _world() -> int:
+def num_processes() -> int:
     """Number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
@@ -286,13 +295,13 @@ def _world() -> int:
 def _num_replicas(parameter: torch.Tensor) -> int:
     """Number of processes that hold each element of this parameter."""
     if not isinstance(parameter, DTensor):
-        return _world()
+        return num_processes()
     shards = math.prod(
         parameter.device_mesh.size(dim)
         for dim, placement in enumerate(parameter.placements)
         if isinstance(placement, Shard)
     )
-    return _world() // shards
+    return num_processes() // shards
 
 
 def _all_reduce(tensor: torch.Tensor, op: dist.ReduceOp.RedOpType) -> torch.Tensor:
