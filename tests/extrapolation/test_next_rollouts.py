@@ -229,9 +229,7 @@ def test_the_optimizer_starts_anew_after_a_jump_and_only_then(tmp_path: Path) ->
 
 
 def test_wrong_use_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"with a teacher model; got GRPOTrainer\. With rewards"
-    ):
+    with pytest.raises(ConfigurationError, match=r"with a teacher model; got GRPOTrainer\. With rewards"):
         add(grpo_trainer(tmp_path))
     trainer = distillation_trainer(tmp_path)
     with pytest.raises(ConfigurationError, match="validation_dataset was given"):
