@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from grid_plan import Run
 from run_records import Record
-from training_runs import CPUClock
+from training_runs import CPUClock, course, evaluations
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -71,11 +71,7 @@ def do_run(run: Run, directory: Path) -> Record:
         "run": run.recorded(),
         "diverged": diverged,
         **beyond[0].outcome(rows),
-        "seconds": rows[-1]["seconds"],
-        "evaluation_cpu_seconds": clock.evaluation_seconds,
-        "wall_seconds_in_all": time.perf_counter() - started,
-        "evaluations": evaluations(rows),
-        "extrapolations": [[row["step"], row["accepted_scale"]] for row in rows if row["accepted_scale"] is not None],
+        **course(rows, clock, started),
         "versions": versions(),
     }
 
@@ -101,11 +97,6 @@ def settings(run: Run, directory: Path) -> tuple[RunArguments, OPDConfig]:
     config.optim = OptimizerNames(run.optim)
     config.per_device_eval_batch_size = BATCH  # as few prompts per step would make evaluation dearer than training
     return arguments, config
-
-
-def evaluations(rows: Sequence[Record]) -> list[list[Any]]:
-    """Step, rollouts and accuracy of each evaluation."""
-    return [[row["step"], row["rollouts"], row["accuracy"]] for row in rows if row["accuracy"] is not None]
 
 
 class BeyondTarget(TrainerCallback):

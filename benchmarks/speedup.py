@@ -23,7 +23,7 @@ from typing import Any
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 
 from speedup_report import USUAL_STEP, write_report
-from training_runs import NUM_WORKERS, CPUClock, do_runs, read_records, workers
+from training_runs import NUM_WORKERS, CPUClock, course, do_runs, read_records, workers
 
 METHODS = ("vanilla", "paper", "reference", "adaptive")
 LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # two decades, and one above the best, to show that it is
@@ -188,11 +188,7 @@ def do_run(run: Run, directory: Path) -> dict[str, Any]:
     return {
         "run": asdict(run),
         **result,
-        "seconds": rows[-1]["seconds"],
-        "evaluation_cpu_seconds": clock.evaluation_seconds,
-        "wall_seconds_in_all": time.perf_counter() - started,
-        "evaluations": [[row["step"], row["rollouts"], row["accuracy"]] for row in rows if row["accuracy"] is not None],
-        "extrapolations": [[row["step"], row["accepted_scale"]] for row in rows if row["accepted_scale"] is not None],
+        **course(rows, clock, started),
         "versions": versions(),
     }
 

@@ -115,6 +115,28 @@ class CPUClock:
             self.evaluation_seconds += time.process_time() - started
 
 
+def evaluations(rows: Sequence[Record]) -> list[list[Any]]:
+    """Step, rollouts and accuracy of each evaluation."""
+    return [[row["step"], row["rollouts"], row["accuracy"]] for row in rows if row["accuracy"] is not None]
+
+
+def course(rows: Sequence[Record], clock: CPUClock, started: float) -> Record:
+    """What a record says of a run's course: seconds, evaluations and extrapolations.
+
+    Args:
+        rows: Rows of the run's metrics.
+        clock: Clock that watched its trainer.
+        started: `time.perf_counter()` when it began.
+    """
+    return {
+        "seconds": rows[-1]["seconds"],
+        "evaluation_cpu_seconds": clock.evaluation_seconds,
+        "wall_seconds_in_all": time.perf_counter() - started,
+        "evaluations": evaluations(rows),
+        "extrapolations": [[row["step"], row["accepted_scale"]] for row in rows if row["accepted_scale"] is not None],
+    }
+
+
 def finish_run(do_run: DoRun[Run], run: Run, records: Path, work: Path) -> tuple[str, str | None]:
     """Do a run and write its record, in a worker process; returns its name and, if it failed, why."""
     try:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from run_records import Record
-from training_runs import CPUClock
+from training_runs import CPUClock, course
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
@@ -245,11 +245,7 @@ def do_run(run: Run, directory: Path) -> Record:
             for name in (run.start, run.teacher)
             if (made / name).exists()
         },
-        "seconds": rows[-1]["seconds"],
-        "evaluation_cpu_seconds": clock.evaluation_seconds,
-        "wall_seconds_in_all": time.perf_counter() - started,
-        "evaluations": [[row["step"], row["rollouts"], row["accuracy"]] for row in rows if row["accuracy"] is not None],
-        "extrapolations": [[row["step"], row["accepted_scale"]] for row in rows if row["accepted_scale"] is not None],
+        **course(rows, clock, started),
         "versions": versions(),
     }
 

@@ -31,7 +31,7 @@ def analysis(tmp_path: Path) -> Path:
 
 
 def test_the_controls_freeze_about_as_much_as_the_low_ones(analysis: Path) -> None:
-    """Of low utility are a and b, with 200 elements."""
+    """The parameters a and b have a low utility; together they have 200 elements."""
     assert frozen_names("high", analysis, 0) == ["c", "d", "e"]
     drawn = [frozen_names("random", analysis, seed) for seed in range(20)]
     assert drawn[0] == frozen_names("random", analysis, 0)

@@ -7,7 +7,7 @@ from effopd.objectives import generalized_advantages
 
 
 def plain(rewards: list[float], values: list[float], gamma: float, gae_lambda: float) -> list[float]:
-    """As the paper writes it: the discounted sum of the errors that follow."""
+    """Compute each advantage by the paper's formula: the discounted sum of this error and those that follow."""
     after = [*values, 0.0][1:]
     errors = [r + gamma * v_next - v for r, v, v_next in zip(rewards, values, after, strict=True)]
     weight = gamma * gae_lambda

@@ -53,7 +53,7 @@ def test_an_interrupted_sweep_is_continued(root: Path, tmp_path: Path, monkeypat
 
 
 def test_results_that_were_not_gathered_yet_count(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after a kill: a row in a file of its own, also where it has been gathered already."""
+    """A killed sweep leaves rows in files of their own, and may have gathered some of these rows already."""
     spec, out = make(root), tmp_path / "out"
     sweep(spec, out, workers=1)
     before = rows(out)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from evaluation.fake_vllm import install
 from rich.console import Console
-from sweeps.short_runs import make
+from sweeps.short_runs import counted, make
 
 from effopd import cli, evaluation
 from effopd.errors import CheckpointError, ConfigurationError
@@ -159,15 +159,8 @@ def test_a_limited_sweep_draws_and_goes_on(
 def test_a_sweep_that_is_stopped_anywhere_draws_what_it_has(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    spec, out, real, calls = make(root, sweeps=PAPER, limit=2), tmp_path / "out", evaluation.evaluate, []
-
-    def evaluate(*arguments: Any, **options: Any) -> Any:
-        if len(calls) == number:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    spec, out = make(root, sweeps=PAPER, limit=2), tmp_path / "out"
+    counted(monkeypatch, stop_after=number)
     with pytest.raises(KeyboardInterrupt):
         sweep(spec, out, workers=1)
     assert f"{number} of" in (out / "sweep.md").read_text()

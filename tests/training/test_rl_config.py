@@ -71,7 +71,7 @@ def test_what_does_not_go_together(
 
 
 def test_dynamic_sampling_needs_whole_groups(tmp_path: Path) -> None:
-    """As on two processes, each of which would sample half of a prompt's completions."""
+    """A process that samples 8 completions cannot hold all 16 of a prompt, as if two processes shared them."""
     arguments, config = rl_world(tmp_path, method="dapo", per_device_train_batch_size=4)
     config.num_generations = 16
     with pytest.raises(ConfigurationError, match=r"needs all 16 samples of a prompt .* each samples 8 completions"):

@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError, DataError, DivergedError
-from effopd.files import finite_or_none, read_json, read_json_lines, write_json, write_text
+from effopd.files import finite_or_none, read_json, read_json_lines, replaced, write_json, write_text
 from effopd.models.load import load_model
 from effopd.run_directory import differing_settings, locked
 from effopd.training.alphaopd import MODEL, RECORD, extrapolate_run
@@ -145,9 +145,8 @@ def _copy_model(checkpoint: Path, directory: Path) -> None:
     """Make a run's final model from its last checkpoint, which has the same files and those of the training's state."""
     for file in checkpoint.iterdir():
         if file.is_file() and not file.name.startswith(STATE_FILES):
-            temporary = directory / f"{file.name}.tmp"
-            shutil.copyfile(file, temporary)
-            temporary.replace(directory / file.name)
+            with replaced(directory / file.name) as temporary:
+                shutil.copyfile(file, temporary)
 
 
 def _extrapolate(arguments: RunArguments, trainer: OPDTrainer | RLTrainer, directory: Path) -> dict[str, Any]:
