@@ -141,7 +141,7 @@ def _cells(rows: Iterable[Record]) -> str:
     def optional(value: float | None, spec: str) -> str:
         return "" if value is None else f"{value:{spec}}"
 
-    body = []
+    spent, body = ("rollouts", "steps", "generated_tokens", "teacher_tokens", "cpu_seconds"), []
     for row in rows:
         seeds = len(row["seeds"])
         body.append(
@@ -150,7 +150,7 @@ def _cells(rows: Iterable[Record]) -> str:
                 rate_text(row["learning_rate"]),
                 f"{row['prompts_per_step']:,}",
                 str(seeds),
-                *(shown(row[name], seeds) for name in ("rollouts", "steps", "generated_tokens", "cpu_seconds")),
+                *(shown(row[name], seeds) for name in spent),
                 f"{row['num_failed']}",
                 optional(row["accuracy_at_target"], ".3f"),
                 optional(row["lowest_after_target"], ".3f"),
@@ -160,8 +160,9 @@ def _cells(rows: Iterable[Record]) -> str:
                 optional(row["second_skill_kl"], ".4f"),
             ]
         )
-    header = ["method", "rate", "prompts", "seeds", "rollouts", "steps", "generated tokens", "CPU seconds", "failed"]
-    header += ["at target", "lowest afterwards", "final accuracy", "KL to teacher", "second skill lost", "KL to base"]
+    header = ["method", "rate", "prompts", "seeds", "rollouts", "steps", "generated tokens", "teacher tokens"]
+    header += ["CPU seconds", "failed", "at target", "lowest afterwards", "final accuracy", "KL to teacher"]
+    header += ["second skill lost", "KL to base"]
     return table_of(header, body)
 
 
