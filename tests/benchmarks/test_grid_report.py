@@ -199,10 +199,8 @@ def test_a_run_that_fell_back_is_in_the_table():
     chosen = plan()
     run = chosen.run("style", "vanilla", (1e-3, 32), 0)
     page = grid_page({"command": "c", "note": "", **summarise([record(run, 320, fell=True)], chosen)})
-    assert (
-        "| vanilla OPD | 1e-3 | 32 | 1 | 320 | 10 | 3,200 | 1 | 1 | 0.950 | 0.800 | 0.970 | 0.0050 | 0.010 | 0.0020 |"
-        in page
-    )
+    cost, accuracies = "320 | 10 | 3,200 | 3,200 | 1 | 1", "0.950 | 0.800 | 0.970 | 0.0050 | 0.010 | 0.0020"
+    assert f"| vanilla OPD | 1e-3 | 32 | 1 | {cost} | {accuracies} |" in page
 
 
 def test_panels_share_the_rates_of_one_kind():
