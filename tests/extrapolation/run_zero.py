@@ -223,8 +223,7 @@ def rejected(out: Path, config: dict[str, Any]) -> dict[str, Any]:
             trainer.add_callback(EffOPDCallback(trainer, reward, num_prompts=7, acceptance="reference", scales=[1e3]))
         try:
             trainer.train()
-        except RuntimeError as error:
-            assert "a candidate" in str(error)
+        except ZeroDivisionError:
             return {"rejected": differing(*finished), "restored": differing(watch.current, masters(trainer))}
         finished.append(masters(trainer))
     raise AssertionError("nothing was raised")
@@ -236,7 +235,7 @@ def fails_at_a_candidate() -> Any:
     def reward(completions: list[str], **kwargs: Any) -> list[float]:
         calls.append(len(completions))
         if len(calls) == 3:  # an empty completion, W_t, a candidate
-            raise RuntimeError("a candidate is in the model")
+            raise ZeroDivisionError("a candidate is in the model")
         return [0.0] * len(completions)
 
     return reward

@@ -13,7 +13,7 @@ from effopd.extrapolation.deepspeed_checks import check_deepspeed
 from effopd.extrapolation.presets import ExtrapolationConfig
 from effopd.extrapolation.snapshot import local_part
 
-# Relative distance up to which a tensor of the optimizer counts as a copy of the weights. Momenta are farther away.
+# Relative distance below which a tensor of the optimizer counts as a copy of the weights. Momenta are farther away.
 LARGEST_DISTANCE = 0.05
 KEEPS_WEIGHTS = (
     "An optimizer that keeps weights of its own, averaged or as a master copy, would overwrite an extrapolation at its "
@@ -97,7 +97,7 @@ def check_optimizer(optimizer: Any) -> None:
     """Refuse an optimizer that keeps weights of its own, which would undo a jump at the next step.
 
     Such an optimizer is recognised by a tensor in its state that nearly equals the parameter: its relative distance is
-    at most `LARGEST_DISTANCE`. Only the largest matrix is looked at, or under ZeRO the largest flat partition.
+    below `LARGEST_DISTANCE`. Only the largest matrix is looked at, or under ZeRO the largest flat partition.
 
     Args:
         optimizer: Optimizer that has done a step already, so that it has a state.
@@ -115,7 +115,8 @@ def check_optimizer(optimizer: Any) -> None:
         if not isinstance(value, torch.Tensor) or value.shape != largest.shape or not value.is_floating_point():
             continue
         kept, weight = (local_part(each).detach().to(torch.float32) for each in (value, largest))
-        if torch.dist(kept.to(weight.device), weight) <= LARGEST_DISTANCE * weight.norm():
+        # Not <=, because the padding of a partition may be anything, infinities or only zeros.
+        if torch.dist(kept.to(weight.device), weight) < LARGEST_DISTANCE * weight.norm():
             kind = type(getattr(optimizer, "optimizer", optimizer)).__name__
             raise UnsupportedError(f"The optimizer, {kind}, holds the weights in its state ({name!r}). {KEEPS_WEIGHTS}")
 
