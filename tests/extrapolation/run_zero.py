@@ -51,7 +51,7 @@ OWN_OPTIMIZER = {
     "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "weight_decay": 0.0, "torch_adam": True}},
     "scheduler": {
         "type": "WarmupLR",
-        "params": {"warmup_min_lr": 0, "warmup_max_lr": 1e-3, "warmup_num_steps": 10, "warmup_type": "linear"},
+        "params": {"warmup_min_lr": 0, "warmup_max_lr": 1e-3, "warmup_num_steps": "auto", "warmup_type": "linear"},
     },
 }
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
@@ -203,7 +203,7 @@ def judged(out: Path, config: dict[str, Any] | None, judge: str) -> dict[str, An
     finished, schedules = [], []
     for checkpoint in (None, str(out / "checkpoint-2")):
         kind = grpo_trainer if judge == "grpo" else distillation_trainer
-        trainer = make(out, config, kind, max_steps=4, save_strategy="steps", save_steps=2)
+        trainer = make(out, config, kind, max_steps=4, save_strategy="steps", save_steps=2, warmup_steps=10)
         effopd = EffOPDCallback(trainer, **{"num_prompts": 7} | JUDGES[judge])
         trainer.add_callback(effopd)
         trainer.train(resume_from_checkpoint=checkpoint)
