@@ -144,7 +144,9 @@ class Watch(TrainerCallback):
         if step not in SCORES:
             return
         scale, anchor, current = ACCEPTED[step], self.anchor, self.current
-        wanted = {name: torch.lerp(anchor[name], current[name], 1 + scale) if scale else current[name] for name in anchor}
+        wanted = {
+            name: torch.lerp(anchor[name], current[name], 1 + scale) if scale else current[name] for name in anchor
+        }
         found = masters(self.trainer)
         self.expect("masters", differing(wanted, found))
         self.expect("copies", differing(found, lows(self.trainer)))

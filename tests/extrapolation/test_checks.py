@@ -51,7 +51,7 @@ def test_what_is_supported_passes() -> None:
 
 
 def test_what_is_not_supported_is_refused_with_a_way_on() -> None:
-    with pytest.raises(UnsupportedError, match="one flat tensor.*fsdp_version: 2"):
+    with pytest.raises(UnsupportedError, match=r"one flat tensor.*fsdp_version: 2"):
         check_trainer(described(DistributedType.FSDP, fsdp_version=1))
     with pytest.raises(ConfigurationError, match="no padding token"):
         check_trainer(described(pad=None))
@@ -97,9 +97,9 @@ def test_what_deepspeed_can_do_at_which_stage(monkeypatch: pytest.MonkeyPatch) -
         check(stage, "bf16", offload_optimizer={"device": "cpu"}, offload_param={"device": "none"})
     check(0)
     check(3, round_robin_gradients=True)  # stage 3 does not read it
-    with pytest.raises(UnsupportedError, match="stage 0 has no float32 masters.*Set stage to 1"):
+    with pytest.raises(UnsupportedError, match=r"stage 0 has no float32 masters.*Set stage to 1"):
         check(0, "bf16")
-    with pytest.raises(UnsupportedError, match="round_robin_gradients.*wrong. Leave it out"):
+    with pytest.raises(UnsupportedError, match=r"round_robin_gradients.*wrong\. Leave it out"):
         check(2, round_robin_gradients=True)
     with pytest.raises(UnsupportedError, match="fp16"):
         check(2, "fp16")

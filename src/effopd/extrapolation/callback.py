@@ -46,7 +46,7 @@ class EffOPDCallback(TrainerCallback):
     After each step t of the schedule, it tries the weights `W_t + scale * (W_t - W_anchor)` for increasing scales, and
     keeps the last that were accepted. The anchor is what the trigger before left. With `preset="line_search"`, it does
     so before each step, on the rollouts that the step has sampled. It works on TRL's `DistillationTrainer`,
-    `GRPOTrainer` and `RLOOTrainer`, under DDP and FSDP2, and with a LoRA adapter:
+    `GRPOTrainer` and `RLOOTrainer`, under DDP, FSDP2 and DeepSpeed ZeRO, and with a LoRA adapter:
 
         trainer = DistillationTrainer(...)
         trainer.add_callback(EffOPDCallback(trainer, reward=reward_function))

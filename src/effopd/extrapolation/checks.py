@@ -66,8 +66,8 @@ def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
         check_deepspeed(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version != 2:
         raise UnsupportedError(
-            "FSDP1 joins the parameters of a module into one flat tensor, of which parts cannot be selected or measured "
-            "by name. Set fsdp_version: 2 in the accelerate configuration, or train without acceleration."
+            "FSDP1 joins the parameters of a module into one flat tensor, of which no part can be selected or measured "
+            "by its name. Set fsdp_version: 2 in the accelerate configuration, or train without acceleration."
         )
     if trl_hooks.tokenizer(trainer).pad_token_id is None:
         raise ConfigurationError(

@@ -49,7 +49,7 @@ def _reason(config: dict[str, Any], mixed_precision: str) -> str | None:
         return "offload_optimizer to nvme keeps the masters in files. Set its device to cpu"
     if devices["offload_param"] != "none":
         return (
-            f"offload_param to {devices['offload_param']} keeps the model's weights where candidates do not reach them. "
+            f"offload_param to {devices['offload_param']} keeps the model's weights where candidates do not come. "
             "Leave it out; offload_optimizer to cpu is supported"
         )
     if untested := _untested(config, zero):

@@ -13,6 +13,6 @@ def torch_optimizer(optimizer: Any) -> Any:
 def forget_moments(optimizer: Any) -> None:
     """Empty the optimizer's state, as if it had done no step yet."""
     optimizer.state.clear()
-    zero = getattr(optimizer, "optimizer", None)
+    zero: Any = getattr(optimizer, "optimizer", None)
     if hasattr(zero, "_hp_optimizer_states_linked"):  # DeepSpeed keeps views of the state, which its next step renews
         zero._hp_optimizer_states_linked = False

@@ -177,7 +177,7 @@ class Snapshot:
         self._anchor, self._current = self._current, self._anchor
         self._has_previous = True
 
-    def publish(self, alone: bool = False) -> None:  # noqa: B027
+    def publish(self, alone: bool = False) -> None:
         """Bring copies of the parameters up to date, where training keeps some; call it after each change of them.
 
         Args:

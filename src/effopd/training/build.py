@@ -253,8 +253,8 @@ def _check_that_zero_saves(trainer: Any) -> None:
         return
     if not plugin.deepspeed_config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
         raise ConfigurationError(
-            "DeepSpeed would leave the final model in parts. Set stage3_gather_16bit_weights_on_model_save: true in its "
-            "zero_optimization, or zero3_save_16bit_model: true in the configuration of accelerate."
+            "DeepSpeed would leave the final model in parts. Set stage3_gather_16bit_weights_on_model_save to true in "
+            "its zero_optimization, or zero3_save_16bit_model: true in the configuration of accelerate."
         )
 
 

@@ -156,14 +156,15 @@ def copied_head(head_VH: torch.Tensor, bias_V: torch.Tensor | None) -> tuple[tor
 
     A head that ZeRO-3 has sharded is gathered for that; the copy has its mark that it is whole.
     """
-    copies = []
+
+    def copied(live: Any) -> Any:
+        copy = live.detach().clone()
+        if hasattr(live, "ds_status"):
+            copy.ds_status = live.ds_status
+        return copy
+
     with maybe_gather_lm_head_ctx(head_VH, bias_V):
-        for live in (head_VH, bias_V):
-            copy = None if live is None else live.detach().clone()
-            if hasattr(live, "ds_status"):
-                copy.ds_status = live.ds_status
-            copies.append(copy)
-    return copies[0], copies[1]
+        return copied(head_VH), None if bias_V is None else copied(bias_V)
 
 
 def divergence_per_rollout(
