@@ -9,6 +9,7 @@ from accelerate.utils import DistributedType
 from trl import DistillationTrainer
 
 from effopd.errors import ConfigurationError, UnsupportedError
+from effopd.extrapolation import deepspeed_checks
 from effopd.extrapolation.checks import check_trainer, validation_rows
 from effopd.extrapolation.presets import ExtrapolationConfig
 
@@ -25,10 +26,15 @@ def described(
     fsdp_version: int = 2,
     pad: int | None = 0,
     processes: int = 1,
+    deepspeed: Any = None,
+    mixed_precision: str = "no",
 ) -> Any:
-    plugin = SimpleNamespace(fsdp_version=fsdp_version)
+    state = SimpleNamespace(
+        fsdp_plugin=SimpleNamespace(fsdp_version=fsdp_version),
+        deepspeed_plugin=SimpleNamespace(deepspeed_config=deepspeed),
+    )
     accelerator = SimpleNamespace(
-        distributed_type=distributed_type, state=SimpleNamespace(fsdp_plugin=plugin), num_processes=processes
+        distributed_type=distributed_type, state=state, num_processes=processes, mixed_precision=mixed_precision
     )
     return Described(
         model=torch.nn.Linear(1, 1),
@@ -45,9 +51,7 @@ def test_what_is_supported_passes() -> None:
 
 
 def test_what_is_not_supported_is_refused_with_a_way_on() -> None:
-    with pytest.raises(UnsupportedError, match="FSDP2"):
-        check_trainer(described(DistributedType.DEEPSPEED))
-    with pytest.raises(UnsupportedError, match="fsdp_version: 2"):
+    with pytest.raises(UnsupportedError, match=r"one flat tensor.*fsdp_version: 2"):
         check_trainer(described(DistributedType.FSDP, fsdp_version=1))
     with pytest.raises(ConfigurationError, match="no padding token"):
         check_trainer(described(pad=None))
@@ -60,6 +64,47 @@ def test_what_is_not_supported_is_refused_with_a_way_on() -> None:
     schedule_free.args.optim = "schedule_free_adamw"
     with pytest.raises(UnsupportedError, match=r"schedule_free_adamw.*updates the model's weights in place"):
         check_trainer(schedule_free)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("config", "zero", "message"),
+    [
+        ({"fp16": {"enabled": True}}, {}, "fp16 .* Set bf16 instead"),
+        ({}, {"offload_optimizer": {"device": "nvme", "nvme_path": "/"}}, "nvme keeps the masters in files.*to cpu"),
+        ({}, {"offload_param": {"device": "cpu"}}, "offload_param to cpu .* Leave it out"),
+        ({}, {"mics_shard_size": 2, "zero_quantized_weights": True}, "mics_shard_size, zero_quantized_weights was not"),
+        ({}, {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}, r"offload_optimizer\.ratio was not tested"),
+        ({"tensor_parallel": {"autotp_size": 2}}, {}, "tensor_parallel was not tested"),
+    ],
+)
+def test_settings_of_deepspeed_are_refused(
+    stage: int, config: dict[str, Any], zero: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deepspeed_checks, "version", lambda name: "0.19.8")
+    trainer = described(DistributedType.DEEPSPEED, deepspeed=config | {"zero_optimization": zero | {"stage": stage}})
+    with pytest.raises(UnsupportedError, match=f"DeepSpeed: {message}"):
+        check_trainer(trainer)
+
+
+def test_what_deepspeed_can_do_at_which_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(stage: int, precision: str = "no", installed: str = "0.19.0", **zero: Any) -> None:
+        monkeypatch.setattr(deepspeed_checks, "version", lambda name: installed)
+        config = {"zero_optimization": {"stage": stage, **zero}}
+        check_trainer(described(DistributedType.DEEPSPEED, deepspeed=config, mixed_precision=precision))
+
+    for stage in (1, 2, 3):
+        check(stage, "bf16", offload_optimizer={"device": "cpu"}, offload_param={"device": "none"})
+    check(0)
+    check(3, round_robin_gradients=True)  # stage 3 does not read it
+    with pytest.raises(UnsupportedError, match=r"stage 0 has no float32 masters.*Set stage to 1"):
+        check(0, "bf16")
+    with pytest.raises(UnsupportedError, match=r"round_robin_gradients.*wrong\. Leave it out"):
+        check(2, round_robin_gradients=True)
+    with pytest.raises(UnsupportedError, match="fp16"):
+        check(2, "fp16")
+    with pytest.raises(UnsupportedError, match=r"DeepSpeed 0\.18\.2 is installed.*version 0\.19: pip install"):
+        check(2, installed="0.18.2")
 
 
 def test_fewer_prompts_than_processes_are_refused() -> None:

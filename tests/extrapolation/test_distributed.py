@@ -17,14 +17,16 @@ from extrapolation import run_sharded
 FOLDER = Path(run_sharded.__file__).parent
 
 
-def on_two_processes(script: str, out: Path) -> dict[str, Any]:
+def launch(script: str, out: Path, *arguments: str, processes: int = 2) -> dict[str, Any]:
     """Run a script of this folder under torchrun; returns what it left in `seen.json`."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    paths = [str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", FOLDER / script, out],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER.parent)},
+        [*torchrun, FOLDER / script, out, *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -33,7 +35,7 @@ def on_two_processes(script: str, out: Path) -> dict[str, Any]:
 
 
 def test_replicas_agree_and_resume_to_the_bit(tmp_path: Path) -> None:
-    seen = on_two_processes("run_replicated.py", tmp_path)
+    seen = launch("run_replicated.py", tmp_path)
     assert seen.pop("moved")
     assert seen.pop("shared_moved")
     assert seen.pop("ahead_moved")
@@ -49,7 +51,7 @@ def test_replicas_agree_and_resume_to_the_bit(tmp_path: Path) -> None:
 
 def test_two_shards_do_what_one_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_sharded.callback_module, "validate", run_sharded.callback_module.validate)
-    both = on_two_processes("run_sharded.py", tmp_path / "two")
+    both = launch("run_sharded.py", tmp_path / "two")
     for guide, seen in both.items():
         whole, shards = run_sharded.run(tmp_path / "one" / guide, guide), tmp_path / "two" / guide
         assert_same(whole["weights"], load_file(shards / "weights.safetensors"))

@@ -213,7 +213,7 @@ def test_ordinary_optimizers_pass(make: Any) -> None:
         ids = torch.tensor([[3, 12, 5, 7]])
         model(ids, labels=ids).loss.backward()
         optimizer.step()
-        check_optimizer(optimizer, model.parameters())
+        check_optimizer(optimizer)
 
 
 # Settings

@@ -17,7 +17,8 @@ from effopd.checkpoints.lora import open_adapter
 from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.extrapolation import EffOPDCallback
 from effopd.extrapolation.adapters import check_adapter
-from effopd.extrapolation.lora_snapshot import LoraSnapshot, snapshot_of
+from effopd.extrapolation.lora_snapshot import LoraSnapshot
+from effopd.extrapolation.snapshots import snapshot_of
 from extrapolation.scripted import records, script, with_effopd
 
 PLAIN = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
@@ -229,13 +230,13 @@ def test_one_factor_alone(tmp_path: Path) -> None:
     for name, parameter in trainer.model.named_parameters():
         parameter.requires_grad_("lora_B" in name)
     names = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
-    assert not isinstance(snapshot_of(trainer.model, names, None), LoraSnapshot)  # linear in B, so B itself
+    assert not isinstance(snapshot_of(trainer, names, None), LoraSnapshot)  # linear in B, so B itself
 
 
 def test_a_guide_chooses_modules(tmp_path: Path) -> None:
     model = adapted(init_lora_weights=False)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    snapshot = snapshot_of(model, names, None)
+    snapshot = snapshot_of(SimpleNamespace(model=model), names, None)
     for name in names:
         parameter = model.get_parameter(name).data
         parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
@@ -256,7 +257,7 @@ def test_a_guide_chooses_modules(tmp_path: Path) -> None:
 def test_weights_that_are_not_finite_are_rejected(tmp_path: Path) -> None:
     model = adapted()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    snapshot = snapshot_of(model, names, None)
+    snapshot = snapshot_of(SimpleNamespace(model=model), names, None)
     model.get_parameter(names[0]).data.fill_(3e38)
     model.get_parameter(names[1]).data.fill_(3e38)
     displacement = snapshot.displacement()

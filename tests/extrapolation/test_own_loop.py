@@ -12,7 +12,7 @@ import torch
 from tiny import assert_same
 from torch.nn.functional import dropout
 
-from effopd.errors import ConfigurationError
+from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.extrapolation import Extrapolator, Score
 
 ROOT = Path(__file__).parents[2]
@@ -189,6 +189,14 @@ def test_settings_that_do_not_count_are_refused() -> None:
         moved(1.0, 2.0, num_prompts=5)
     with pytest.raises(ConfigurationError, match="scales"):
         moved(1.0, 2.0, scales=[2, 1])
+
+
+@pytest.mark.parametrize("mark", ["ds_id", "_hp_mapping"])
+def test_parameters_that_deepspeed_makes_anew_are_refused(mark: str) -> None:
+    weight = torch.zeros(2)
+    setattr(weight, mark, None)
+    with pytest.raises(UnsupportedError, match="would lose what is written"):
+        Extrapolator({"weight": weight}, validate=lambda seed: 0.0)
 
 
 def test_nothing_is_validated_where_nothing_moved() -> None:

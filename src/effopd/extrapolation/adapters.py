@@ -80,10 +80,10 @@ def check_adapter(trainer: Any) -> None:
             f"The adapter has {kind}. Only plain LoRA of linear layers can be extrapolated, whose update is "
             "scaling * B @ A. Use that, or train without acceleration."
         )
-    if trainer.accelerator.distributed_type == DistributedType.FSDP:
+    if (kind := trainer.accelerator.distributed_type) in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise UnsupportedError(
-            "The adapter is sharded by FSDP, and truncating a product to its rank needs whole factors. Use DDP, or "
-            "train all parameters."
+            f"The adapter is sharded by {kind.value}, and truncating a product to its rank needs whole factors. Use "
+            "DDP, or train all parameters."
         )
     if getattr(trainer.args, "use_vllm", False):
         if _is_quantized(model.get_base_model()):

@@ -18,25 +18,19 @@ from typing_extensions import override
 
 from effopd import trl_hooks
 from effopd.errors import CheckpointError, ConfigurationError, DivergedError
-from effopd.extrapolation.checks import (
-    check_device,
-    check_optimizer,
-    check_prompts,
-    check_schedule,
-    check_trainer,
-    validation_rows,
-)
+from effopd.extrapolation import checks
 from effopd.extrapolation.guide import guided
 from effopd.extrapolation.learning_rate import LearningRateMultiple
 from effopd.extrapolation.line_search import line_search
-from effopd.extrapolation.lora_snapshot import snapshot_of
 from effopd.extrapolation.next_rollouts import NextRolloutsValidator
+from effopd.extrapolation.optimizers import forget_moments
 from effopd.extrapolation.presets import ExtrapolationConfig, resolve_preset
 from effopd.extrapolation.records import COSTS, RECORDS, make_record
 from effopd.extrapolation.saved_state import load_state, save_state
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import Score, SearchResult, search
 from effopd.extrapolation.snapshot import Displacement, Snapshot
+from effopd.extrapolation.snapshots import snapshot_of
 from effopd.extrapolation.ties import warn_of_ties
 from effopd.extrapolation.underflow import reason_to_skip, warn_of_underflow
 from effopd.extrapolation.validation import RewardFunction, Validator, validate
@@ -52,7 +46,7 @@ class EffOPDCallback(TrainerCallback):
     After each step t of the schedule, it tries the weights `W_t + scale * (W_t - W_anchor)` for increasing scales, and
     keeps the last that were accepted. The anchor is what the trigger before left. With `preset="line_search"`, it does
     so before each step, on the rollouts that the step has sampled. It works on TRL's `DistillationTrainer`,
-    `GRPOTrainer` and `RLOOTrainer`, under DDP and FSDP2, and with a LoRA adapter:
+    `GRPOTrainer` and `RLOOTrainer`, under DDP, FSDP2 and DeepSpeed ZeRO, and with a LoRA adapter:
 
         trainer = DistillationTrainer(...)
         trainer.add_callback(EffOPDCallback(trainer, reward=reward_function))
@@ -74,7 +68,7 @@ class EffOPDCallback(TrainerCallback):
 
     Raises:
         ConfigurationError: The settings, the validation set or the rewards cannot work.
-        UnsupportedError: The trainer's weights cannot be extrapolated (adapters but plain LoRA, DeepSpeed, FSDP1).
+        UnsupportedError: The trainer's weights cannot be extrapolated (see `effopd.extrapolation.checks`).
 
     Attributes:
         cost: Cost of all triggers so far, by the names that records have.
@@ -97,10 +91,10 @@ class EffOPDCallback(TrainerCallback):
             overrides["validator"], validator = validator, None
         self.config = resolve_preset(preset, **overrides)
         self.validator = make_validator(validator or self.config.validator, reward)
-        check_trainer(trainer, allow_untested_trainer)
-        check_device(self.config.snapshot_device)
+        checks.check_trainer(trainer, allow_untested_trainer)
+        checks.check_device(self.config.snapshot_device)
         self._ahead = self.validator if isinstance(self.validator, NextRolloutsValidator) else None
-        self._rows = validation_rows(trainer, validation_dataset, self.config, ahead=self._ahead is not None)
+        self._rows = checks.validation_rows(trainer, validation_dataset, self.config, ahead=self._ahead is not None)
         if self.config.scales or self._ahead:
             self.validator.check(trainer)
         self._names = select(
@@ -113,7 +107,7 @@ class EffOPDCallback(TrainerCallback):
                 "random_numbers='shared' cannot be had from a vLLM server, which is given no seed for each prompt. Use "
                 "vllm_mode='colocate', or random_numbers='independent'."
             )
-        check_prompts(trainer, self._draw(step=0))
+        checks.check_prompts(trainer, self._draw(step=0))
         self._triggers = parse_schedule(self.config.schedule)
         self._snapshot: Snapshot | None = None
         self._resume_from: Path | None = None
@@ -143,10 +137,10 @@ class EffOPDCallback(TrainerCallback):
                 "trainer.remove_callback(EffOPDCallback) removes the first."
             )
         if self.config.scales:
-            check_schedule(self._triggers, self.config.schedule, state.max_steps)
+            checks.check_schedule(self._triggers, self.config.schedule, state.max_steps)
             if not self._ahead:
                 self.validator.try_out(self.trainer, self._draw(step=0)[0])
-        self._snapshot = snapshot_of(self.trainer.model, self._names, self.config.snapshot_device)
+        self._snapshot = snapshot_of(self.trainer, self._names, self.config.snapshot_device)
         self._optimizer_checked = False
         self.cost, self.num_accepted, self.last = dict.fromkeys(COSTS, 0), 0, None
         self._rate.detach()
@@ -200,7 +194,7 @@ class EffOPDCallback(TrainerCallback):
     def _extrapolate(self, step: int) -> None:
         assert self._snapshot is not None
         if not self._optimizer_checked:
-            check_optimizer(self.trainer.optimizer, self._snapshot.parameters.values())
+            checks.check_optimizer(self.trainer.optimizer)
             self._optimizer_checked = True
         before = dict(self.cost)
         with self._timed("extrapolation_seconds"):
@@ -221,7 +215,7 @@ class EffOPDCallback(TrainerCallback):
                 self._finish(result)
         except BaseException:  # not even Ctrl-C may leave a candidate in the model
             self._snapshot.restore()
-            trl_hooks.publish_weights(self.trainer)
+            self._publish(alone=True)
             raise
         with self._timed("extrapolation_seconds"):  # outside the try: once committed, W_t cannot be restored
             self._snapshot.commit()
@@ -257,7 +251,7 @@ class EffOPDCallback(TrainerCallback):
                     finite = not snapshot.candidate_may_overflow(displacement, scale) or snapshot.is_finite()
                 if not finite:
                     return Score(math.nan)
-            trl_hooks.publish_weights(self.trainer)
+            self._publish()
             seed = derived_seed(self._seed, step, next(samplings) if independent else 0)
             try:
                 with self._timed("validation_seconds"):
@@ -282,15 +276,21 @@ class EffOPDCallback(TrainerCallback):
             self._snapshot.restore()
         elif self._ahead:
             self._snapshot.restore()
-            self._ahead.note_sampler()
+            self._ahead.note_sampler(self._publish)
             if result.accepted_scale > 0:
-                self.trainer.optimizer.state.clear()  # its moments are of the place that the jump left
+                forget_moments(self.trainer.optimizer)  # they are of the place that the jump left
         else:
             resampled = trl_hooks.discard_rollouts(self.trainer)
             for key, number in zip(("resampled_rollouts", "resampled_tokens"), resampled, strict=True):
                 self.cost[key] += number
         if result.accepted_scale:
             self._snapshot.write_candidate(result.accepted_scale)
+        self._publish()
+
+    def _publish(self, alone: bool = False) -> None:
+        """Let everything that holds a copy of the weights have them as they are now; see `Snapshot.publish`."""
+        assert self._snapshot is not None
+        self._snapshot.publish(alone)
         trl_hooks.publish_weights(self.trainer)
 
     def _draw(self, step: int) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Checks that extrapolation will be right, before it changes anything: what does not pass is refused."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +9,11 @@ from accelerate.utils import DistributedType, is_peft_model
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.extrapolation.adapters import check_adapter
+from effopd.extrapolation.deepspeed_checks import check_deepspeed
 from effopd.extrapolation.presets import ExtrapolationConfig
 from effopd.extrapolation.snapshot import local_part
 
-# Relative distance up to which a tensor of the optimizer counts as a copy of the weights. Momenta are farther away.
+# Relative distance below which a tensor of the optimizer counts as a copy of the weights. Momenta are farther away.
 LARGEST_DISTANCE = 0.05
 KEEPS_WEIGHTS = (
     "An optimizer that keeps weights of its own, averaged or as a master copy, would overwrite an extrapolation at its "
@@ -46,7 +47,7 @@ def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
     Raises:
         ConfigurationError: The trainer samples in a way that is not tested, or its tokenizer has no padding token.
         UnsupportedError: The trainer uses tools, environments or a rollout function, a schedule-free optimizer, an
-            adapter other than a plain LoRA, DeepSpeed or FSDP1.
+            adapter other than a plain LoRA, some settings of DeepSpeed, or FSDP1.
     """
     _check_class(trainer, allow_untested)
     for name in ("tools", "environments", "rollout_func"):
@@ -62,12 +63,12 @@ def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
         check_adapter(trainer)
     accelerator = trainer.accelerator
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise UnsupportedError(
-            "DeepSpeed keeps a partitioned float32 copy of the weights that writing to the model does not reach. Use "
-            "FSDP2 (accelerate: fsdp_version: 2), which shards the same way, or train without acceleration."
-        )
+        check_deepspeed(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version != 2:
-        raise UnsupportedError("FSDP1 flattens parameters. Set fsdp_version: 2 in the accelerate configuration.")
+        raise UnsupportedError(
+            "FSDP1 joins the parameters of a module into one flat tensor, of which no part can be selected or measured "
+            "by its name. Set fsdp_version: 2 in the accelerate configuration, or train without acceleration."
+        )
     if trl_hooks.tokenizer(trainer).pad_token_id is None:
         raise ConfigurationError(
             "The tokenizer has no padding token, which batched generation needs. Set tokenizer.pad_token before making "
@@ -92,28 +93,30 @@ def _check_class(trainer: Any, allow_untested: bool) -> None:
         )
 
 
-def check_optimizer(optimizer: Any, parameters: Iterable[torch.Tensor]) -> None:
+def check_optimizer(optimizer: Any) -> None:
     """Refuse an optimizer that keeps weights of its own, which would undo a jump at the next step.
 
     Such an optimizer is recognised by a tensor in its state that nearly equals the parameter: its relative distance is
-    at most `LARGEST_DISTANCE`. Only the largest matrix is looked at.
+    below `LARGEST_DISTANCE`. Only the largest matrix is looked at, or under ZeRO the largest flat partition.
 
     Args:
         optimizer: Optimizer that has done a step already, so that it has a state.
-        parameters: Parameters of the model.
 
     Raises:
         UnsupportedError: There is such a tensor.
     """
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    if not matrices:
+    state = getattr(optimizer, "state", {})
+    parameters = [parameter for parameter in state if isinstance(parameter, torch.Tensor)]
+    parameters = [parameter for parameter in parameters if parameter.ndim > 1] or parameters
+    if not parameters:
         return
-    largest = max(matrices, key=lambda parameter: parameter.numel())
-    for name, value in getattr(optimizer, "state", {}).get(largest, {}).items():
+    largest = max(parameters, key=lambda parameter: parameter.numel())
+    for name, value in state[largest].items():
         if not isinstance(value, torch.Tensor) or value.shape != largest.shape or not value.is_floating_point():
             continue
         kept, weight = (local_part(each).detach().to(torch.float32) for each in (value, largest))
-        if torch.dist(kept.to(weight.device), weight) <= LARGEST_DISTANCE * weight.norm():
+        # Not <=, because the padding of a partition may be anything, infinities or only zeros.
+        if torch.dist(kept.to(weight.device), weight) < LARGEST_DISTANCE * weight.norm():
             kind = type(getattr(optimizer, "optimizer", optimizer)).__name__
             raise UnsupportedError(f"The optimizer, {kind}, holds the weights in its state ({name!r}). {KEEPS_WEIGHTS}")
 

@@ -9,6 +9,8 @@ import logging
 import math
 from typing import Any
 
+from effopd.extrapolation.optimizers import torch_optimizer
+
 logger = logging.getLogger(__name__)
 
 LARGEST_MULTIPLE = 2.0**40
@@ -46,7 +48,7 @@ class LearningRateMultiple:
             for group, rate in zip(torch_optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
 
-        inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+        inner = torch_optimizer(optimizer)
         self._handles = [inner.register_step_pre_hook(multiply), inner.register_step_post_hook(give_back)]
 
     def detach(self) -> None:

@@ -10,10 +10,9 @@ import torch
 import torch.distributed as dist
 from typing_extensions import override
 
-from effopd.extrapolation.adapters import Pair, find_pairs
+from effopd.extrapolation.adapters import Pair
 from effopd.extrapolation.lora import difference, extrapolate_product
 from effopd.extrapolation.snapshot import Displacement, Snapshot, num_processes
-from effopd.parameters import clean_name
 
 
 class LoraSnapshot(Snapshot):
@@ -92,21 +91,3 @@ class LoraSnapshot(Snapshot):
         """Return factors A and B of a pair, where the model is."""
         device = self.parameters[pair.a].device
         return tensors[pair.a].to(device), tensors[pair.b].to(device)
-
-
-def snapshot_of(model: torch.nn.Module, names: Collection[str], device: str | torch.device | None) -> Snapshot:
-    """Make the snapshot of a model's parameters.
-
-    Args:
-        model: Live model, with a LoRA adapter or without.
-        names: Clean names of the selected parameters. They are found by these, because FSDP2 with activation
-            checkpointing may have wrapped layers since they were chosen.
-        device: Device of the copies; see `Snapshot`.
-
-    Raises:
-        ConfigurationError: Only one of the two factors of a product is selected, or a parameter is not floating.
-    """
-    live = {clean_name(name): parameter for name, parameter in model.named_parameters()}
-    parameters = {name: live[name] for name in names}
-    pairs = find_pairs(model, parameters.keys())
-    return LoraSnapshot(parameters, pairs, device) if pairs else Snapshot(parameters, device)

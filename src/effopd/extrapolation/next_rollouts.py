@@ -61,15 +61,15 @@ class NextRolloutsValidator(Validator):
         divergences, kl_to_current = self.step.score()
         return Score.of((-divergences).tolist(), kl_to_current=kl_to_current)
 
-    def note_sampler(self) -> None:
+    def note_sampler(self, publish: Callable[[], None]) -> None:
         """Note how W_t, which is live, sampled the rollouts, if the trainer needs that to train other weights on them.
 
         An estimator that takes expectations over the sampled tokens does; one over the vocabulary at each prefix does
-        not. This is collective.
+        not. `publish` is called before. This is collective.
         """
         assert self.step is not None
         if getattr(self.step.trainer, "effopd_weighs_tokens", False):
-            trl_hooks.publish_weights(self.step.trainer)
+            publish()
             self.step.note_sampling_logprobs()
 
     def end_step(self, passes: int) -> None:

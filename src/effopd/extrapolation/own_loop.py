@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from effopd.errors import ConfigurationError
+from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.extrapolation.presets import resolve_preset
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import Score, SearchResult, search
 from effopd.extrapolation.snapshot import Snapshot
 from effopd.extrapolation.underflow import reason_to_skip, warn_of_underflow
+from effopd.extrapolation.zero_snapshot import is_zero
 from effopd.sampling import derived_seed, seeded
 
 SETTINGS = ("schedule", "scales", "acceptance", "min_delta", "snapshot_device", "seed")
@@ -35,6 +36,7 @@ class Extrapolator:
 
     Raises:
         ConfigurationError: A setting cannot work, or a parameter is not of a floating dtype.
+        UnsupportedError: DeepSpeed trains a parameter by ZeRO.
 
     Attributes:
         save, load: `Snapshot.save` and `Snapshot.load`: the anchor is all that a checkpoint needs besides.
@@ -51,6 +53,11 @@ class Extrapolator:
             raise ConfigurationError(f"Extrapolator: got {others}, expected settings among {', '.join(SETTINGS)}.")
         self.config = resolve_preset("paper", **settings)
         self._validate, self._publish, self._triggers = validate, publish, parse_schedule(self.config.schedule)
+        if any(map(is_zero, parameters.values())):
+            raise UnsupportedError(
+                "DeepSpeed makes these parameters from masters of its own, and would lose what is written to them. Use "
+                "EffOPDCallback with a trainer, or FSDP2."
+            )
         self._snapshot = Snapshot(parameters, self.config.snapshot_device)
         self.save, self.load = self._snapshot.save, self._snapshot.load
 

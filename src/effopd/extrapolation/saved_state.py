@@ -1,6 +1,6 @@
 """What extrapolation puts into a checkpoint's directory `effopd`, and reads there when training resumes.
 
-anchor-00000-of-00001.safetensors    the anchor and the one before it; under FSDP2 there is a file for each process
+anchor-00000-of-00001.safetensors    the anchor and the one before it; under FSDP2 and ZeRO, a file for each process
 state.json                           costs so far, number of acceptances and settings; it is written last
 """
 

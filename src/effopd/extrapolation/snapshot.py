@@ -129,7 +129,7 @@ class Snapshot:
                 previous = torch.sub(anchor, self._current[name].to(live.device)).flatten()
                 row[1], row[2] = torch.dot(delta, previous), torch.dot(previous, previous)
             row[3], row[4] = torch.count_nonzero(delta), live.numel()
-            sums[name] = row.cpu() / _num_replicas(parameter)
+            sums[name] = row.cpu() / self._num_replicas(parameter)
             peak = largest.get(parameter.dtype, (0.0, 0.0))
             if live.numel():
                 peak = (max(peak[0], live.abs().amax().item()), max(peak[1], delta.abs().amax().item()))
@@ -176,6 +176,13 @@ class Snapshot:
         self._copy(self._live(), self._current)
         self._anchor, self._current = self._current, self._anchor
         self._has_previous = True
+
+    def publish(self, alone: bool = False) -> None:
+        """Bring copies of the parameters up to date, where training keeps some; call it after each change of them.
+
+        Args:
+            alone: Whether this process cannot count on the others to make the same call.
+        """
 
     def save(self, path: Path) -> None:
         """Write this process's part to a safetensors file, under a temporary name until it is complete."""
@@ -248,6 +255,17 @@ class Snapshot:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
+    def _num_replicas(self, parameter: torch.Tensor) -> int:
+        """Count the processes that hold each element of this parameter."""
+        if not isinstance(parameter, DTensor):
+            return num_processes()
+        shards = math.prod(
+            parameter.device_mesh.size(dim)
+            for dim, placement in enumerate(parameter.placements)
+            if isinstance(placement, Shard)
+        )
+        return num_processes() // shards
+
     def _summarize(
         self, sums: dict[str, torch.Tensor], largest: dict[torch.dtype, tuple[float, float]]
     ) -> Displacement:
@@ -290,18 +308,6 @@ def local_part(parameter: torch.Tensor) -> torch.Tensor:
 def num_processes() -> int:
     """Number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _num_replicas(parameter: torch.Tensor) -> int:
-    """Number of processes that hold each element of this parameter."""
-    if not isinstance(parameter, DTensor):
-        return num_processes()
-    shards = math.prod(
-        parameter.device_mesh.size(dim)
-        for dim, placement in enumerate(parameter.placements)
-        if isinstance(placement, Shard)
-    )
-    return num_processes() // shards
 
 
 def _all_reduce(tensor: torch.Tensor, op: dist.ReduceOp.RedOpType) -> torch.Tensor:

@@ -172,6 +172,7 @@ def _wire(
 ) -> tuple[OPDTrainer | RLTrainer, MetricsCallback]:
     """Make the trainer from what was loaded, and add its callbacks in their order."""
     trainer = _make_trainer(config, loaded, rewards)
+    _check_that_zero_saves(trainer)
     effopd = monitor = stop = early = None
     if settings := arguments.extrapolation_config():
         effopd = EffOPDCallback(trainer, rewards if settings.validator == "reward" else None, preset=settings)
@@ -243,6 +244,18 @@ def _make_trainer(config: TrainConfig, loaded: Loaded, rewards: list[RewardFunct
         raise ConfigurationError(f"These settings cannot be trained with: {error}") from error
     finally:
         config.model_init_kwargs = kept or None
+
+
+def _check_that_zero_saves(trainer: Any) -> None:
+    """Refuse a setting of DeepSpeed ZeRO-3 with which the run would end without a model."""
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    if plugin is None or plugin.zero_stage != 3:
+        return
+    if not plugin.deepspeed_config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
+        raise ConfigurationError(
+            "DeepSpeed would leave the final model in parts. Set stage3_gather_16bit_weights_on_model_save to true in "
+            "its zero_optimization, or zero3_save_16bit_model: true in the configuration of accelerate."
+        )
 
 
 def _make_opd_trainer(config: Any, loaded: Loaded, rewards: Any, common: dict[str, Any]) -> OPDTrainer:

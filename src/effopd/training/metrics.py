@@ -39,8 +39,8 @@ METRICS = "metrics.jsonl"
 # A checkpoint that has this file was written completely: it is written after everything else.
 COMPLETE = "effopd-complete.json"
 # Beginnings of the names of the files and folders that hold the state of the optimizer, of the learning rate and of the
-# random numbers.
-_STATE = ("optimizer", "scheduler", "rng_state")
+# random numbers. DeepSpeed's begin like the last three.
+_STATE = ("optimizer", "scheduler", "rng_state", "global_step", "latest", "zero_to_")
 TRAINER_STATE = "trainer_state.json"
 # Beginnings of the names of what a checkpoint has beside its model.
 STATE_FILES = (*_STATE, TRAINER_STATE, "effopd")

@@ -21,6 +21,7 @@ signature. Each name stands below the file that uses it:
         kernels.chunked_logprob.ChunkedLogProbFunction  log-probabilities of given tokens
         kernels.chunked_divergence.ChunkedDivergenceFunction
                                                         the divergence at each token
+        trainer.utils.maybe_gather_lm_head_ctx          gathers a head that ZeRO-3 has sharded
         Trainer._metrics                                what goes into the next log
     distillation.py
         DistillationTrainer._generate_and_score_completions, ._generate, ._get_last_hidden_state, ._compute_loss

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 from trl.trainer import distillation_trainer
+from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from effopd.trl_hooks.rollouts import Rollout, pad_rollouts
 
@@ -149,6 +150,23 @@ def _whole_head(
     return head_VH, bias_V.full_tensor() if isinstance(bias_V, DTensor) else bias_V
 
 
+@torch.no_grad()
+def copied_head(head_VH: torch.Tensor, bias_V: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Copy the weight and the bias of a head, for losses to take later in place of a live one.
+
+    A head that ZeRO-3 has sharded is gathered for that; the copy has its mark that it is whole.
+    """
+
+    def copied(live: Any) -> Any:
+        copy = live.detach().clone()
+        if hasattr(live, "ds_status"):
+            copy.ds_status = live.ds_status
+        return copy
+
+    with maybe_gather_lm_head_ctx(head_VH, bias_V):
+        return copied(head_VH), None if bias_V is None else copied(bias_V)
+
+
 def divergence_per_rollout(
     trainer: Any, rollouts: Sequence[Rollout], teacher_states: dict[int, torch.Tensor] | None = None
 ) -> list[torch.Tensor]:
@@ -178,10 +196,12 @@ def divergence_per_rollout(
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         kwargs["num_items_in_batch"] = 1  # so that the loss is a sum over tokens and not a mean
-        for row in range(len(mask_BT)):
-            one = slice(row, row + 1)
-            hidden = student_BTH[one], teacher_BTH[one]
-            divergences.append(original(*hidden, student_head_VH, teacher_head_VH, mask_BT[one], 1.0, **kwargs)[0])
+        biases = kwargs["student_lm_head_bias"], kwargs["teacher_lm_head_bias"]
+        with maybe_gather_lm_head_ctx(student_head_VH, teacher_head_VH, *biases):  # once for all rows
+            for row in range(len(mask_BT)):
+                one = slice(row, row + 1)
+                hidden = student_BTH[one], teacher_BTH[one]
+                divergences.append(original(*hidden, student_head_VH, teacher_head_VH, mask_BT[one], 1.0, **kwargs)[0])
         return no_loss(mask_BT)
 
     with unlogged(trainer), torch.no_grad(), trainer.compute_loss_context_manager(), replaced_loss(loss):

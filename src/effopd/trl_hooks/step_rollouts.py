@@ -8,10 +8,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import gather, reduce
+from accelerate.utils import DistributedType, gather, reduce
 
 from effopd.trl_hooks.divergence import (
     DivergenceLoss,
+    copied_head,
     divergence_per_row,
     metrics_kept,
     no_loss,
@@ -98,7 +99,7 @@ class StepRollouts:
         assert self._index is not None
         self._sampler_states[self._index] = states_BTH
         if self._sampler_head is None:  # a copy, because a candidate is written over it
-            self._sampler_head = head_VH.detach().clone(), None if bias_V is None else bias_V.detach().clone()
+            self._sampler_head = copied_head(head_VH, bias_V)
 
     def _kl_to_sampler(
         self, states_BTH: torch.Tensor, head_VH: torch.Tensor, mask_BT: torch.Tensor, settings: dict[str, Any]
@@ -134,12 +135,15 @@ class StepRollouts:
         prepare, step = trainer._prepare_inputs, trainer._step
         trainer._prepare_inputs = self._trained_on
         trainer.effopd_trains_again = True
+        deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED  # its backward pass steps the optimizer
+        if deepspeed:
+            schedule, model.lr_scheduler = model.lr_scheduler, None
         try:
             with metrics_kept(trainer, "train"):
                 for index, batch in enumerate(batches):
                     is_last = index == len(batches) - 1
                     accelerator.gradient_state._set_sync_gradients(is_last)
-                    with nullcontext() if is_last else accelerator.no_sync(model):
+                    with nullcontext() if is_last or deepspeed else accelerator.no_sync(model):
                         trainer.training_step(model, batch, None)
             if trainer.args.max_grad_norm > 0:
                 trainer._clip_grad_norm(model)
@@ -147,6 +151,8 @@ class StepRollouts:
             model.zero_grad()
         finally:
             trainer._prepare_inputs, trainer._step, trainer.effopd_trains_again = prepare, step, False
+            if deepspeed:
+                model.lr_scheduler = schedule
 
     def forget(self) -> None:
         """Free what was kept of the step. Call it when the step is over."""
