@@ -13,7 +13,8 @@ from effopd.errors import CheckpointError
 from effopd.extrapolation import callback as callback_module
 from effopd.extrapolation.search import Score
 from effopd.extrapolation.snapshot import Snapshot
-from effopd.training.metrics import COMPLETE, MetricsCallback
+from effopd.training.complete_checkpoints import COMPLETE
+from effopd.training.metrics import MetricsCallback
 from extrapolation.scripted import Scripted, records, script, with_effopd
 
 

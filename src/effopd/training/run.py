@@ -6,9 +6,7 @@ once the run is finished, the final model and `run.json` too.
 """
 
 import contextlib
-import errno
 import logging
-import os
 import re
 import shutil
 import warnings
@@ -21,15 +19,24 @@ import yaml
 from transformers import TrainerCallback
 
 from effopd import trl_hooks
-from effopd.errors import ConfigurationError, DataError, DivergedError
+from effopd.errors import ConfigurationError, DataError, EffOPDError
 from effopd.files import finite_or_none, read_json, read_json_lines, replaced, write_json, write_text
 from effopd.models.load import load_model
 from effopd.run_directory import differing_settings, locked
 from effopd.training.alphaopd import MODEL, RECORD, extrapolate_run
 from effopd.training.build import build_trainer
+from effopd.training.complete_checkpoints import (
+    STATE_FILES,
+    TRAINER_STATE,
+    newest_checkpoint,
+    read_complete,
+    unreadable,
+)
 from effopd.training.config import RunArguments
+from effopd.training.failures import explained, named
 from effopd.training.freezing import note_frozen, savings
-from effopd.training.metrics import COMPLETE, METRICS, STATE_FILES, TRAINER_STATE, MetricsCallback
+from effopd.training.metrics import METRICS, MetricsCallback
+from effopd.training.rewards import resolve_rewards
 from effopd.training.rl_config import TrainConfig
 from effopd.training.rl_trainer import RLTrainer
 from effopd.training.trainer import OPDTrainer
@@ -42,8 +49,6 @@ CONFIG, VERSIONS, FINISHED = "config.yaml", "versions.json", "run.json"
 _PACKAGES = ("effopd", "torch", "transformers", "trl", "accelerate", "datasets")
 # Files that training writes. In a directory without CONFIG they are somebody else's.
 _OF_A_MODEL = ("checkpoint-*", "*.safetensors", "config.json")
-# Number of bytes left on the disk below which an error while saving is put down to a full disk.
-FULL_DISK = 1 << 20
 # Settings that may change between an interrupted run and its continuation without changing what is trained.
 _FREE = re.compile(
     r"^(output_dir|report_to|run_name|project|disable_tqdm|dataloader_\w+|logging_\w+|log_\w+|save_total_limit|"
@@ -111,24 +116,23 @@ def _train(
     checkpoint = newest_checkpoint(directory)
     if checkpoint:
         logger.warning("Continuing from %s.", checkpoint)
+        read_complete(checkpoint)
     state = read_json(checkpoint / TRAINER_STATE) if checkpoint else {}
+    if state and trainer.is_world_process_zero():
+        trl_hooks.remove_old_checkpoints(config, state["global_step"], state["best_model_checkpoint"])
     try:
-        if checkpoint and state["global_step"] >= state["max_steps"]:
+        if checkpoint and _had_ended(state):
             # Interrupted between its last checkpoint and its end. The Trainer would take one more step.
             if trainer.is_world_process_zero():
                 _copy_model(checkpoint, directory)
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             trainer.save_model(str(directory))
-    except Exception as error:  # torch and safetensors have errors of their own for a full disk
-        full = os.strerror(errno.ENOSPC)
-        if full in str(error) or shutil.disk_usage(directory).free < FULL_DISK:
-            raise OSError(errno.ENOSPC, full, str(directory)) from error
-        if trl_hooks.is_divergence(error):
-            raise DivergedError(
-                f"After step {trainer.state.global_step}, the student's probabilities are not finite any more: training"
-                " has diverged. Lower the learning rate, and choose another directory."
-            ) from error
+    except Exception as error:
+        if checkpoint and not metrics.has_begun and not isinstance(error, EffOPDError):
+            raise unreadable(checkpoint, named(error)) from error
+        if reason := explained(error, trainer, resolve_rewards(arguments.reward) if arguments.reward else ()):
+            raise reason from error
         raise
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
@@ -139,6 +143,12 @@ def _train(
         frozen = savings(trainer.model, trainer.optimizer)
         write_json(directory / FINISHED, {"steps": last["step"], "last": last} | extrapolated | frozen)
     return read_json_lines(directory / METRICS)
+
+
+def _had_ended(state: dict[str, Any]) -> bool:
+    """Tell from the state in a checkpoint whether training had ended there, by its number of steps or a callback."""
+    stopped = state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"]
+    return bool(stopped) or state["global_step"] >= state["max_steps"]
 
 
 def _copy_model(checkpoint: Path, directory: Path) -> None:
@@ -164,16 +174,6 @@ def _extrapolate(arguments: RunArguments, trainer: OPDTrainer | RLTrainer, direc
     record |= {name: finite_or_none(measured[f"eval_{name}"]) for name in ("accuracy", "accuracy_stderr")}
     write_json(directory / RECORD, record)
     return record
-
-
-def newest_checkpoint(directory: Path) -> Path | None:
-    """Find the checkpoint with the most steps among those that were written completely; None if there is none."""
-    complete = {
-        int(number): path.parent
-        for path in directory.glob(f"checkpoint-*/{COMPLETE}")
-        if (number := path.parent.name.removeprefix("checkpoint-")).isdecimal()
-    }
-    return complete[max(complete)] if complete else None
 
 
 def _check_same_run(directory: Path, resolved: dict[str, Any]) -> None:

@@ -1,0 +1,96 @@
+"""Telling the checkpoints of a run that were written completely, and are as they were written, from all others."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from effopd.errors import CheckpointError
+from effopd.files import read_json, write_json
+
+# A checkpoint that has this file was written completely: it is written after everything else.
+COMPLETE = "effopd-complete.json"
+# Beginnings of the names of the files and folders that hold the state of the optimizer, of the learning rate and of the
+# random numbers.
+_STATE = ("optimizer", "scheduler", "rng_state")
+TRAINER_STATE = "trainer_state.json"
+# Beginnings of the names of what a checkpoint has beside its model.
+STATE_FILES = (*_STATE, TRAINER_STATE, "effopd")
+
+
+def mark_complete(checkpoint: Path, totals: dict[str, float]) -> None:
+    """Mark a checkpoint as complete, with the counts and seconds so far and the size of each of its files in bytes.
+
+    Raises:
+        CheckpointError: A file of torch lacks its end, which torch need not notice when the disk is full.
+    """
+    for file in (*checkpoint.rglob("*.pt"), *checkpoint.rglob("*.pth")):
+        if not zipfile.is_zipfile(file):
+            raise CheckpointError(f"{file} was not written to its end. Make room on the disk, and start again.")
+    sizes = {str(file.relative_to(checkpoint)): file.stat().st_size for file in checkpoint.rglob("*") if file.is_file()}
+    sizes.pop(COMPLETE, None)
+    write_json(checkpoint / COMPLETE, {"totals": totals, "files": dict(sorted(sizes.items()))})
+
+
+def read_complete(checkpoint: Path) -> dict[str, Any]:
+    """Read what `mark_complete` has written, and check that the checkpoint has the same files still.
+
+    Of the safetensors files, the headers are read as well.
+
+    Raises:
+        CheckpointError: It is not complete, or a file is missing or damaged.
+    """
+    if not (checkpoint / COMPLETE).exists():
+        raise CheckpointError(
+            f"{checkpoint} is not a complete checkpoint of effopd ({COMPLETE} is missing). Resume from one that has it,"
+            " or start a new run from its weights."
+        )
+    saved = read_json(checkpoint / COMPLETE)
+    sizes: dict[str, int | None] = saved.get("files") or dict.fromkeys(saved.get("state", []))
+    missing = [name for name in sizes if not (checkpoint / name).exists()]
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint} lacks {', '.join(missing)}, which it had when it was written. Without the state of the "
+            "optimizer and of the random numbers, training would go on to other weights. Put them back, or start a new "
+            "run from its weights."
+        )
+    for name, size in sizes.items():
+        if size is not None and (found := (checkpoint / name).stat().st_size) != size:
+            raise unreadable(checkpoint, f"{name} has {found} bytes, and had {size} when it was written")
+    for name in (name for name in sizes if name.endswith(".safetensors")):
+        try:
+            with safe_open(checkpoint / name, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise unreadable(checkpoint, f"{name}: {error}") from error
+    return saved
+
+
+def unreadable(checkpoint: Path, why: str) -> CheckpointError:
+    """Make the error of a damaged checkpoint."""
+    older = newest_checkpoint(checkpoint.parent, other_than=checkpoint)
+    return CheckpointError(
+        f"{checkpoint} is damaged: {why}. Put an intact copy in its place, or remove it: the same command then "
+        f"{goes_on_from(older)}."
+    )
+
+
+def newest_checkpoint(directory: Path, other_than: Path | None = None) -> Path | None:
+    """Find the checkpoint with the most steps among those that were written completely; None if there is none.
+
+    Args:
+        directory: Run directory.
+        other_than: Checkpoint that does not count.
+    """
+    complete = {
+        int(number): path.parent
+        for path in directory.glob(f"checkpoint-*/{COMPLETE}")
+        if (number := path.parent.name.removeprefix("checkpoint-")).isdecimal() and path.parent != other_than
+    }
+    return complete[max(complete)] if complete else None
+
+
+def goes_on_from(checkpoint: Path | None) -> str:
+    """Say from where a run that is started again goes on."""
+    return f"continues from {checkpoint.name}" if checkpoint else "starts anew"
