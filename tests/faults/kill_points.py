@@ -50,17 +50,17 @@ class KillPoints:
 
         setattr(owner, name, called)
 
-    def _reach(self, point: str, half: Callable[[], Any] | None = None) -> bool:
-        """Reach a point; return whether a fork has done `half` there before it was killed."""
+    def _reach(
+        self, point: str, half: Callable[[], Any] = lambda: None, undo: Callable[[], Any] = lambda: None
+    ) -> None:
+        """Reach a point. If it was chosen, a fork does `half` before it is killed, which this process undoes."""
         self.seen.append(point)
         if (number := len(self.seen)) not in self.chosen:
-            return False
-        self.chosen = set(self.chosen) - {number}  # the copy below has points of its own
-        seen, self.seen = self.seen, []
+            return
+        chosen, self.chosen, seen, self.seen = self.chosen, (), self.seen, []  # what follows is no part of the command
         child = os.fork()
         if child == 0:
-            if half:
-                half()
+            half()
             os.kill(os.getpid(), signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, (point, status)
@@ -69,8 +69,8 @@ class KillPoints:
             shutil.copytree(self.root, self.states / str(number))
         else:
             (self.states / str(number)).mkdir()
-        self.seen = seen
-        return half is not None
+        undo()
+        self.chosen, self.seen = chosen, seen
 
     def _inside(self, path: Any) -> str | None:
         """Name a path relative to the root; None if it is elsewhere or no path."""
@@ -102,9 +102,16 @@ class KillPoints:
                     if unwritten:
                         unwritten.clear()
                         size = os.fstat(found.fileno()).st_size
-                        if self._reach(f"half of {name}", lambda: (write(data[: len(data) // 2]), found.flush())):
+
+                        def half() -> None:
+                            write(data[: len(data) // 2])
+                            found.flush()
+
+                        def undo() -> None:
                             os.ftruncate(found.fileno(), size)
                             os.lseek(found.fileno(), size, os.SEEK_SET)
+
+                        self._reach(f"half of {name}", half, undo)
                     return write(data)
 
                 found.write = written
@@ -132,10 +139,13 @@ class KillPoints:
                     function(first, path, *args, **kwargs)
                     os.truncate(path, Path(path).stat().st_size // 2)
 
-                before = Path(path).exists() and Path(path).read_bytes()
+                before = Path(path).read_bytes() if Path(path).exists() else None
+
+                def undo() -> None:
+                    Path(path).unlink() if before is None else Path(path).write_bytes(before)
+
                 self._reach(f"open {inside}")
-                if self._reach(f"half of {inside}", half):
-                    Path(path).unlink() if before is False else Path(path).write_bytes(before)
+                self._reach(f"half of {inside}", half, undo)
             return function(first, path, *args, **kwargs)
 
         setattr(owner, name, called)

@@ -29,8 +29,8 @@ def mark_complete(checkpoint: Path, totals: dict[str, float]) -> None:
         if not zipfile.is_zipfile(file):
             raise CheckpointError(f"{file} was not written to its end. Make room on the disk, and start again.")
     sizes = {str(file.relative_to(checkpoint)): file.stat().st_size for file in checkpoint.rglob("*") if file.is_file()}
-    sizes.pop(COMPLETE, None)
-    write_json(checkpoint / COMPLETE, {"totals": totals, "files": dict(sorted(sizes.items()))})
+    files = {name: sizes[name] for name in sorted(sizes) if not name.startswith(COMPLETE)}
+    write_json(checkpoint / COMPLETE, {"totals": totals, "files": files})
 
 
 def read_complete(checkpoint: Path) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def check_finite(trainer: Any, loss: float) -> None:
 
 def named(error: BaseException) -> str:
     """Write an error with its class and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0].rstrip('.')}"
 
 
 def is_of_a_server(error: BaseException) -> bool:
