@@ -205,12 +205,16 @@ CAUSES = {
         "checkpoint-2 is damaged: model.safetensors: .*header", damage=_flip("model.safetensors")
     ),
     "optimizer cut short": Cause(_HALF.format("optimizer.pt"), damage=_cut("optimizer.pt")),
-    "optimizer's header flipped": Cause("checkpoint-2 is damaged: ", damage=_flip("optimizer.pt")),
+    "optimizer's header flipped": Cause(
+        "checkpoint-2 is damaged: optimizer.pt: Bad magic number for file header", damage=_flip("optimizer.pt")
+    ),
     "anchor cut short": Cause(
         _HALF.format("effopd/anchor-.*safetensors"), damage=_cut("effopd/anchor-00000-of-00001.safetensors")
     ),
     "trainer's state cut short": Cause(_HALF.format("trainer_state.json"), damage=_cut("trainer_state.json")),
-    "marker cut short": Cause("effopd-complete.json cannot be read as JSON", damage=_cut("effopd-complete.json")),
+    "marker cut short": Cause(
+        "checkpoint-2 is damaged: effopd-complete.json is no JSON", damage=_cut("effopd-complete.json")
+    ),
 }
 
 

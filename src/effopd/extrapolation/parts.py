@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -91,7 +91,7 @@ def load_parts(
 
 
 def _copy_overlap(
-    file: safe_open, key: str, offset: Sequence[int], size: Sequence[int], start: Sequence[int], target: torch.Tensor
+    file: Any, key: str, offset: Sequence[int], size: Sequence[int], start: Sequence[int], target: torch.Tensor
 ) -> int:
     """Copy what a saved part and a wanted one have in common; return the number of its elements."""
     low = [max(pair) for pair in zip(offset, start, strict=True)]

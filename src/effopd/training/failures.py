@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from effopd import trl_hooks
 from effopd.errors import DivergedError, EffOPDError, ServerError, listing
@@ -49,6 +50,11 @@ def explained(error: Exception, trainer: Any, rewards: Sequence[Any]) -> Excepti
         return ServerError(
             f"After step {step}, a server could not be reached: {named(error)}. Look at its log, and start it. {again}"
         )
+    if isinstance(error, dist.DistError) or "gloo" in str(error):
+        return EffOPDError(
+            f"After step {step}, another process of this training does not answer: {named(error)}. Look at its log, and"
+            f" end the processes that are left. {again}"
+        )
     return None
 
 
@@ -78,8 +84,9 @@ def check_finite(trainer: Any, loss: float) -> None:
 
 
 def named(error: BaseException) -> str:
-    """Write an error with its class and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0].rstrip('.')}"
+    """Write an error with its class and the first sentence of what it says."""
+    said = (str(error).strip() or "no message").splitlines()[0].partition(". ")[0]
+    return f"{type(error).__name__}: {said.rstrip('.')}"
 
 
 def is_of_a_server(error: BaseException) -> bool:

@@ -157,7 +157,7 @@ class MetricsCallback(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            mark_complete(checkpoint, self._totals)
+            mark_complete(checkpoint, self._totals, args)
 
     @override
     def on_train_end(

@@ -10,7 +10,7 @@ import logging
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,13 @@ from effopd.training.build import build_trainer
 from effopd.training.complete_checkpoints import (
     STATE_FILES,
     TRAINER_STATE,
+    check_processes,
     newest_checkpoint,
+    prompts_per_step,
     read_complete,
     unreadable,
 )
-from effopd.training.config import RunArguments
+from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.failures import explained, named
 from effopd.training.freezing import note_frozen, savings
 from effopd.training.metrics import METRICS, MetricsCallback
@@ -89,7 +91,7 @@ def train(arguments: RunArguments, config: TrainConfig, callbacks: MakeCallbacks
     resolved = asdict(arguments) | config.to_dict()
     directory.mkdir(parents=True, exist_ok=True)  # fails where nothing can be written, before any model is loaded
     with locked(directory) if config.process_index == 0 else contextlib.nullcontext():
-        _check_same_run(directory, resolved)
+        _check_same_run(directory, resolved, _elastic(directory, config))
         if (directory / FINISHED).exists():
             logger.warning("%s is finished; its results are used again. Remove it to train anew.", directory)
             return read_json_lines(directory / METRICS)
@@ -117,6 +119,7 @@ def _train(
     if checkpoint:
         logger.warning("Continuing from %s.", checkpoint)
         read_complete(checkpoint)
+        check_processes(checkpoint, config)
     state = read_json(checkpoint / TRAINER_STATE) if checkpoint else {}
     if state and trainer.is_world_process_zero():
         trl_hooks.remove_old_checkpoints(config, state["global_step"], state["best_model_checkpoint"])
@@ -176,7 +179,18 @@ def _extrapolate(arguments: RunArguments, trainer: OPDTrainer | RLTrainer, direc
     return record
 
 
-def _check_same_run(directory: Path, resolved: dict[str, Any]) -> None:
+def _elastic(directory: Path, config: TrainConfig) -> set[str]:
+    """Name the settings that may change with the number of processes, if a step takes as many prompts as before.
+
+    In reinforcement learning, they also decide how often it samples.
+    """
+    checkpoint = newest_checkpoint(directory) if isinstance(config, OPDConfig) else None
+    if not checkpoint or read_complete(checkpoint).get("prompts_per_step") != prompts_per_step(config):
+        return set()
+    return {"per_device_train_batch_size", "gradient_accumulation_steps"}
+
+
+def _check_same_run(directory: Path, resolved: dict[str, Any], free: Collection[str] = ()) -> None:
     """Refuse a directory that holds a run with other settings, or files of a model that no run wrote."""
     path = directory / CONFIG
     if not path.exists():
@@ -193,7 +207,10 @@ def _check_same_run(directory: Path, resolved: dict[str, Any]) -> None:
         raise DataError(f"{path} is not YAML: {error}. Choose another directory, or remove this one.") from error
     if not isinstance(saved, dict):
         raise DataError(f"{path} holds no settings. Choose another directory, or remove this one.")
-    before, now = ({key: values[key] for key in values if not _FREE.match(str(key))} for values in (saved, wanted))
+    before, now = (
+        {key: values[key] for key in values if not _FREE.match(str(key)) and key not in free}
+        for values in (saved, wanted)
+    )
     if changed := differing_settings(before, now):
         raise ConfigurationError(
             f"{directory} holds a run with other settings ({'; '.join(changed[:5])}"
