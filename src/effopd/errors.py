@@ -32,6 +32,10 @@ class MissingPackageError(EffOPDError, ModuleNotFoundError):
     """A package is not installed that only a part of effopd needs."""
 
 
+class ServerError(EffOPDError, ConnectionError):
+    """A server that training needs, such as vLLM's, and that does not answer any more."""
+
+
 class DivergedError(EffOPDError, ArithmeticError):
     """Weights whose logits are not finite, so that nothing can be sampled from them."""
 

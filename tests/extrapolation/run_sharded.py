@@ -21,6 +21,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from effopd.extrapolation import EffOPDCallback, Score, Validator
 from effopd.extrapolation import callback as callback_module
+from effopd.extrapolation.saved_state import load_state, save_state
+from effopd.extrapolation.snapshot import Snapshot
 
 SCORES = {1: [0.1, 0.3, 0.2], 2: [0.5, 0.4], 4: [0.1, 0.2, 0.3, 0.1]}
 GUIDES = ("all", "utility:1", "alignment:0")
@@ -65,12 +67,7 @@ class Untried(Validator):
 def run(out: Path, guide: str = "all") -> dict[str, Any]:
     """Train four steps, being interrupted and resumed after the third; return what was seen."""
     out.mkdir(parents=True, exist_ok=True)
-    model = tiny_model(0)
-    if dist.is_initialized():
-        for layer in model.model.layers:
-            fully_shard(layer)
-        fully_shard(model)
-        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    model = sharded(tiny_model(0))
     trainer = ScriptedTrainer(out, model)
     logits: list[list[float]] = []
     scores: dict[int, list[float]] = {step: list(values) for step, values in SCORES.items()}
@@ -101,8 +98,27 @@ def run(out: Path, guide: str = "all") -> dict[str, Any]:
     return {"weights": full, "logits": logits, "rows": rows}
 
 
+def resave(source: Path, out: Path) -> None:
+    """Load the anchor that another number of processes has saved, and save it by the processes there are."""
+    snapshot, accelerator = Snapshot(dict(sharded(tiny_model(2)).named_parameters())), Accelerator(cpu=True)
+    config = json.loads((source / "effopd" / "state.json").read_text())["config"]
+    state = load_state(source, snapshot, config, accelerator)
+    save_state(out, snapshot, state, accelerator, accelerator.is_main_process)
+
+
+def sharded(model: torch.nn.Module) -> torch.nn.Module:
+    """Shard a model over the processes, if there are several."""
+    if dist.is_initialized():
+        for layer in model.model.layers:
+            fully_shard(layer)
+        fully_shard(model)
+        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return model
+
+
 if __name__ == "__main__":
     dist.init_process_group("gloo")
+    resave(Path(sys.argv[2]), Path(sys.argv[1]) / "resaved")
     seen = {guide: run(Path(sys.argv[1]) / guide, guide) for guide in GUIDES}
     if dist.get_rank() == 0:
         for guide, each in seen.items():

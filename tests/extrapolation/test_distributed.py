@@ -9,21 +9,24 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
-from tiny import assert_same
+from tiny import assert_same, tiny_model
 
+import effopd
+from effopd.extrapolation.saved_state import load_state
+from effopd.extrapolation.snapshot import Snapshot
 from extrapolation import run_sharded
 
-FOLDER = Path(run_sharded.__file__).parent
+FOLDER, SOURCE = Path(run_sharded.__file__).parent, Path(effopd.__file__).parents[1]
 
 
-def launch(script: str, out: Path, *arguments: str, processes: int = 2) -> dict[str, Any]:
+def launch(script: str, out: Path, *arguments: str | Path, processes: int = 2) -> dict[str, Any]:
     """Run a script of this folder under torchrun; returns what it left in `seen.json`."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    paths = [str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [*torchrun, FOLDER / script, out, *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{FOLDER.parent}:{SOURCE}"},
         capture_output=True,
         text=True,
         timeout=600,
@@ -32,6 +35,15 @@ def launch(script: str, out: Path, *arguments: str, processes: int = 2) -> dict[
     assert done.returncode == 0, done.stderr[-3000:]
     seen: dict[str, Any] = json.loads((out / "seen.json").read_text())
     return seen
+
+
+def anchor(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """What one process, whose model is whole, reads of the anchor in a checkpoint."""
+    snapshot = Snapshot(dict(tiny_model(3).named_parameters()))
+    config = json.loads((checkpoint / "effopd" / "state.json").read_text())["config"]
+    load_state(checkpoint, snapshot, config, Accelerator(cpu=True))
+    previous = snapshot._current if snapshot._has_previous else {}
+    return snapshot._anchor | {f"previous.{name}": tensor for name, tensor in previous.items()}
 
 
 def test_replicas_agree_and_resume_to_the_bit(tmp_path: Path) -> None:
@@ -51,9 +63,14 @@ def test_replicas_agree_and_resume_to_the_bit(tmp_path: Path) -> None:
 
 def test_two_shards_do_what_one_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_sharded.callback_module, "validate", run_sharded.callback_module.validate)
-    both = launch("run_sharded.py", tmp_path / "two")
+    one = {guide: run_sharded.run(tmp_path / "one" / guide, guide) for guide in run_sharded.GUIDES}
+    both = launch("run_sharded.py", tmp_path / "two", tmp_path / "one" / "all" / "checkpoint-3")
+    anchors = [anchor(tmp_path / place) for place in ("one/all/checkpoint-3", "two/all/checkpoint-3", "two/resaved")]
+    assert len(anchors[0]) == 2 * len(one["all"]["weights"])  # that of step 1 as well
+    for resharded in anchors[1:]:
+        assert_same(anchors[0], resharded)
     for guide, seen in both.items():
-        whole, shards = run_sharded.run(tmp_path / "one" / guide, guide), tmp_path / "two" / guide
+        whole, shards = one[guide], tmp_path / "two" / guide
         assert_same(whole["weights"], load_file(shards / "weights.safetensors"))
         files = {path.name for path in (shards / "checkpoint-3" / "effopd").iterdir()}
         assert files == {*(f"anchor-0000{rank}-of-00002.safetensors" for rank in (0, 1)), "state.json"}

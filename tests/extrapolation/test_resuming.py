@@ -13,7 +13,8 @@ from effopd.errors import CheckpointError
 from effopd.extrapolation import callback as callback_module
 from effopd.extrapolation.search import Score
 from effopd.extrapolation.snapshot import Snapshot
-from effopd.training.metrics import COMPLETE, MetricsCallback
+from effopd.training.complete_checkpoints import COMPLETE
+from effopd.training.metrics import MetricsCallback
 from extrapolation.scripted import Scripted, records, script, with_effopd
 
 
@@ -67,18 +68,22 @@ def test_resuming_without_the_anchor_is_refused(tmp_path: Path) -> None:
         trainer.train(resume_from_checkpoint=True)
 
 
-def test_resuming_with_other_shards_is_refused(tmp_path: Path) -> None:
+def test_resuming_without_the_files_of_all_processes_is_refused(tmp_path: Path) -> None:
     save = {"save_strategy": "steps", "save_steps": 3}
     trainer = distillation_trainer(tmp_path, **save)
     with_effopd(trainer)
     trainer.train()
-    state = tmp_path / "checkpoint-3" / "effopd"
-    replica = state / "anchor-00000-of-00002.safetensors"  # as replicas once wrote them: of use to any
-    (state / "anchor-00000-of-00001.safetensors").rename(replica)
-    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    replica.rename(state / "anchor-00001-of-00002.safetensors")
-    with pytest.raises(CheckpointError, match="another number of processes"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    checkpoint = tmp_path / "checkpoint-3"
+    state, whole = checkpoint / "effopd" / "state.json", checkpoint / "effopd" / "anchor-00000-of-00001.safetensors"
+    content = json.loads(state.read_text())
+    assert content["files"] == 1
+    replica = whole.with_name("anchor-00000-of-00002.safetensors")  # as replicas once wrote them: of use to any
+    whole.rename(replica)
+    state.write_text(json.dumps({name: value for name, value in content.items() if name != "files"}))
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    state.write_text(json.dumps(content | {"files": 2}))
+    with pytest.raises(CheckpointError, match=r"lacks anchor-00001-of-00002\.safetensors: 2 processes saved"):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
 def test_training_again_after_resuming_starts_from_nothing(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from effopd.checkpoints import find_checkpoints
 from effopd.errors import CheckpointError, ConfigurationError, DataError, EffOPDError
 from effopd.run_directory import locked
 from effopd.training import OPDTrainer, build_trainer, train
+from effopd.training.complete_checkpoints import newest_checkpoint
 from effopd.training.config_file import parse_config
-from effopd.training.run import newest_checkpoint
 
 
 def without_seconds(row: dict[str, Any]) -> dict[str, Any]:

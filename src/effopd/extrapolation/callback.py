@@ -117,6 +117,7 @@ class EffOPDCallback(TrainerCallback):
         self._warned_of_ties = False
         trl_hooks.on_resume(trainer, self._remember_checkpoint)
         trl_hooks.on_start(trainer, self._check_added)
+        trl_hooks.remove_old_checkpoints_last(trainer)
         self.cost: dict[str, float] = dict.fromkeys(COSTS, 0)
         self.num_accepted = 0
         self.last: dict[str, Any] | None = None

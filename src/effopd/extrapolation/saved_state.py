@@ -1,7 +1,9 @@
 """What extrapolation puts into a checkpoint's directory `effopd`, and reads there when training resumes.
 
-anchor-00000-of-00001.safetensors    the anchor and the one before it; under FSDP2 and ZeRO, a file for each process
-state.json                           costs so far, number of acceptances and settings; it is written last
+anchor-00000-of-00001.safetensors    the anchor and the one before it; under FSDP2 and ZeRO there is a file for each
+                                     process, with its part (`effopd.extrapolation.parts`)
+state.json                           costs so far, number of acceptances, settings, and number of files; it is written
+                                     last
 """
 
 import json
@@ -27,12 +29,15 @@ def save_state(checkpoint: Path, snapshot: Snapshot, state: dict[str, Any], acce
         writes: Whether this process is one that writes what all processes share.
     """
     directory = checkpoint / DIRECTORY
+    paths = _files(directory, accelerator.num_processes if snapshot.is_sharded else 1)
     if snapshot.is_sharded or writes:
         directory.mkdir(parents=True, exist_ok=True)
-        snapshot.save(directory / _shard_name(snapshot, accelerator))
+        snapshot.save(paths[accelerator.process_index if snapshot.is_sharded else 0])
     accelerator.wait_for_everyone()
     if writes:
-        write_json(directory / STATE, state)
+        for other in {*directory.glob("anchor-*.safetensors")}.difference(paths):
+            other.unlink()  # of a save by another number of processes, which was interrupted
+        write_json(directory / STATE, state | {"files": len(paths)})
 
 
 def load_state(checkpoint: Path, snapshot: Snapshot, config: dict[str, Any], accelerator: Any) -> dict[str, Any]:
@@ -40,12 +45,12 @@ def load_state(checkpoint: Path, snapshot: Snapshot, config: dict[str, Any], acc
 
     Args:
         checkpoint: Directory of the checkpoint.
-        snapshot: Snapshot of the same parameters, sharded in the same way.
+        snapshot: Snapshot of the same parameters, which may be sharded otherwise than they were.
         config: Settings that training goes on with.
         accelerator: Accelerator of the trainer.
 
     Raises:
-        CheckpointError: The state is not complete, or was saved with other settings or another number of processes.
+        CheckpointError: The state is not complete, or was saved with other settings.
     """
     directory = checkpoint / DIRECTORY
     if not (directory / STATE).exists():
@@ -56,23 +61,24 @@ def load_state(checkpoint: Path, snapshot: Snapshot, config: dict[str, Any], acc
         )
     state: dict[str, Any] = json.loads((directory / STATE).read_text())
     _check_same_settings(state["config"], config, directory)
-    shard = directory / _shard_name(snapshot, accelerator)
-    if not snapshot.is_sharded:  # earlier versions wrote a file for each replica
-        shard = min(directory.glob("anchor-00000-of-*.safetensors"), default=shard)
-    if not shard.exists():
-        shards = sorted(path.name for path in directory.glob("anchor-*"))
+    files = state.get("files")
+    if files is None:  # earlier versions: one file, or a file for each replica
+        files = len([*directory.glob("anchor-*.safetensors")])
+        paths = sorted(directory.glob("anchor-00000-of-*.safetensors"))[:1]
+    else:
+        paths = _files(directory, files)
+    if missing := [path.name for path in paths if not path.exists()] or (["anchor-*"] if not paths else []):
         raise CheckpointError(
-            f"{directory} was saved by another number of processes, or sharded otherwise: it has {shards}, this "
-            f"process needs {shard.name}. Resume with the processes and sharding that saved it."
+            f"{directory} lacks {', '.join(missing)}: {files} processes saved a file each. Copy the missing files from "
+            "where those processes ran."
         )
-    snapshot.load(shard)
+    snapshot.load(*paths)
     return state
 
 
-def _shard_name(snapshot: Snapshot, accelerator: Any) -> str:
-    """Name the file of this process. Replicas hold the same weights, so they share one file."""
-    index, number = (accelerator.process_index, accelerator.num_processes) if snapshot.is_sharded else (0, 1)
-    return f"anchor-{index:05d}-of-{number:05d}.safetensors"
+def _files(directory: Path, number: int) -> list[Path]:
+    """Name the files of all processes that save one."""
+    return [directory / f"anchor-{index:05d}-of-{number:05d}.safetensors" for index in range(number)]
 
 
 def _check_same_settings(saved: dict[str, Any], config: dict[str, Any], directory: Path) -> None:

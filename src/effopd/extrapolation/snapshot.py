@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, Shard
 
 from effopd.errors import CheckpointError, ConfigurationError
+from effopd.extrapolation.parts import Part, load_parts, part_of, save_parts
 from effopd.parameters import clean_name, locate
 
 
@@ -189,37 +189,40 @@ class Snapshot:
         tensors = {f"anchor.{name}": tensor for name, tensor in self._anchor.items()}
         if self._has_previous:
             tensors |= {f"previous.{name}": tensor for name, tensor in self._current.items()}
-        temporary = path.with_name(path.name + ".tmp")
-        save_file(tensors, temporary)
-        temporary.replace(path)
+        save_parts(tensors, self._parts(), path)
 
-    def load(self, path: Path) -> None:
-        """Read back what `save` wrote for the same parameters, sharded the same way.
+    def load(self, *paths: Path) -> None:
+        """Read back what `save` wrote for the same parameters, whatever their sharding was.
+
+        Args:
+            *paths: The files of all processes that saved; one if the parameters were not sharded.
 
         Raises:
-            CheckpointError: The file is missing, damaged, or holds other parameters or shapes.
+            CheckpointError: A file is missing, damaged, or holds other parameters or shapes.
         """
+        where = paths[0] if len(paths) == 1 else paths[0].parent
+        parts, own = self._parts(), dist.get_rank() if num_processes() > 1 else 0
         try:
-            tensors = load_file(path)
+            found = load_parts(paths, own, "anchor", parts, self._anchor)
+            previous = load_parts(paths, own, "previous", parts, self._current)
         except Exception as error:
             raise CheckpointError(
-                f"The extrapolation anchor at {path} cannot be read ({error}). Resume from an older checkpoint, or "
+                f"The extrapolation anchor at {where} cannot be read ({error}). Resume from an older checkpoint, or "
                 "start again without resuming."
             ) from error
-        stored = {name.removeprefix("anchor."): t for name, t in tensors.items() if name.startswith("anchor.")}
-        expected = {name: tuple(tensor.shape) for name, tensor in self._anchor.items()}
-        found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+        expected = {name: part.shape for name, part in parts.items()}
         if expected != found:
             differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
             raise CheckpointError(
-                f"The extrapolation anchor at {path} does not fit this model or sharding: {len(differing)} parameters "
-                f"differ, the first is {differing[0]} (saved {found.get(differing[0])}, expected "
-                f"{expected.get(differing[0])}). Resume with the settings and number of processes it was saved with."
+                f"The extrapolation anchor at {where} does not fit this model: {len(differing)} parameters differ, the "
+                f"first is {differing[0]} (saved {found.get(differing[0])}, expected {expected.get(differing[0])}). "
+                "Resume with the model and the settings that it was saved with."
             )
-        self._copy(stored, self._anchor)
-        previous = {name.removeprefix("previous."): t for name, t in tensors.items() if name.startswith("previous.")}
         self._has_previous = bool(previous)
-        self._copy(previous, {name: self._current[name] for name in previous})
+
+    def _parts(self) -> dict[str, Part]:
+        """Tell which part of each parameter this process holds."""
+        return {name: part_of(parameter) for name, parameter in self.parameters.items()}
 
     def candidate_may_overflow(self, displacement: Displacement, scale: float) -> bool:
         """Whether some element of the candidate could leave the range of its dtype, or is not finite already."""

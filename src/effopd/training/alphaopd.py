@@ -17,8 +17,9 @@ from effopd.errors import ConfigurationError, DataError
 from effopd.extras import require
 from effopd.files import read_json_lines, write_json
 from effopd.parameters import locate
+from effopd.training.complete_checkpoints import COMPLETE
 from effopd.training.config import RunArguments
-from effopd.training.metrics import COMPLETE, METRICS
+from effopd.training.metrics import METRICS
 from effopd.training.rl_config import TrainConfig
 from effopd.updates import singular_vectors
 from effopd.updates.rank_one import FEWEST_CHECKPOINTS, extrapolate_rank_one

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from effopd.errors import ConfigurationError, EffOPDError
+from effopd.errors import ConfigurationError, EffOPDError, ServerError
 from effopd.extrapolation.callback import EffOPDCallback
 from effopd.models.find import find_model
 from effopd.models.load import load_model, load_tokenizer
@@ -16,6 +16,7 @@ from effopd.training.alphaopd import check_alphaopd
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.critic import Critic
 from effopd.training.data import load_prompts, warn_of_long_prompts
+from effopd.training.failures import is_of_a_server, named
 from effopd.training.freezing import freeze
 from effopd.training.metrics import MetricsCallback
 from effopd.training.monitor import NUM_MATRICES, UpdateMonitorCallback
@@ -240,6 +241,10 @@ def _make_trainer(config: TrainConfig, loaded: Loaded, rewards: list[RewardFunct
         return make(config, loaded, rewards, common)
     except EffOPDError:
         raise
+    except OSError as error:
+        if not is_of_a_server(error):
+            raise
+        raise ServerError(f"Training needs a server: {named(error)}. Start it, and give the same command.") from error
     except (ValueError, ImportError) as error:  # how TRL and transformers refuse settings
         raise ConfigurationError(f"These settings cannot be trained with: {error}") from error
     finally:

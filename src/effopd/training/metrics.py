@@ -16,7 +16,6 @@ their mean:
     seconds_total               the sum of these; evaluating and saving are not in it
 """
 
-import json
 import logging
 import math
 import time
@@ -28,22 +27,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 from effopd import trl_hooks
-from effopd.errors import CheckpointError
 from effopd.extrapolation.callback import EffOPDCallback
-from effopd.files import append_json_line, drop_later_steps, finite_or_none, write_json
+from effopd.files import append_json_line, drop_later_steps, finite_or_none
+from effopd.training.complete_checkpoints import mark_complete, read_complete
+from effopd.training.failures import check_finite
 from effopd.training.metered import MeteredTrainer, StepMeter
 
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
-# A checkpoint that has this file was written completely: it is written after everything else.
-COMPLETE = "effopd-complete.json"
-# Beginnings of the names of the files and folders that hold the state of the optimizer, of the learning rate and of the
-# random numbers. DeepSpeed's begin like the last three.
-_STATE = ("optimizer", "scheduler", "rng_state", "global_step", "latest", "zero_to_")
-TRAINER_STATE = "trainer_state.json"
-# Beginnings of the names of what a checkpoint has beside its model.
-STATE_FILES = (*_STATE, TRAINER_STATE, "effopd")
 _COUNTS = ("rollouts", "generated_tokens", "teacher_tokens", "reference_tokens")
 _TIMED = ("generation", "teacher", "reference")
 _PHASES = (*_TIMED, "update")
@@ -59,24 +51,28 @@ class MetricsCallback(TrainerCallback):
 
     Attributes:
         row: The row of the last step, or None.
+        has_begun: Whether training has begun, after everything was loaded.
     """
 
     def __init__(self, trainer: MeteredTrainer, effopd: EffOPDCallback | None) -> None:
         self.trainer = trainer
         self.effopd = effopd
         self.row: dict[str, Any] | None = None
+        self.has_begun = False
         self._written = True
         self._totals: dict[str, float] = {}
         self._saved_totals: dict[str, float] = {}
         self._step_started = 0.0
         self._effopd_before: list[float] = []
         trl_hooks.on_resume(trainer, self._load)
+        trl_hooks.remove_old_checkpoints_last(trainer)
 
     @override
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start counting where the checkpoint stopped, or at 0, and drop the rows of steps that will be done again."""
+        self.has_begun = True
         saved, self._saved_totals = self._saved_totals if state.global_step else {}, {}
         effopd = dict(zip(_EFFOPD_PHASES, self._effopd_seconds(), strict=True))
         self._totals = dict.fromkeys((*_COUNTS, *_PHASES), 0.0) | effopd | saved
@@ -95,7 +91,11 @@ class MetricsCallback(TrainerCallback):
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Sum up over the processes what the step cost."""
+        """Sum up over the processes what the step cost.
+
+        Raises:
+            DivergedError: The loss is not finite.
+        """
         elapsed = time.perf_counter() - self._step_started
         effopd = [now - before for now, before in zip(self._effopd_seconds(), self._effopd_before, strict=True)]
         meter = self.trainer.meter
@@ -111,6 +111,7 @@ class MetricsCallback(TrainerCallback):
         for name, value in zip(_COUNTS, counts.tolist(), strict=True):
             self._totals[name] += value
         loss, reverse_kl, elapsed, *seconds = means.tolist()
+        check_finite(self.trainer, loss)
         for name, value in zip((*_TIMED, *_EFFOPD_PHASES), seconds, strict=True):
             self._totals[name] += value
         self._totals["update"] += elapsed - sum(seconds)
@@ -151,13 +152,12 @@ class MetricsCallback(TrainerCallback):
 
     @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write the row, then mark the checkpoint as complete, and name the state that continuing from it needs."""
+        """Write the row, then mark the checkpoint as complete."""
         self._write(args, state)
         self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            files = sorted(path.name for path in checkpoint.iterdir() if path.name.startswith(_STATE))
-            write_json(checkpoint / COMPLETE, {"totals": self._totals, "state": files})
+            mark_complete(checkpoint, self._totals, args)
 
     @override
     def on_train_end(
@@ -201,18 +201,4 @@ class MetricsCallback(TrainerCallback):
         return [self.effopd.cost[f"{phase}_seconds"] if self.effopd else 0.0 for phase in _EFFOPD_PHASES]
 
     def _load(self, checkpoint: str) -> None:
-        path = Path(checkpoint) / COMPLETE
-        if not path.exists():
-            raise CheckpointError(
-                f"{checkpoint} is not a complete checkpoint of effopd ({COMPLETE} is missing). Resume from one that "
-                "has it, or start a new run from its weights."
-            )
-        saved = json.loads(path.read_text())
-        missing = [name for name in saved.get("state", []) if not (Path(checkpoint) / name).exists()]
-        if missing:
-            raise CheckpointError(
-                f"{checkpoint} lacks {', '.join(missing)}, which it had when it was written. Without the state of the "
-                "optimizer and of the random numbers, training would go on to other weights. Put them back, or start a "
-                "new run from its weights."
-            )
-        self._saved_totals = saved["totals"]
+        self._saved_totals = read_complete(Path(checkpoint))["totals"]

@@ -6,13 +6,11 @@ once the run is finished, the final model and `run.json` too.
 """
 
 import contextlib
-import errno
 import logging
-import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,15 +19,26 @@ import yaml
 from transformers import TrainerCallback
 
 from effopd import trl_hooks
-from effopd.errors import ConfigurationError, DataError, DivergedError
+from effopd.errors import ConfigurationError, DataError, EffOPDError
 from effopd.files import finite_or_none, read_json, read_json_lines, replaced, write_json, write_text
 from effopd.models.load import load_model
 from effopd.run_directory import differing_settings, locked
 from effopd.training.alphaopd import MODEL, RECORD, extrapolate_run
 from effopd.training.build import build_trainer
-from effopd.training.config import RunArguments
+from effopd.training.complete_checkpoints import (
+    STATE_FILES,
+    TRAINER_STATE,
+    check_processes,
+    newest_checkpoint,
+    prompts_per_step,
+    read_complete,
+    unreadable,
+)
+from effopd.training.config import OPDConfig, RunArguments
+from effopd.training.failures import explained, named
 from effopd.training.freezing import note_frozen, savings
-from effopd.training.metrics import COMPLETE, METRICS, STATE_FILES, TRAINER_STATE, MetricsCallback
+from effopd.training.metrics import METRICS, MetricsCallback
+from effopd.training.rewards import resolve_rewards
 from effopd.training.rl_config import TrainConfig
 from effopd.training.rl_trainer import RLTrainer
 from effopd.training.trainer import OPDTrainer
@@ -42,8 +51,6 @@ CONFIG, VERSIONS, FINISHED = "config.yaml", "versions.json", "run.json"
 _PACKAGES = ("effopd", "torch", "transformers", "trl", "accelerate", "datasets")
 # Files that training writes. In a directory without CONFIG they are somebody else's.
 _OF_A_MODEL = ("checkpoint-*", "*.safetensors", "config.json")
-# Number of bytes left on the disk below which an error while saving is put down to a full disk.
-FULL_DISK = 1 << 20
 # Settings that may change between an interrupted run and its continuation without changing what is trained.
 _FREE = re.compile(
     r"^(output_dir|report_to|run_name|project|disable_tqdm|dataloader_\w+|logging_\w+|log_\w+|save_total_limit|"
@@ -84,7 +91,7 @@ def train(arguments: RunArguments, config: TrainConfig, callbacks: MakeCallbacks
     resolved = asdict(arguments) | config.to_dict()
     directory.mkdir(parents=True, exist_ok=True)  # fails where nothing can be written, before any model is loaded
     with locked(directory) if config.process_index == 0 else contextlib.nullcontext():
-        _check_same_run(directory, resolved)
+        _check_same_run(directory, resolved, _elastic(directory, config))
         if (directory / FINISHED).exists():
             logger.warning("%s is finished; its results are used again. Remove it to train anew.", directory)
             return read_json_lines(directory / METRICS)
@@ -111,24 +118,24 @@ def _train(
     checkpoint = newest_checkpoint(directory)
     if checkpoint:
         logger.warning("Continuing from %s.", checkpoint)
+        read_complete(checkpoint)
+        check_processes(checkpoint, config)
     state = read_json(checkpoint / TRAINER_STATE) if checkpoint else {}
+    if state and trainer.is_world_process_zero():
+        trl_hooks.remove_old_checkpoints(config, state["global_step"], state["best_model_checkpoint"])
     try:
-        if checkpoint and state["global_step"] >= state["max_steps"]:
+        if checkpoint and _had_ended(state):
             # Interrupted between its last checkpoint and its end. The Trainer would take one more step.
             if trainer.is_world_process_zero():
                 _copy_model(checkpoint, directory)
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             trainer.save_model(str(directory))
-    except Exception as error:  # torch and safetensors have errors of their own for a full disk
-        full = os.strerror(errno.ENOSPC)
-        if full in str(error) or shutil.disk_usage(directory).free < FULL_DISK:
-            raise OSError(errno.ENOSPC, full, str(directory)) from error
-        if trl_hooks.is_divergence(error):
-            raise DivergedError(
-                f"After step {trainer.state.global_step}, the student's probabilities are not finite any more: training"
-                " has diverged. Lower the learning rate, and choose another directory."
-            ) from error
+    except Exception as error:
+        if checkpoint and not metrics.has_begun and not isinstance(error, EffOPDError):
+            raise unreadable(checkpoint, named(error)) from error
+        if reason := explained(error, trainer, resolve_rewards(arguments.reward) if arguments.reward else ()):
+            raise reason from error
         raise
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
@@ -139,6 +146,12 @@ def _train(
         frozen = savings(trainer.model, trainer.optimizer)
         write_json(directory / FINISHED, {"steps": last["step"], "last": last} | extrapolated | frozen)
     return read_json_lines(directory / METRICS)
+
+
+def _had_ended(state: dict[str, Any]) -> bool:
+    """Tell from the state in a checkpoint whether training had ended there, by its number of steps or a callback."""
+    stopped = state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"]
+    return bool(stopped) or state["global_step"] >= state["max_steps"]
 
 
 def _copy_model(checkpoint: Path, directory: Path) -> None:
@@ -166,17 +179,18 @@ def _extrapolate(arguments: RunArguments, trainer: OPDTrainer | RLTrainer, direc
     return record
 
 
-def newest_checkpoint(directory: Path) -> Path | None:
-    """Find the checkpoint with the most steps among those that were written completely; None if there is none."""
-    complete = {
-        int(number): path.parent
-        for path in directory.glob(f"checkpoint-*/{COMPLETE}")
-        if (number := path.parent.name.removeprefix("checkpoint-")).isdecimal()
-    }
-    return complete[max(complete)] if complete else None
+def _elastic(directory: Path, config: TrainConfig) -> set[str]:
+    """Name the settings that may change with the number of processes, if a step takes as many prompts as before.
+
+    In reinforcement learning, they also decide how often it samples.
+    """
+    checkpoint = newest_checkpoint(directory) if isinstance(config, OPDConfig) else None
+    if not checkpoint or read_complete(checkpoint).get("prompts_per_step") != prompts_per_step(config):
+        return set()
+    return {"per_device_train_batch_size", "gradient_accumulation_steps"}
 
 
-def _check_same_run(directory: Path, resolved: dict[str, Any]) -> None:
+def _check_same_run(directory: Path, resolved: dict[str, Any], free: Collection[str] = ()) -> None:
     """Refuse a directory that holds a run with other settings, or files of a model that no run wrote."""
     path = directory / CONFIG
     if not path.exists():
@@ -193,7 +207,10 @@ def _check_same_run(directory: Path, resolved: dict[str, Any]) -> None:
         raise DataError(f"{path} is not YAML: {error}. Choose another directory, or remove this one.") from error
     if not isinstance(saved, dict):
         raise DataError(f"{path} holds no settings. Choose another directory, or remove this one.")
-    before, now = ({key: values[key] for key in values if not _FREE.match(str(key))} for values in (saved, wanted))
+    before, now = (
+        {key: values[key] for key in values if not _FREE.match(str(key)) and key not in free}
+        for values in (saved, wanted)
+    )
     if changed := differing_settings(before, now):
         raise ConfigurationError(
             f"{directory} holds a run with other settings ({'; '.join(changed[:5])}"

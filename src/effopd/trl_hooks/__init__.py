@@ -53,6 +53,8 @@ signature. Each name stands below the file that uses it:
                                                         the prompts a resumed training has behind it
         Trainer._get_train_sampler                      makes the sampler of prompts
         trainer.utils.RepeatSampler                     draws an order of the prompts at each pass over them
+    old_checkpoints.py
+        Trainer._save_checkpoint                        saves a checkpoint and removes old ones, before `on_save`
     rewards.py
         Trainer.async_loop                              runs GRPO's asynchronous rewards, if it has any
         trainer.utils.start_event_loop_in_daemon, .shutdown_event_loop_in_daemon
@@ -77,6 +79,7 @@ from effopd.trl_hooks.divergence import (
     token_logprobs,
 )
 from effopd.trl_hooks.grpo import HookedGRPOTrainer
+from effopd.trl_hooks.old_checkpoints import remove_old_checkpoints, remove_old_checkpoints_last
 from effopd.trl_hooks.resume import on_resume, on_start
 from effopd.trl_hooks.rewards import wait_for
 from effopd.trl_hooks.rollouts import Rollout, empty_rollout, generate, is_divergence, make_rollouts
@@ -118,6 +121,8 @@ __all__ = [
     "on_resume",
     "on_start",
     "publish_weights",
+    "remove_old_checkpoints",
+    "remove_old_checkpoints_last",
     "replaced_loss",
     "samples_as_tested",
     "samples_on_a_server",

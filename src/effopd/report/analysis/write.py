@@ -36,6 +36,8 @@ def write_report(out: Path, sweep: Path | None = None) -> list[Path]:
     spectra = read_spectra(records)
     tables = make_tables(records)
     section = sweep_section(sweep) if sweep else ""
+    for left in out.glob(".report-*.tmp"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=".report-", suffix=".tmp", dir=out))
     try:
         write_text(work / "tables.md", tables_markdown(tables))
