@@ -22,7 +22,6 @@ from effopd.extrapolation.checks import (
     check_device,
     check_optimizer,
     check_prompts,
-    check_schedule,
     check_trainer,
     validation_rows,
 )
@@ -34,7 +33,7 @@ from effopd.extrapolation.next_rollouts import NextRolloutsValidator
 from effopd.extrapolation.presets import ExtrapolationConfig, resolve_preset
 from effopd.extrapolation.records import COSTS, RECORDS, make_record
 from effopd.extrapolation.saved_state import load_state, save_state
-from effopd.extrapolation.schedule import parse_schedule
+from effopd.extrapolation.schedule import check_schedule, parse_schedule
 from effopd.extrapolation.search import Score, SearchResult, search
 from effopd.extrapolation.snapshot import Displacement, Snapshot
 from effopd.extrapolation.ties import warn_of_ties
