@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import verl  # noqa: F401  before its parts, and with what VERL_USE_EXTERNAL_MODULES names
 from safetensors.torch import save_file
-from verl_worlds import configuration, write_world
+from verl_worlds import configuration
 
 from effopd.extrapolation import Extrapolator, Score
 from effopd.integrations.verl.remote_snapshot import RemoteSnapshot
@@ -95,11 +95,11 @@ def main(out: Path, resume: bool) -> None:
         seen.append(run.result and run.result.accepted_scale)
         if step == 3:
             run.worker.save_checkpoint(str(out / "checkpoint"), None, 3)
-    parameters = run.engine.module.parameters()
+    parameters = list(run.engine.module.parameters())
     everything = {
         "accepted": seen,
         "kinds": sorted({type(parameter).__name__ for parameter in parameters}),
-        "local_share": sum(p.to_local().numel() for p in parameters) or None,
+        "elements": [sum(parameter.to_local().numel() for parameter in parameters), sum(p.numel() for p in parameters)],
         "norm": run.snapshot.last.norms["total"],
         "seconds": run.snapshot.seconds,
         "trl": "trl" in sys.modules,
@@ -111,8 +111,4 @@ def main(out: Path, resume: bool) -> None:
 
 
 if __name__ == "__main__":
-    [_, folder, *rest] = sys.argv
-    if rest != ["--write"]:
-        main(Path(folder), bool(rest))
-    else:
-        write_world(Path(folder) / "world")
+    main(Path(sys.argv[1]), resume=sys.argv[2:] == ["--resume"])

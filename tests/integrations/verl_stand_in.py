@@ -1,4 +1,4 @@
-"""A stand-in for verl's rollout engine, in a Ray actor: it samples by transformers, and writes down what is asked of it.
+"""A stand-in for verl's rollout engine, in a Ray actor: it samples by transformers, and writes down what it is asked.
 
 Like vLLM under verl, it has no weights after `sleep` until `update_weights` brings some, and refuses to sample then.
 """
@@ -62,14 +62,18 @@ class StandInServer:
         number = self.asked[prompt] = self.asked[prompt] + 1
         seed = int(hashlib.sha256(f"{self.weights} {prompt} {number}".encode()).hexdigest()[:12], 16)
         generator = torch.Generator().manual_seed(seed)
-        ids = list(prompt_ids)
+        ids, logprobs = list(prompt_ids), []
         while len(ids) < len(prompt_ids) + LONGEST and (len(ids) == len(prompt_ids) or ids[-1] != 1):
-            probabilities = self.model(torch.tensor([ids])).logits[0, -1].softmax(-1)
-            ids.append(int(torch.multinomial(probabilities, 1, generator=generator)))
+            scores = self.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+            ids.append(int(torch.multinomial(scores.exp(), 1, generator=generator)))
+            logprobs.append(float(scores[ids[-1]]))
         sampling = {name: sampling_params[name] for name in ("temperature", "top_p", "top_k")}
         self.note("sample", prompt=prompt, answer=ids[len(prompt_ids) :], **sampling)
         return TokenOutput(
-            token_ids=ids[len(prompt_ids) :], stop_reason="completed", extra_fields={"global_steps": self.global_steps}
+            token_ids=ids[len(prompt_ids) :],
+            log_probs=logprobs,
+            stop_reason="completed",
+            extra_fields={"global_steps": self.global_steps},
         )
 
 

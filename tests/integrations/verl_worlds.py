@@ -4,31 +4,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas
-from hydra import compose, initialize_config_module
+import torch
 
 from effopd.world.model import ModelSize, make_model
 from effopd.world.tokenizer import make_tokenizer
 
 SIZE = ModelSize(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2)
+REWARD = """def compute_score(data_source, solution_str, ground_truth, extra_info=None, **others):
+    return float(ground_truth in solution_str)
+"""
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
-def write_world(out: Path) -> None:
-    """Write a random model with its tokenizer, prompts, and a reward, unless they are there."""
-    import torch
+def write_world(out: Path, reward: str = REWARD) -> None:
+    """Write a random model with its tokenizer, prompts, and a reward function."""
+    import pandas
 
-    if (out / "prompts.parquet").exists():
-        return
     tokenizer = make_tokenizer()
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(0)
     make_model(SIZE, tokenizer, max_length=64).save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
-    (out / "reward.py").write_text(
-        "def compute_score(data_source, solution_str, ground_truth, extra_info=None, **others):\n"
-        "    return float(ground_truth in solution_str)\n"
-    )
+    (out / "reward.py").write_text(reward)
     rows = [
         {
             "data_source": "sums",
@@ -41,9 +38,9 @@ def write_world(out: Path) -> None:
     pandas.DataFrame(rows).to_parquet(out / "prompts.parquet")
 
 
-def configuration(world: Path, run: Path, **settings: Any) -> Any:
-    """Compose verl's configuration; `settings` are those of its section `effopd`."""
-    overrides = {
+def overrides(world: Path, run: Path, **settings: Any) -> list[str]:
+    """What differs from verl's defaults, as its command line takes it; `settings` are those of the section `effopd`."""
+    changed = {
         "data.train_files": world / "prompts.parquet",
         "data.val_files": world / "prompts.parquet",
         "data.train_batch_size": 4,
@@ -78,11 +75,20 @@ def configuration(world: Path, run: Path, **settings: Any) -> Any:
         "trainer.logger": "[console]",
         "trainer.default_local_dir": run,
         "trainer.val_before_train": False,
-        "trainer.total_training_steps": 4,
         "trainer.save_freq": 1,
         "trainer.v1.trainer_mode": "effopd",
+        "ray_kwargs.ray_init.num_cpus": 16,
+        "+ray_kwargs.ray_init.num_gpus": 2,
+        "+ray_kwargs.ray_init.include_dashboard": False,
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
     }
-    overrides |= {f"+effopd.{name}": json.dumps(value) for name, value in settings.items()}
+    changed |= {f"+effopd.{name}": json.dumps(value) for name, value in settings.items()}
+    return [f"{name}={value}" for name, value in changed.items()]
+
+
+def configuration(world: Path, run: Path) -> Any:
+    """Compose verl's configuration, as its command line does."""
+    from hydra import compose, initialize_config_module
+
     with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", [f"{name}={value}" for name, value in overrides.items()])
+        return compose("ppo_trainer", overrides(world, run))

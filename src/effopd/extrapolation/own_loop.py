@@ -51,8 +51,8 @@ class Extrapolator:
             raise ConfigurationError(f"Extrapolator: got {others}, expected settings among {', '.join(SETTINGS)}.")
         self.config = resolve_preset("paper", **settings)
         self._validate, self._publish, self._triggers = validate, publish, parse_schedule(self.config.schedule)
-        given = isinstance(parameters, Snapshot)
-        self._snapshot = parameters if given else Snapshot(parameters, self.config.snapshot_device)
+        made = parameters if isinstance(parameters, Snapshot) else Snapshot(parameters, self.config.snapshot_device)
+        self._snapshot = made
         self.save, self.load = self._snapshot.save, self._snapshot.load
 
     def step(self, step: int) -> SearchResult | None:

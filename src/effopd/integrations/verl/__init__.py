@@ -9,7 +9,12 @@ Importing this registers the trainer. verl imports it in all of its processes if
 that holds a shard of the weights.
 """
 
-from effopd.integrations.verl.trainer import EffOPDTrainer
-from effopd.integrations.verl.worker import ExtrapolatingWorker
+from effopd.extras import needed_by
+
+with needed_by("effopd.integrations.verl"):
+    import verl  # noqa: F401  first, since its parts need it whole
+
+    from effopd.integrations.verl.trainer import EffOPDTrainer
+    from effopd.integrations.verl.worker import ExtrapolatingWorker
 
 __all__ = ["EffOPDTrainer", "ExtrapolatingWorker"]

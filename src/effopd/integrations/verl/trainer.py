@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from omegaconf import OmegaConf
 from typing_extensions import override
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
@@ -50,8 +49,7 @@ class EffOPDTrainer(PPOTrainerSync):
 
     def __init__(self, config: Any) -> None:
         warnings.warn(EXPERIMENTAL, stacklevel=2)
-        section = config.get("effopd") or {}
-        self._settings = read_settings(OmegaConf.to_container(OmegaConf.create(section), resolve=True))
+        self._settings = read_settings(config.get("effopd") or {})
         check_supported(config)
         config.trainer.v1.trainer_mode = "sync"  # by any other name, verl's parts take a trainer for asynchronous
         super().__init__(config)

@@ -65,6 +65,6 @@ def _rewards(sampled: Any) -> dict[str, float]:
     if not sampled.keys:
         return {}
     data = tq.kv_batch_get(keys=sampled.keys, partition_id=sampled.partition_id, select_fields=["rm_scores"])
-    rewards = zip(sampled.keys, data["rm_scores"].sum(dim=1).tolist(), strict=True)
-    parts = sorted((key.rsplit("_", 2), reward) for key, reward in rewards)
-    return {uid: reward for (uid, _, index), reward in sorted(parts, key=lambda part: int(part[0][2]))}
+    rewards = dict(zip(sampled.keys, data["rm_scores"].sum(dim=1).tolist(), strict=True))
+    parts = sorted((key.rsplit("_", 2) for key in rewards), key=lambda part: int(part[2]))  # prompt, sample, part
+    return {uid: rewards[f"{uid}_{sample}_{part}"] for uid, sample, part in parts}
