@@ -15,6 +15,7 @@ ASKED = {
     **dict.fromkeys(["memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved"], int),
     **dict.fromkeys(["empty_cache", "ipc_collect", "reset_peak_memory_stats"], lambda: None),
     "mem_get_info": lambda: (0, 0),
+    "get_device_name": lambda *index: "CPU",
     "set_rng_state": torch.set_rng_state,
 }
 

@@ -12,6 +12,7 @@ ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join([str(FOLDER.parents[1] / "src"), str(FOLDER)]),
     "PYTHONWARNINGS": "ignore",
     "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "100,101",  # as many as Ray is told of, and none that torch finds
     "VERL_PLATFORM": "cpu",
     "VERL_ENGINE_DEVICE": "cuda",  # under which verl's FSDP2 engine is registered
     "VERL_LOGGING_LEVEL": "ERROR",

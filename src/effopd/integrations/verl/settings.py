@@ -52,9 +52,9 @@ def check_supported(config: Mapping[str, Any]) -> None:
             "one. Set it to 'fsdp2'."
         )
     model = parts["model"]
-    if model.get("lora_rank", 0) or model.get("lora_adapter_path") or model.get("lora", {}).get("rank", 0):
+    if model.get("lora_rank", 0) or model.get("lora_adapter_path") or (model.get("lora") or {}).get("rank", 0):
         raise UnsupportedError("LoRA under verl is not supported, since FSDP2 shards the factors. Train all weights.")
-    if (parts["actor"].get("fsdp_config") or {}).get("qat", {}).get("enable"):
+    if ((parts["actor"].get("fsdp_config") or {}).get("qat") or {}).get("enable"):
         raise UnsupportedError("Quantization-aware training is not supported: what is sampled from is not the weights.")
     if parts["rollout"].get("full_determinism"):
         raise UnsupportedError(
