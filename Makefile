@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo system test test-slow test-versions check format clean
+.PHONY: setup demo system test test-slow test-versions test-verl check format clean
 
 # torch is installed first and alone. As a dependency of the others, pip could pick another build of it.
 $(VENV)/installed: pyproject.toml
@@ -35,6 +35,10 @@ test-versions: setup
 	$(BIN)/python scripts/versions.py oldest
 	$(BIN)/python scripts/versions.py newest
 
+# With verl, in the environment .venv-verl, which this makes: verl needs an older transformers than .venv has.
+test-verl:
+	$(PYTHON) scripts/verl.py
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -45,4 +49,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs build
+	rm -rf $(VENV) .venv-verl runs build

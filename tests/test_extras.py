@@ -15,7 +15,7 @@ from effopd.extras import EXTRAS, needed_by, require
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-INSTALLED_AS = {"sklearn": "scikit-learn", "yaml": "PyYAML"}
+INSTALLED_AS = {"sklearn": "scikit-learn", "transfer_queue": "TransferQueue", "yaml": "PyYAML"}
 
 
 def plain(name: str) -> str:
@@ -31,7 +31,7 @@ def test_the_table_is_that_of_the_project() -> None:
             assert optional[extra][0].startswith("trl[vllm]")
             required = {"vllm"}
         assert {plain(INSTALLED_AS.get(package, package)) for package in packages} == required, extra
-    assert optional["all"] == [f"effopd[{','.join(extra for extra in EXTRAS if extra)}]"]
+    assert optional["all"] == [f"effopd[{','.join(extra for extra in EXTRAS if extra not in ('', 'verl'))}]"]
     [trl] = [each for each in PROJECT["dependencies"] if each.startswith("trl")]
     assert optional["vllm"] == [trl.replace("trl", "trl[vllm]")]
 

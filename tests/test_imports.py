@@ -30,6 +30,7 @@ IMPORTS = {
     "linearized": {"parameters"},
     "world": {"linearized", "sampling"},
     "extrapolation": {"parameters", "sampling", "trl_hooks", "utility"},
+    "integrations": {"extrapolation", "parameters"},
     "training": {
         "checkpoints",
         "extrapolation",

@@ -32,6 +32,7 @@ EXTRAS = {
     "ray": ("ray",),
     "vllm": ("vllm",),
     "deepspeed": ("deepspeed",),
+    "verl": ("transfer_queue", "verl"),
 }
 """Packages, as they are imported, by the extra of effopd that installs them; those of "" come with effopd itself."""
 

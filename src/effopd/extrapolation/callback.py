@@ -27,7 +27,7 @@ from effopd.extrapolation.optimizers import forget_moments
 from effopd.extrapolation.presets import ExtrapolationConfig, resolve_preset
 from effopd.extrapolation.records import COSTS, RECORDS, make_record
 from effopd.extrapolation.saved_state import load_state, save_state
-from effopd.extrapolation.schedule import parse_schedule
+from effopd.extrapolation.schedule import check_schedule, parse_schedule
 from effopd.extrapolation.search import Score, SearchResult, search
 from effopd.extrapolation.snapshot import Displacement, Snapshot
 from effopd.extrapolation.snapshots import snapshot_of
@@ -138,7 +138,7 @@ class EffOPDCallback(TrainerCallback):
                 "trainer.remove_callback(EffOPDCallback) removes the first."
             )
         if self.config.scales:
-            checks.check_schedule(self._triggers, self.config.schedule, state.max_steps)
+            check_schedule(self._triggers, self.config.schedule, state.max_steps)
             if not self._ahead:
                 self.validator.try_out(self.trainer, self._draw(step=0)[0])
         self._snapshot = snapshot_of(self.trainer, self._names, self.config.snapshot_device)

@@ -1,6 +1,6 @@
 """Checks that extrapolation will be right, before it changes anything: what does not pass is refused."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -134,19 +134,6 @@ def check_device(name: str | None) -> None:
             f"snapshot_device: got {name!r}, which torch cannot use here ({str(error).splitlines()[0]}). Use 'cpu', "
             "'cuda' where there is one, or leave it out."
         ) from error
-
-
-def check_schedule(triggers: Callable[[int], bool], schedule: Any, max_steps: int) -> None:
-    """Refuse a schedule by which a training of `max_steps` steps would never extrapolate.
-
-    Raises:
-        ConfigurationError: No step from 1 to `max_steps` is one of the schedule.
-    """
-    if not any(triggers(step) for step in range(1, max_steps + 1)):
-        raise ConfigurationError(
-            f"schedule={schedule!r} has no step among the {max_steps} of this training, so nothing would be "
-            "extrapolated. Give earlier steps, or train longer."
-        )
 
 
 def check_prompts(trainer: Any, examples: Sequence[dict[str, Any]]) -> None:

@@ -26,7 +26,7 @@ class Extrapolator:
     must keep no weights of its own, averaged or as a master copy: it would undo a jump.
 
     Args:
-        parameters: Live parameters to extrapolate, by name, as `Snapshot` takes them.
+        parameters: Live parameters to extrapolate, by name, as `Snapshot` takes them; or a snapshot of them.
         validate: Function that scores the live weights, by a number of which higher is better, or by a `Score`. It gets
             a random seed, one for W_t and others for the candidates. Torch is seeded with it, and gets its former state
             back. With several processes, all must return the same score.
@@ -44,7 +44,7 @@ class Extrapolator:
 
     def __init__(
         self,
-        parameters: Mapping[str, torch.Tensor],
+        parameters: Mapping[str, torch.Tensor] | Snapshot,
         validate: Callable[[int], float | Score],
         publish: Callable[[], None] = lambda: None,
         **settings: Any,
@@ -53,12 +53,14 @@ class Extrapolator:
             raise ConfigurationError(f"Extrapolator: got {others}, expected settings among {', '.join(SETTINGS)}.")
         self.config = resolve_preset("paper", **settings)
         self._validate, self._publish, self._triggers = validate, publish, parse_schedule(self.config.schedule)
-        if any(map(is_zero, parameters.values())):
-            raise UnsupportedError(
-                "DeepSpeed makes these parameters from masters of its own, and would lose what is written to them. Use "
-                "EffOPDCallback with a trainer, or FSDP2."
-            )
-        self._snapshot = Snapshot(parameters, self.config.snapshot_device)
+        if not isinstance(parameters, Snapshot):
+            if any(map(is_zero, parameters.values())):
+                raise UnsupportedError(
+                    "DeepSpeed makes these parameters from masters of its own, and would lose what is written to them. "
+                    "Use EffOPDCallback with a trainer, or FSDP2."
+                )
+            parameters = Snapshot(parameters, self.config.snapshot_device)
+        self._snapshot = parameters
         self.save, self.load = self._snapshot.save, self._snapshot.load
 
     def step(self, step: int) -> SearchResult | None:

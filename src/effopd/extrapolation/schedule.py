@@ -1,6 +1,7 @@
 """When to extrapolate: a schedule is a function that says, given the number of steps done, whether to."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from effopd.errors import ConfigurationError
 
@@ -58,3 +59,16 @@ def parse_schedule(spec: str | Sequence[int]) -> Schedule:
         f"The schedule {spec!r} is not known. Use 'powers_of_two', 'every:PERIOD', 'every:PERIOD:FIRST' "
         "or a list of step numbers."
     )
+
+
+def check_schedule(triggers: Schedule, schedule: Any, max_steps: int) -> None:
+    """Refuse a schedule by which a training of `max_steps` steps would never extrapolate.
+
+    Raises:
+        ConfigurationError: No step from 1 to `max_steps` is one of the schedule.
+    """
+    if not any(triggers(step) for step in range(1, max_steps + 1)):
+        raise ConfigurationError(
+            f"schedule={schedule!r} has no step among the {max_steps} of this training, so nothing would be "
+            "extrapolated. Give earlier steps, or train longer."
+        )
