@@ -33,8 +33,8 @@ def write_report(records: Sequence[Record], results: Path, command: str, note: s
     lines = [
         "# LoRA: what to extrapolate",
         "",
-        f"`{command}`. World `{run['world']}`, {run['prompts_per_step']} prompts per step, to {goal}; a run is given up "
-        f"after {run['limit']:,} rollouts. {HOW}",
+        f"`{command}`. World `{run['world']}`, {run['prompts_per_step']} prompts per step, to {goal}; a run is given "
+        f"up after the rollouts that are named as not enough. {HOW}",
         "",
         WAYS,
         "",

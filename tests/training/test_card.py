@@ -34,7 +34,7 @@ def written(directory: Path, config: dict[str, Any], triggers: list[dict[str, An
 def test_a_run_writes_its_card(tmp_path: Path) -> None:
     rows = train(*world(tmp_path / "my-run", max_steps=2, learning_rate=1e-3))
     card = ModelCard.load(tmp_path / "my-run" / "README.md")
-    assert card.data.tags == ["effopd", "on-policy-distillation", "trl"]
+    assert card.data.tags == ["effopd", "on-policy-distillation", "trl", "distillation"]  # the last two are TRL's
     assert card.data.base_model is None  # no model of the hub
     last = rows[-1]
     jumps = [row for row in rows if row["accepted_scale"]]

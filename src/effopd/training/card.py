@@ -51,11 +51,12 @@ _CITATION = """```bibtex
 ```"""
 
 
-def write_card(directory: Path) -> None:
+def write_card(directory: Path, tags: Iterable[str] = ()) -> None:
     """Write the card of a run, unless its directory has a `README.md` that is somebody else's.
 
     Args:
         directory: Run directory; without a row of metrics there is nothing to tell yet, and nothing is written.
+        tags: Tags of the model, beside effopd's own.
     """
     path, rows = directory / CARD, []
     if (directory / METRICS).exists():
@@ -65,15 +66,16 @@ def write_card(directory: Path) -> None:
     if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
         logger.warning("%s is not written by effopd, so it stays as it is, and there is no model card.", path)
         return
-    write_text(path, str(make_card(directory, rows)))
+    write_text(path, str(make_card(directory, rows, tags)))
 
 
-def make_card(directory: Path, rows: list[dict[str, Any]]) -> ModelCard:
+def make_card(directory: Path, rows: list[dict[str, Any]], tags: Iterable[str] = ()) -> ModelCard:
     """Make the card of a run.
 
     Args:
         directory: Run directory, of which `config.yaml`, `versions.json` and `extrapolations.jsonl` are read.
         rows: Rows of its metrics, at least one.
+        tags: Tags of the model, beside effopd's own.
     """
     config = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
     triggers = read_json_lines(directory / RECORDS) if (directory / RECORDS).exists() else []
@@ -84,7 +86,7 @@ def make_card(directory: Path, rows: list[dict[str, Any]]) -> ModelCard:
         datasets=[data] if _is_on_hub(data) else None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=[TAG, kind, "trl"],
+        tags=list(dict.fromkeys([TAG, kind, *tags])),
     )
     sections = {
         "Settings": [_table("setting", "value", _settings(config)), f"All others are in `{CONFIG}`."],

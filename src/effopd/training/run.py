@@ -140,7 +140,7 @@ def _train(
         if arguments.alphaopd_target is not None:
             extrapolated = {"alphaopd": _extrapolate(arguments, trainer, directory)}
         frozen = savings(trainer.model, trainer.optimizer)
-        write_card(directory)
+        trainer.create_model_card()
         write_json(directory / FINISHED, {"steps": last["step"], "last": last} | extrapolated | frozen)
     return read_json_lines(directory / METRICS)
 
