@@ -29,12 +29,14 @@ SETTINGS: dict[str, Any] = {
     "target_accuracy": 0.90,
     "evaluation_problems": 256,
 }
-LIMITS = {1e-4: 4096, 1e-3: 8192, 1e-2: 8192}  # rollouts; the first was cut for time
+LIMITS = {1e-4: 4096, 1e-3: 8192, 1e-2: 8192}
+# Cut for time: at this rate, only line search comes near the target within 4,096 rollouts. The others have one seed.
+SLOW = 1e-4
 QUICK: dict[str, Any] = {"prompts_per_step": 16, "target_accuracy": 0.6, "evaluation_problems": 16}
 
 
 def planned(seeds: Sequence[int], quick: bool = False) -> list[Run]:
-    """All runs. Line search evaluates after each step, since it arrives after some steps."""
+    """All runs but those that were cut. Line search evaluates after each step, since it arrives after some steps."""
     arms = [("product", "none", 2)]
     for way in ("product", "separate", "folded"):
         arms += [(way, "paper", 2), (way, "line_search", 1)]
@@ -43,7 +45,7 @@ def planned(seeds: Sequence[int], quick: bool = False) -> list[Run]:
         Run(WORLD, way, acceleration, seed, rate, evaluate_every=every, limit=64 if quick else limit, **settings)
         for way, acceleration, every in arms
         for rate, limit in LIMITS.items()
-        for seed in seeds
+        for seed in (seeds[:1] if rate == SLOW and acceleration != "line_search" else seeds)
     ]
 
 

@@ -19,7 +19,8 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     assert base + 0.1 < trained  # four standard errors
     assert base + 0.1 < part
     assert pd.read_parquet(out / "analysis" / "updates.parquet")["step"].unique().tolist() == [4, 8]
-    assert any(json.loads(line)["accepted_scale"] for line in (out / "own" / "extrapolations.jsonl").open())
+    triggers = (out / "own" / "extrapolations.jsonl").read_text().splitlines()
+    assert any(json.loads(line)["accepted_scale"] for line in triggers)
     shown = "".join(str(each) for cell in notebook.cells for each in cell.get("outputs", ()))
     assert all(f"{accuracy:.4f}" in shown for accuracy in accuracies)
 

@@ -71,6 +71,9 @@ def test_somebody_elses_readme_is_left_alone(tmp_path: Path, caplog: pytest.LogC
     train(*world(tmp_path, max_steps=2, save_steps=1))
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
     assert "README.md is not written by effopd" in caplog.text
+    (tmp_path / "folder" / "README.md").mkdir(parents=True)
+    train(*world(tmp_path / "folder", max_steps=1))
+    assert (tmp_path / "folder" / "README.md").is_dir()
 
 
 def test_what_is_pushed_has_the_card_and_the_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

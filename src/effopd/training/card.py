@@ -63,7 +63,7 @@ def write_card(directory: Path, tags: Iterable[str] = ()) -> None:
         rows = read_json_lines(directory / METRICS)
     if not rows:
         return
-    if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
+    if path.exists() and not (path.is_file() and _MARK in path.read_text(encoding="utf-8", errors="replace")):
         logger.warning("%s is not written by effopd, so it stays as it is, and there is no model card.", path)
         return
     write_text(path, str(make_card(directory, rows, tags)))
