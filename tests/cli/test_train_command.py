@@ -35,6 +35,8 @@ RUN = "model_name_or_path: world:base\ndataset_name: world:train\nacceleration: 
         ("reward: 3", [], "reward: got 3, expected a list of texts"),
         ("extrapolation: [1]", [], "extrapolation: got [1], expected settings by name"),
         ("learning_rat: 3", [], "there is no field 'learning_rat'; did you mean learning_rate?"),
+        ("method: ppo2", [], "method: got 'ppo2', expected one of opd, exopd, alphaopd, grpo, dapo, ppo."),
+        ("", ["--method", "ppo2", "--num_generations", "8"], "method: got 'ppo2', expected one of opd"),
         ("7: 3", [], "there is no field '7'; docs/training.md has the fields"),
         (
             "",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from tiny import assert_same, contains_answer, distillation_trainer, grpo_trainer, tiny_dataset, tiny_model, weights
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from transformers import TrainerCallback
@@ -329,3 +330,17 @@ def test_weights_that_leave_all_range_are_recorded(tmp_path: Path) -> None:
     last = records(tmp_path)[-1]
     assert last["delta_norm"]["total"] is last["delta_norm"]["lm_head"] is last["cosine_to_previous"] is None
     assert last["delta_norm"]["mlp"] == 0
+
+
+def test_what_is_pushed_is_tagged(tmp_path: Path) -> None:
+    """TRL's card, with each checkpoint, and the model's own tags, which go into the cards of `push_to_hub`."""
+    plain = distillation_trainer(tmp_path / "plain", max_steps=1, save_strategy="steps", save_steps=1)
+    plain.train()
+    trainer = distillation_trainer(tmp_path / "effopd", max_steps=1, save_strategy="steps", save_steps=1)
+    with_effopd(trainer)
+    for _ in range(2):
+        trainer.train()
+    before, after = (set(ModelCard.load(tmp_path / name / "README.md").data.tags) for name in ("plain", "effopd"))
+    assert after - before == {"effopd"}
+    assert sorted(trainer.model.model_tags) == sorted([*plain.model.model_tags, "effopd"])
+    assert "effopd" not in type(trainer)._tag_names

@@ -58,6 +58,15 @@ def test_a_damaged_tokenizer_is_named(qwen3: Path, tmp_path: Path, damaged: str)
         load_tokenizer(directory)
 
 
+def test_a_directory_without_a_tokenizer_is_told_from_a_damaged_one(qwen3: Path, tmp_path: Path) -> None:
+    for name, found in (("model", "config.json"), ("other", "notes.txt"), ("empty", "nothing")):
+        (tmp_path / name).mkdir()
+        if name != "empty":
+            (tmp_path / name / found).write_text("{}")
+        with pytest.raises(DataError, match=rf"{name}: there is no tokenizer; .* found {re.escape(found)}\. Pass a"):
+            load_tokenizer(tmp_path / name)
+
+
 def test_the_models_of_the_embedded_world_have_names() -> None:
     assert load_tokenizer("world:base").eos_token == ";"
     assert load_model("world:teacher").config.num_hidden_layers == 4

@@ -141,6 +141,7 @@ class EffOPDCallback(TrainerCallback):
             check_schedule(self._triggers, self.config.schedule, state.max_steps)
             if not self._ahead:
                 self.validator.try_out(self.trainer, self._draw(step=0)[0])
+        trl_hooks.add_tag(self.trainer, "effopd")
         self._snapshot = snapshot_of(self.trainer, self._names, self.config.snapshot_device)
         self._optimizer_checked = False
         self.cost, self.num_accepted, self.last = dict.fromkeys(COSTS, 0), 0, None
@@ -256,8 +257,7 @@ class EffOPDCallback(TrainerCallback):
             seed = derived_seed(self._seed, step, next(samplings) if independent else 0)
             try:
                 with self._timed("validation_seconds"):
-                    ahead = self._ahead
-                    score = ahead.score_live() if ahead else validate(self.trainer, validator, rows, seed)
+                    score = self._ahead.score_live() if self._ahead else validate(self.trainer, validator, rows, seed)
             except DivergedError:  # it comes before anything is sampled, so there is no cost to count
                 return Score(math.nan)
             for key in ("rollouts", "generated_tokens", "teacher_tokens"):

@@ -7,8 +7,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from effopd.errors import ConfigurationError, DataError
+from effopd.errors import ConfigurationError, DataError, listing
 from effopd.models.find import find_model, find_place, hub_remedy
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
 
 
 def load_tokenizer(
@@ -116,5 +118,12 @@ def load_model(
 
 
 def _loading_error(kind: str, name_or_path: str | Path, place: Path | str, error: Exception) -> DataError:
+    is_tokenizer_there = isinstance(place, str) or any(any(place.glob(pattern)) for pattern in _TOKENIZER_FILES)
+    if kind == "tokenizer" and isinstance(place, Path) and not is_tokenizer_there:
+        found = listing(sorted(entry.name for entry in place.iterdir())) or "nothing"
+        return DataError(
+            f"{name_or_path}: there is no tokenizer; expected tokenizer.json or vocabulary files, found {found}. Pass "
+            "a directory to which both a model and its tokenizer were saved, by `save_pretrained`."
+        )
     remedy = "Check that every file is there and whole." if isinstance(place, Path) else hub_remedy(place)
     return DataError(f"{name_or_path}: cannot load the {kind}: {error}\n{remedy}")

@@ -60,6 +60,10 @@ def read_own_models(path: str | Path) -> OwnModels:
         ConfigurationError: It cannot be read, a field is unknown, missing or wrong, or no run has a role.
     """
     path = Path(path)
+    if not path.exists():
+        raise ConfigurationError(
+            f"There is no file {str(path)!r}. Give the specification of a study of your own models."
+        )
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

@@ -14,9 +14,10 @@ import yaml
 from trl import TrlParser
 from typing_extensions import override
 
+from effopd.checks import check_choice
 from effopd.errors import ConfigurationError
 from effopd.files import load_yaml
-from effopd.training.config import OPDConfig, RunArguments
+from effopd.training.config import Method, OPDConfig, RunArguments
 from effopd.training.rl_config import RL_METHODS, RLConfig, TrainConfig
 
 _WORDS: dict[type, str] = {
@@ -62,6 +63,8 @@ def parse_config(config: str, overrides: Sequence[str] = ()) -> tuple[RunArgumen
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     known.add_argument("--method", default=content.get("method"))
     method = known.parse_known_args(list(overrides))[0].method
+    if method is not None:
+        check_choice(f"{path}: method", method, (*get_args(Method), *RL_METHODS))
     kind = RLConfig if method in RL_METHODS else OPDConfig
     fields = RunArguments.__dataclass_fields__ | kind.__dataclass_fields__
     _check_file(content, path, kind, fields, method)

@@ -1,7 +1,7 @@
 """What the trainers of all methods share: the cost of each step, and accuracy as evaluation."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ class MeteredTrainer(Trainer):
     Attributes:
         meter: Cost of the step under way. Whoever reads it at the end of a step sets a new one.
         evaluation_seconds: Wall time spent in `evaluate()` so far, in seconds; it is no part of the cost of training.
+        write_card: Function that writes the model card, given the model's tags; None leaves it to TRL.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class MeteredTrainer(Trainer):
     ) -> None:
         self.meter = StepMeter()
         self.evaluation_seconds = 0.0
+        self.write_card: Callable[[Iterable[str]], None] | None = None
         self._accuracy = RewardValidator(evaluation_reward) if evaluation_reward is not None else None
         super().__init__(*args, **kwargs)
 
@@ -89,6 +91,14 @@ class MeteredTrainer(Trainer):
             )
         self.evaluation_seconds += time.perf_counter() - started
         return metrics
+
+    @override
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the model card, by `write_card` if that is set. It is called before checkpoints are saved or pushed."""
+        if self.write_card is None:
+            super().create_model_card(*args, **kwargs)
+        elif self.is_world_process_zero():
+            self.write_card(getattr(self.model, "model_tags", None) or ())
 
     def count_rollouts(self, completion_ids: list[list[int]], seconds: float) -> None:
         """Add completions that were sampled to train on, given by their token ids, and the seconds that it took."""

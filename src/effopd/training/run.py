@@ -1,8 +1,8 @@
 """`train`: a run in its directory, which continues where an interrupted one stopped.
 
 A run directory holds `config.yaml` (with every field), `versions.json`, `metrics.jsonl`, `extrapolations.jsonl`,
-`updates.jsonl` if it was asked for, `frozen.json` if something is frozen, `checkpoint-N/`, and the TensorBoard log;
-once the run is finished, the final model and `run.json` too.
+`updates.jsonl` if it was asked for, `frozen.json` if something is frozen, `checkpoint-N/`, the model card `README.md`,
+and the TensorBoard log; once the run is finished, the final model and `run.json` too.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from effopd.models.load import load_model
 from effopd.run_directory import differing_settings, locked
 from effopd.training.alphaopd import MODEL, RECORD, extrapolate_run
 from effopd.training.build import build_trainer
+from effopd.training.card import CONFIG, VERSIONS, write_card
 from effopd.training.complete_checkpoints import (
     STATE_FILES,
     TRAINER_STATE,
@@ -46,7 +48,7 @@ from effopd.versions import installed_versions
 
 logger = logging.getLogger(__name__)
 
-CONFIG, VERSIONS, FINISHED = "config.yaml", "versions.json", "run.json"
+FINISHED = "run.json"
 # Packages that decide what a run computes.
 _PACKAGES = ("effopd", "torch", "transformers", "trl", "accelerate", "datasets")
 # Files that training writes. In a directory without CONFIG they are somebody else's.
@@ -113,6 +115,7 @@ def _train(
     if trainer.is_world_process_zero():
         write_text(directory / CONFIG, yaml.safe_dump(resolved, sort_keys=True))
         write_json(directory / VERSIONS, versions())
+    trainer.write_card = partial(write_card, directory)
     for callback in callbacks(trainer, metrics) if callbacks else ():
         trainer.add_callback(callback)
     checkpoint = newest_checkpoint(directory)
@@ -144,6 +147,7 @@ def _train(
         if arguments.alphaopd_target is not None:
             extrapolated = {"alphaopd": _extrapolate(arguments, trainer, directory)}
         frozen = savings(trainer.model, trainer.optimizer)
+        trainer.create_model_card()
         write_json(directory / FINISHED, {"steps": last["step"], "last": last} | extrapolated | frozen)
     return read_json_lines(directory / METRICS)
 

@@ -61,6 +61,7 @@ signature. Each name stands below the file that uses it:
                                                         make such a loop for other trainers
     trainer.py
         Trainer._tokenizer, ._metrics                   the tokenizer; what goes into the next log
+        Trainer._tag_names                              tags of the card that is written with each checkpoint
         Trainer._tokenize_prompts, ._generate_single_turn, ._prepare_inputs
                                                         sample, and keep rollouts for later steps; a tested trainer
                                                         has them from TRL
@@ -87,6 +88,7 @@ from effopd.trl_hooks.step_rollouts import SAMPLING_LOGPROBS, StepRollouts, Step
 from effopd.trl_hooks.trainer import (
     SAMPLING_METHODS,
     TESTED_TRAINERS,
+    add_tag,
     can_sample,
     log_metric,
     samples_as_tested,
@@ -107,6 +109,7 @@ __all__ = [
     "Rollout",
     "StepRollouts",
     "StepScore",
+    "add_tag",
     "can_sample",
     "check_engine_logprobs",
     "discard_rollouts",

@@ -1,4 +1,4 @@
-"""Small things asked of any TRL trainer: whether its sampling is known, its tokenizer, its log, its random numbers."""
+"""Small things asked of any TRL trainer: its way of sampling, its tokenizer, its log, its tags, its random numbers."""
 
 import random
 from collections.abc import Iterator
@@ -38,6 +38,13 @@ def tokenizer(trainer: Any) -> Any:
 def log_metric(trainer: Any, name: str, value: float) -> None:
     """Add a value to the trainer's next log, which has the mean of the values added under one name."""
     trainer._metrics["train"][name].append(value)
+
+
+def add_tag(trainer: Any, tag: str) -> None:
+    """Tag the trainer's model, for the cards that transformers and TRL write when they push it or save a checkpoint."""
+    if hasattr(trainer.model, "add_model_tags"):  # that of transformers, whose models alone are pushed
+        trainer.model.add_model_tags([tag])
+        trainer._tag_names = [*(each for each in getattr(trainer, "_tag_names", ()) if each != tag), tag]
 
 
 @contextmanager
