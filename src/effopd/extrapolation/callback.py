@@ -283,14 +283,14 @@ class EffOPDCallback(TrainerCallback):
         elif self._ahead:
             self._snapshot.restore()
             self._ahead.note_sampler()
-            if result.accepted_scale > 0:
-                self.trainer.optimizer.state.clear()  # its moments are of the place that the jump left
         else:
             resampled = trl_hooks.discard_rollouts(self.trainer)
             for key, number in zip(("resampled_rollouts", "resampled_tokens"), resampled, strict=True):
                 self.cost[key] += number
         if result.accepted_scale:
             self._snapshot.write_candidate(result.accepted_scale)
+        if result.accepted_scale > 0 and self.config.resets_optimizer(self._ahead is not None):
+            self.trainer.optimizer.state.clear()  # its moments are of the place that the jump left
         trl_hooks.publish_weights(self.trainer)
 
     def _draw(self, step: int) -> list[dict[str, Any]]:
