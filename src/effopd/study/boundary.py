@@ -105,7 +105,8 @@ def _values(world: Records, role: str) -> tuple[dict[int, float], str]:
 
 def _worlds_by_dimension(records: Sequence[Records]) -> list[tuple[str, dict[int, float], str]]:
     """Order the worlds by the share of b in few eigenvectors, from the most concentrated, of the fewest dimensions."""
-    placed, others = [], []
+    placed: list[tuple[float, Records]] = []
+    others: list[tuple[str, dict[int, float], str]] = []
     for world in records:
         try:
             share = sum(share_in_few(world, seed) for seed in world.linearized) / len(world.linearized)

@@ -44,7 +44,9 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 
 def _present(level: Mapping[str, Any]) -> str:
-    return {True: "present", False: "not shown", None: level["note"]}[level["present"]]
+    if level["present"] is None:
+        return str(level["note"])
+    return "present" if level["present"] else "not shown"
 
 
 def _estimate(level: Mapping[str, Any]) -> str:

@@ -91,10 +91,10 @@ def noise_ratio(records: Records, seed: int) -> float:
         UnresolvedError: One of the mean gradients cannot be told from 0.
     """
     found = records.linearized[seed]
-    numbers = [(found[key] or {}).get("completions_for_unit_noise") for key in ("trace_rl", "trace_opd")]
-    if None in numbers:
+    rl, opd = ((found[key] or {}).get("completions_for_unit_noise") for key in ("trace_rl", "trace_opd"))
+    if rl is None or opd is None:
         raise UnresolvedError("a mean gradient cannot be told from 0, or there were no answers to reward")
-    return float(numbers[0] / numbers[1])
+    return float(rl / opd)
 
 
 def cosine_of_means(records: Records, seed: int) -> float:
