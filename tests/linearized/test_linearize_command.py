@@ -113,6 +113,7 @@ def test_the_report_holds_the_figures(finished: tuple[Path, dict[str, Any]]) -> 
     out, _ = finished
     page = (out / "linearized.html").read_text()
     assert page.count("data:image/svg+xml;base64,") == 4
+    assert "5 fresh completions" in page
     assert "<script" not in page
     assert {path.name for path in (out / "figures").iterdir()} == {
         f"{name}.{suffix}" for name in ("spectrum", "path", "modules", "lines") for suffix in ("svg", "pdf", "png")
