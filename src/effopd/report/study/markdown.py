@@ -45,9 +45,10 @@ def evidence(content: Mapping[str, Any]) -> str:
         )
         notes = f" {' '.join(f'{note}.' for note in claim['notes'])}" if claim["notes"] else ""
         parts.append(f"- **{claim['name']}**: {claim['statistic']}. {worlds}.{notes}".replace("..", "."))
-    parts += ["", f"## {TITLE}", "", ABOUT, ""]
-    parts += [table.markdown().replace("## ", "### ", 1) for table in boundary_tables(content)]
-    parts += [f"- Not looked for. {line}" for line in not_looked_for(content)]
+    if content.get("boundaries"):  # earlier versions did not look for them
+        parts += ["", f"## {TITLE}", "", ABOUT, ""]
+        parts += [table.markdown().replace("## ", "### ", 1) for table in boundary_tables(content)]
+        parts += [f"- Not looked for. {line}" for line in not_looked_for(content)]
     if missing:
         parts += ["", "## Not measured", ""]
         parts += [f"- {claim['statement']} {'; '.join(claim['notes'])}." for claim in missing]

@@ -44,7 +44,7 @@ def make_page(content: Mapping[str, Any]) -> str:
         "failed": f"<h2>Failed</h2><ul>{failed}</ul>" if failed else "",
         "rows": "\n".join(map(_row, measured)) or "<tr><td colspan=6>No claim was measured.</td></tr>",
         "claims": "\n".join(_sections(measured)),
-        "boundaries": _boundaries(content),
+        "boundaries": _boundaries(content) if content.get("boundaries") else "",
         "missing": "\n".join(map(_missing, (claim for claim in claims if claim["verdict"] == "not measured"))),
         "versions": _escaped(", ".join(f"{name} {version}" for name, version in content["versions"].items())),
     }
