@@ -20,7 +20,7 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OF
 
 import numpy as np
 import torch
-from diagnostics_statistics import rank_correlation
+from diagnostics_statistics import holm, rank_correlation
 from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback
 
@@ -46,8 +46,8 @@ RECORDS = HERE / "linearized-runs"
 Record = dict[str, Any]
 
 SIZE = ModelSize(hidden_size=64, intermediate_size=192, num_layers=2, num_heads=4)
-PRETRAINING = PretrainingConfig(num_steps=600)
-TEACHER = SiblingConfig(model_size=SIZE, pretraining=PRETRAINING)
+PRETRAINING_STEPS = 600  # of step-by-step answers alone; a base that sees fewer of them takes more steps to learn them
+TEACHER = SiblingConfig(model_size=SIZE, pretraining=PretrainingConfig(num_steps=PRETRAINING_STEPS))
 FACTS = TaskConfig(num_operations=2, step_by_step_share=1.0, noise=0.01)
 WORLDS: dict[str, TaskConfig] = {
     **{f"style-{share:g}": replace(FACTS, step_by_step_share=share) for share in (0.25, 0.5, 0.75)},
@@ -65,7 +65,10 @@ WORLDS: dict[str, TaskConfig] = {
 }
 SEED = 0
 RATE, PROMPTS_PER_STEP, STEPS, EARLY, VECTORS = 3e-4, 64, 96, 12, 5
-CONTEXTS, PRODUCTS = 64, 60
+# Contexts, and fresh ones for shares without noise: as many as a standard error of b of a tenth takes, up to these.
+STANDARD_ERROR, MOST_CONTEXTS, MOST_FRESH = 0.1, 64, 512
+PRODUCTS, FEW = 60, 10
+METHODS = ("none", "paper")
 SHARE_OF_GAP = 0.9
 FEWEST_WORLDS = 6  # below which a rank correlation is not written: its interval would be the whole range
 OUTCOMES = {
@@ -73,15 +76,17 @@ OUTCOMES = {
     "early_alignment": f"alignment of the update after {EARLY} of {STEPS} steps with the final one, k = 1..{VECTORS}",
     "log_speedup": "logarithm of vanilla's rollouts to the target over EffOPD's, validation included",
 }
-COLUMNS = (
-    *("world", "base", "teacher", "k for 90 %", "fewest", "effective rank", "early alignment"),
-    *("rollouts: vanilla", "EffOPD", "line search", "eta along b, and true best multiple"),
-    *("relative standard error of b", "trace OPD / RL", "unit noise OPD / RL"),
-)
 SIGNALS = {
-    "rank_of_90_percent": "eigenvectors from the first on that hold 90 % of b's squared norm",
-    "fewest_for_90_percent": "fewest eigenvectors that hold 90 % of b's squared norm",
+    "unbiased_rank_of_90_percent": "eigenvectors from the first on that hold 90 % of |b|^2, without noise",
+    "unbiased_share": f"share of |b|^2 in the first {FEW} eigenvectors, without noise",
+    "rank_of_90_percent": "eigenvectors from the first on that hold 90 % of |b|^2, noise included",
+    "fewest_for_90_percent": "fewest eigenvectors that hold 90 % of |b|^2, noise included",
 }
+COLUMNS = (
+    *("world", "base", "teacher", "contexts", "fresh", "standard error of b", "of fresh b"),
+    *("k for 90 %, unbiased", f"share in {FEW}, unbiased", "k for 90 %", "fewest", "effective rank", "early alignment"),
+    *("rollouts: vanilla", "EffOPD", "eta along b, and true best multiple", "unit noise OPD / RL"),
+)
 
 
 def main() -> None:
@@ -110,14 +115,14 @@ def do_world(name: str, directory: Path) -> Record:
         seed=SEED,
         config=task,
         model_size=SIZE,
-        pretraining=PRETRAINING,
+        pretraining=PretrainingConfig(num_steps=round(PRETRAINING_STEPS / task.step_by_step_share)),
         teacher=TEACHER,
         num_evaluation_examples=512,
         use_cpu=True,
     )
     for split, number in (("train", 1024), ("validation", 256), ("evaluation", 256)):
         write_json_lines(directory / f"{split}.jsonl", make_dataset(split, number, SEED, task).to_list())  # type: ignore[arg-type]
-    rows = make_dataset("train", CONTEXTS, SEED, task).to_dict()
+    rows = make_dataset("train", MOST_CONTEXTS + MOST_FRESH, SEED, task).to_dict()
     grader = partial(grade_world, num_operations=task.num_operations)
     found = read_json(
         linearize(
@@ -125,29 +130,28 @@ def do_world(name: str, directory: Path) -> Record:
             str(directory / "world" / "teacher"),
             directory / "linearized",
             task=Task(name, rows["prompt"], rows["answer"], grader, task.max_completion_length + 2),
-            max_contexts=CONTEXTS,
-            standard_error=1e-3,
+            max_contexts=MOST_CONTEXTS,
+            max_fresh_contexts=MOST_FRESH,
+            standard_error=STANDARD_ERROR,
             num_steps=PRODUCTS,
-            micro_batch=CONTEXTS,
+            micro_batch=MOST_CONTEXTS,
             seed=SEED,
         )
     )
     base, teacher = (card[key]["sampled_accuracy"]["accuracy"] for key in ("base", "teacher"))
     target = base + SHARE_OF_GAP * (teacher - base)
-    runs = {
-        acceleration: run(directory, task, acceleration, target) for acceleration in ("none", "paper", "line_search")
-    }
-    kept = (*SIGNALS, "num_contexts", "num_tokens", "loss", "driving_norm", "driving_norm_by_kind", "eigenvalues",
+    runs = {acceleration: run(directory, task, acceleration, target) for acceleration in METHODS}
+    kept = ("rank_of_90_percent", "fewest_for_90_percent", "unbiased", "num_contexts", "num_tokens", "loss",
+            "driving_norm", "driving_norm_by_kind", "driving_norm_by_parameter", "eigenvalues",
             "eigenvalue_residuals", "driving_share", "step_size_along_driving", "trace_opd", "trace_opd_sampled",
-            "trace_rl", "mean_reward", "cosine_opd_rl", "cosine_halves")  # fmt: skip
+            "trace_rl", "mean_reward", "cosine_opd_rl", "cosine_halves", "lines", "path")  # fmt: skip
     return {
         "world": name,
         "task": asdict(task),
         "base_accuracy": base,
         "teacher_accuracy": teacher,
         "target": target,
-        "linearized": {key: found[key] for key in kept}
-        | {"gradient_line": found["lines"]["gradient"], "path": found["path"]},
+        "linearized": {key: found[key] for key in kept} | {"lines": found["lines"], "path": found["path"]},
         "runs": runs,
         **geometry(directory),
         "cpu_seconds": time.process_time() - cpu,
@@ -218,17 +222,34 @@ def geometry(directory: Path) -> Record:
     }
 
 
-def log_speedup(record: Mapping[str, Any], method: str = "paper") -> float | None:
-    """Compute log(vanilla's rollouts / the method's) to the target; None if one of them did not reach it."""
-    costs = [record["runs"][name]["rollouts_to_target"] for name in ("none", method)]
-    return None if None in costs else float(np.log(costs[0] / costs[1]))
+def signal_of(record: Mapping[str, Any], signal: str) -> float | None:
+    """Look up a signal. If all eigenvectors together hold too little, it is one more than there are."""
+    found = record["linearized"]
+    if not signal.startswith("unbiased"):
+        return float(found[signal])
+    unbiased = found["unbiased"]
+    if unbiased["squared_norm"] <= 0:
+        return None
+    if signal == "unbiased_share":
+        return float(unbiased["driving_share"][FEW - 1])
+    rank = unbiased["rank_of_90_percent"]
+    return float(len(unbiased["driving_share"]) + 1 if rank is None else rank)
+
+
+def log_speedup(record: Mapping[str, Any]) -> float | None:
+    """Compute log(vanilla's rollouts / EffOPD's) to the target; a bound if only one reached it, None if none did."""
+    runs = [record["runs"][name] for name in METHODS]
+    if all(each["rollouts_to_target"] is None for each in runs):
+        return None
+    costs = [each["rollouts_to_target"] or each["spent"]["rollouts_to_target"] for each in runs]
+    return float(np.log(costs[0] / costs[1]))
 
 
 def write_report() -> None:
     """Write the rank correlations and a table of the worlds, of the records that are there."""
     records = [read_json(path) for path in sorted(RECORDS.glob("*.json"))]
     values = {
-        **{signal: [record["linearized"][signal] for record in records] for signal in SIGNALS},
+        **{signal: [signal_of(record, signal) for record in records] for signal in SIGNALS},
         **{outcome: [record[outcome] for record in records] for outcome in ("effective_rank", "early_alignment")},
         "log_speedup": [log_speedup(record) for record in records],
     }
@@ -242,23 +263,25 @@ def write_report() -> None:
             else None
         ]
     }
+    known = [pair for pair, found in correlations.items() if found is not None]
+    adjusted = dict(zip(known, holm([correlations[pair]["p_value"] for pair in known]), strict=True))
     missing = [name for name in WORLDS if name not in {record["world"] for record in records}]
     write_json(
         HERE / "linearized_prediction.json", {"worlds": values, "correlations": correlations, "missing": missing}
     )
     lines = ["# Does the concentration of b predict training?", ""]
     lines += [f"{len(records)} of {len(WORLDS)} worlds, one seed each. "
-              + (f"**Too few to say anything.** Not done yet: {', '.join(missing)}." if missing else "")]  # fmt: skip
+              + (f"Not done yet: {', '.join(missing)}." if missing else "")]  # fmt: skip
     lines += [
         "",
-        "| before training | after training | Spearman | 95 % interval | p | worlds |",
-        "|---|---|--:|--:|--:|--:|",
+        "| before training | after training | Spearman | 95 % interval | p | p (Holm) | worlds |",
+        "|---|---|--:|--:|--:|--:|--:|",
     ]
     for pair, found in correlations.items():
         signal, _, outcome = pair.partition(" -> ")
-        cells = ("-",) * 4 if found is None else (
+        cells = ("-",) * 5 if found is None else (
             f"{found['estimate']:.2f}", f"[{found['low']:.2f}, {found['high']:.2f}]", f"{found['p_value']:.3f}",
-            str(found["num_runs"]),
+            f"{adjusted[pair]:.3f}", str(found["num_runs"]),
         )  # fmt: skip
         lines.append(f"| {SIGNALS[signal]} | {OUTCOMES[outcome]} | " + " | ".join(cells) + " |")
     lines += ["", "| " + " | ".join(COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
@@ -268,21 +291,26 @@ def write_report() -> None:
 
 
 def _row(record: Mapping[str, Any]) -> str:
-    found = record["linearized"]
-    line, error = found["gradient_line"], found["trace_opd"]["relative_standard_error"]
+    found, unbiased = record["linearized"], record["linearized"]["unbiased"]
     rl = found["trace_rl"] or {}
-    costs = [record["runs"][name]["rollouts_to_target"] for name in ("none", "paper", "line_search")]
-    noise = [each and each.get("completions_for_unit_noise") for each in (found["trace_opd"], rl)]
+    costs = [record["runs"][name]["rollouts_to_target"] for name in METHODS]
+    share, error = (unbiased[key][FEW - 1] for key in ("driving_share", "driving_share_error"))
+    noise = [each.get("completions_for_unit_noise") for each in (found["trace_opd"], rl)]
     cells = [
         record["world"],
         *(f"{record[key]:.3f}" for key in ("base_accuracy", "teacher_accuracy")),
-        *(str(found[signal]) for signal in SIGNALS),
+        *(str(each["num_contexts"]) for each in (found, unbiased)),
+        *(
+            "-" if each is None else f"{each:.2f}"
+            for each in (found["trace_opd"]["relative_standard_error"], unbiased["relative_standard_error"])
+        ),
+        str(unbiased["rank_of_90_percent"] or f"over {len(unbiased['driving_share'])}"),
+        f"{share:.3f} (standard error {error:.3f})",
+        *(str(found[signal]) for signal in ("rank_of_90_percent", "fewest_for_90_percent")),
         f"{record['effective_rank']:.1f}",
         f"{record['early_alignment']:.3f}",
         *("-" if cost is None else f"{cost:,}" for cost in costs),
-        f"{found['step_size_along_driving']:.3g}, {line['best_true_scale']:g}",
-        "-" if error is None else f"{error:.2f}",
-        f"{found['trace_opd']['value']:.3g} / {rl['value']:.3g}" if rl else "-",
+        f"{found['step_size_along_driving']:.3g}, {found['lines']['gradient']['best_true_scale']:g}",
         " / ".join("-" if each is None else f"{each:.1f}" for each in noise),
     ]
     return "| " + " | ".join(cells) + " |"

@@ -40,9 +40,11 @@ from effopd.run_directory import claimed
 from effopd.sampling import derived_seed, evaluation_mode
 from effopd.versions import installed_versions
 
-RESULT, CONTEXTS = "linearized.json", "contexts.safetensors"
+RESULT, CONTEXTS, FRESH = "linearized.json", "contexts.safetensors", "fresh_contexts.safetensors"
 PILOT = 32
 """Number of contexts by which the number of all is chosen."""
+FEWEST_FRESH = 3
+"""Smallest number of fresh contexts by which shares and their errors can be told."""
 MAX_NEW_TOKENS = 4096
 """Limit on the tokens of a completion for a file of prompts, unless another is given."""
 _SETTINGS = "settings.json"
@@ -59,6 +61,7 @@ def linearize(
     checkpoints: Mapping[str, str] | None = None,
     standard_error: float = 0.1,
     max_contexts: int = 256,
+    max_fresh_contexts: int = 256,
     num_steps: int = 60,
     micro_batch: int = 8,
     max_new_tokens: int | None = None,
@@ -87,6 +90,8 @@ def linearize(
         standard_error: Standard error of b that is aimed at, relative to the norm of b, above 0. The number of contexts
             follows from the first 32.
         max_contexts: Largest number of contexts, one for each prompt, at least 2.
+        max_fresh_contexts: Largest number of other contexts, of the prompts after these, by which shares of b are freed
+            of the noise of their number; chosen likewise. 0 samples none.
         num_steps: Number of products with A in the Lanczos method, at least 2.
         micro_batch: Number of contexts that go through a model at a time, at least 1.
         max_new_tokens: Limit on the tokens of a completion, in place of the task's own; 4096 for a file of prompts.
@@ -113,6 +118,7 @@ def linearize(
     check_number("temperature", temperature, above=0)
     for name, value, low in (
         ("max_contexts", max_contexts, 2),
+        ("max_fresh_contexts", max_fresh_contexts, 0),
         ("num_steps", num_steps, 2),
         ("micro_batch", micro_batch, 1),
         ("seed", seed, 0),
@@ -125,7 +131,7 @@ def linearize(
     if not isinstance(task, Task):
         asked = TaskSettings(
             task=task or str(prompts),
-            limit=max_contexts,
+            limit=max_contexts + max_fresh_contexts,
             chat=chat,
             system_prompt=system_prompt,
             chat_template_kwargs=chat_template_kwargs,
@@ -148,6 +154,7 @@ def linearize(
         "graded": graded,
         "standard_error": standard_error,
         "max_contexts": max_contexts,
+        "max_fresh_contexts": max_fresh_contexts,
         "num_steps": num_steps,
         "max_new_tokens": loaded.max_new_tokens,
         "temperature": temperature,
@@ -161,11 +168,11 @@ def linearize(
             models = [load_model(places["student"], attn_implementation="eager"), load_model(places["teacher"])]
             base, guide = (model.to(chosen_device).eval() for model in models)
             sampler = _Sampler(base, guide, tokenizer, loaded, temperature, seed, micro_batch)
-            contexts = _contexts(out, sampler, standard_error, max_contexts, console)
-            root = sampler.root(contexts)
-            teacher_TV = sampler.teacher_logits(root)
+            contexts, fresh = _contexts(out, sampler, standard_error, max_contexts, max_fresh_contexts, console)
+            root, teacher_TV = sampler.linearised(contexts)
+            others = sampler.linearised(fresh) if fresh else None
             del guide, models, sampler.teacher
-            stages = Stages(out, root, teacher_TV, num_steps=num_steps, seed=seed, note=console.print)
+            stages = Stages(out, root, teacher_TV, num_steps=num_steps, seed=seed, fresh=others, note=console.print)
             rewards = _rewards(loaded, tokenizer, contexts) if graded else None
             results = stages.measure(rewards, {name: partial(_parameters, place) for name, place in runs.items()})
             write_json(
@@ -205,11 +212,12 @@ class _Sampler:
         if len(self.prompts) < 2:
             raise DataError(f"{task.name} has one prompt; expected at least two, of which the spread can be measured.")
 
-    def sample(self, num_prompts: int) -> Contexts:
-        """Sample one completion for each of the first prompts, always the same ones for a prompt."""
+    def sample(self, first: int, end: int) -> Contexts:
+        """Sample one completion for each of the prompts first, ..., end - 1, always the same ones for a prompt."""
         completions: list[list[int]] = []
+        skipped = first // PILOT * PILOT
         for batch, start in enumerate(range(0, len(self.prompts), PILOT)):
-            if start < num_prompts:
+            if skipped <= start < end:
                 seed = derived_seed(self._seed, batch)
                 sampled = self._backend.complete(
                     self.prompts[start : start + PILOT],
@@ -218,38 +226,53 @@ class _Sampler:
                     temperature=self._temperature,
                 )
                 completions += [each.token_ids for each in sampled]
-        return make_contexts(self.prompts[:num_prompts], completions[:num_prompts])
+        return make_contexts(self.prompts[first:end], completions[first - skipped : end - skipped])
 
-    def root(self, contexts: Contexts) -> GaussNewtonRoot:
-        """Linearise the student at contexts."""
-        return GaussNewtonRoot(self.student, contexts, micro_batch=self._micro_batch, temperature=self._temperature)
-
-    def teacher_logits(self, root: GaussNewtonRoot) -> Tensor:
-        """Compute the teacher's logits at the completion tokens, divided by the temperature, [T, V]."""
+    def linearised(self, contexts: Contexts) -> tuple[GaussNewtonRoot, Tensor]:
+        """Linearise the student at contexts, and compute the teacher's logits there, divided by the temperature."""
+        root = GaussNewtonRoot(self.student, contexts, micro_batch=self._micro_batch, temperature=self._temperature)
         width = vocabulary_size(self.student.config)
         with evaluation_mode(self.teacher):
             parts = [align_logits(completion_logits(self.teacher, batch), width) for batch, _ in root.parts()]
-        return torch.cat(parts) / self._temperature
+        return root, torch.cat(parts) / self._temperature
 
 
-def _contexts(out: Path, sampler: _Sampler, standard_error: float, most: int, console: Console) -> Contexts:
-    """Take the contexts that are there, or sample as many as the spread of the first ones asks for."""
-    path = out / CONTEXTS
-    if path.exists():
-        return Contexts(**load_file(path))
+def _contexts(
+    out: Path, sampler: _Sampler, standard_error: float, most: int, most_fresh: int, console: Console
+) -> tuple[Contexts, Contexts | None]:
+    """Take the contexts that are there, or sample as many as the spread of the first ones asks for; and fresh ones."""
+    if (out / CONTEXTS).exists():  # which is written last
+        return Contexts(**load_file(out / CONTEXTS)), _read_fresh(out)
     most = min(most, len(sampler.prompts))
-    contexts = sampler.sample(min(PILOT, most))
-    root = sampler.root(contexts)
-    spread = gradient_spread(root, distillation(sampler.teacher_logits(root)))
+    contexts = sampler.sample(0, min(PILOT, most))
+    root, teacher_TV = sampler.linearised(contexts)
+    spread = gradient_spread(root, distillation(teacher_TV))
     squared, count = spread.squared_mean, len(contexts.input_ids)
-    wanted = math.ceil(spread.trace / squared / standard_error**2) if squared > 0 else most
-    if wanted > most:
-        console.print(f"A standard error of {standard_error:g} would take about {wanted:,} contexts; taking {most:,}.")
-    if min(wanted, most) > count:
-        contexts = sampler.sample(min(wanted, most))
+    wanted = math.ceil(spread.trace / squared / standard_error**2) if squared > 0 else None
+    if wanted is None or wanted > most:
+        asked = "a number that 32 do not tell" if wanted is None else f"about {wanted:,}"
+        console.print(f"A standard error of {standard_error:g} would take {asked} of contexts; taking {most:,}.")
+    if (number := min(wanted or most, most)) > count:
+        contexts = sampler.sample(0, number)
+    first = len(contexts.input_ids)
+    end = min(first + min(max(wanted or most_fresh, PILOT), most_fresh), len(sampler.prompts))
+    fresh = None
+    if end - first >= FEWEST_FRESH:
+        fresh = sampler.sample(first, end)
+        _save(out / FRESH, fresh)
+    elif most_fresh:
+        console.print(f"{end - first} prompts are left for fresh contexts, and shares of b keep their noise.")
+    _save(out / CONTEXTS, contexts)
+    return contexts, fresh
+
+
+def _read_fresh(out: Path) -> Contexts | None:
+    return Contexts(**load_file(out / FRESH)) if (out / FRESH).exists() else None
+
+
+def _save(path: Path, contexts: Contexts) -> None:
     with replaced(path) as temporary:
         save_file({name: each.contiguous() for name, each in contexts._asdict().items()}, temporary)
-    return contexts
 
 
 def _parameters(place: Path | str) -> dict[str, Tensor]:

@@ -204,6 +204,26 @@ def test_float32_weights_do_not_warn(tmp_path: Path) -> None:
         trainer.train()
 
 
+@pytest.mark.parametrize(
+    ("reset", "expected"),
+    # A jump after step 1, none after step 2, and a jump after step 4.
+    [(None, [1, 2, 3, 4, 5]), (False, [1, 2, 3, 4, 5]), (True, [1, 1, 2, 3, 1])],
+)
+def test_a_jump_empties_the_state_of_the_optimizer_only_if_asked_to(
+    reset: bool | None, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch, 0.1, 0.2, 0.1, 0.5, 0.4, 0.1, 0.2, 0.1)
+    trainer = distillation_trainer(tmp_path, max_steps=5)
+    with_effopd(trainer, reset_optimizer=reset)
+    trainer.create_optimizer()
+    steps: list[int] = []
+    weight = trainer.model.lm_head.weight
+    trainer.optimizer.register_step_post_hook(lambda optimizer, *_: steps.append(int(optimizer.state[weight]["step"])))
+    trainer.train()
+    assert [row["accepted_scale"] > 0 for row in records(tmp_path)] == [True, False, True]
+    assert steps == expected
+
+
 def test_redrawing_prompts(tmp_path: Path) -> None:
     trainer = distillation_trainer(tmp_path)
     fixed, redrawn = (EffOPDCallback(trainer, contains_answer, num_prompts=10, redraw_prompts=r) for r in (False, True))

@@ -25,6 +25,7 @@ from extrapolation.scripted import Scripted, records, script, with_effopd
         ("adaptive", 64, {}),
         ("paper", 24, {}),
         ("paper", 16, {}),
+        ("paper", 64, {"reset_optimizer": True, "schedule": [3]}),  # the state is empty when it is saved
         ("line_search", 64, {}),
         ("line_search", 24, {"passes": 3}),
     ],

@@ -13,6 +13,7 @@ from effopd.files import read_json, write_json_lines
 from effopd.linearize import linearize
 from effopd.linearized import stages
 from effopd.linearized.contexts import Contexts
+from effopd.linearized.covariance import distillation, gradient_spread
 from effopd.linearized.root import GaussNewtonRoot, completion_logits, dot
 from effopd.models.load import load_model
 from effopd.world.tokenizer import make_tokenizer
@@ -30,7 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, model in (("student", student), ("teacher", tiny_model(1)), ("trained", trained)):
         model.save_pretrained(folder / name)
         make_tokenizer().save_pretrained(folder / name)
-    rows = [{"prompt": f"{i % 10}+{i * 7 % 10}=", "answer": str(i * 8 % 10)} for i in range(12)]
+    rows = [{"prompt": f"{i % 10}+{i * 7 % 10}=", "answer": str(i * 8 % 10)} for i in range(15)]
     write_json_lines(folder / "problems.jsonl", rows)
     return {name: str(folder / name) for name in ("student", "teacher", "trained", "problems.jsonl")}
 
@@ -84,10 +85,35 @@ def test_the_numbers_are_those_of_the_contexts_that_were_saved(
     assert "torch" in found["versions"]
 
 
+def test_fresh_contexts_are_of_the_prompts_that_are_left(
+    models: dict[str, str], finished: tuple[Path, dict[str, Any]]
+) -> None:
+    out, found = finished
+    fresh = Contexts(**load_file(out / "fresh_contexts.safetensors"))
+    unbiased = found["unbiased"]
+    assert unbiased["num_contexts"] == len(fresh.input_ids) == 5 and unbiased["num_tokens"] == fresh.num_tokens
+    prompts = [ids[: len("0+0=")].tolist() for ids in fresh.input_ids]
+    assert prompts == make_tokenizer()([f"{i % 10}+{i * 7 % 10}=" for i in range(10, 15)])["input_ids"]
+    assert len(unbiased["driving_share"]) == len(unbiased["driving_share_error"]) <= 6
+    student, teacher = (load_model(models[name], attn_implementation="eager") for name in ("student", "teacher"))
+    root = GaussNewtonRoot(student, fresh)
+    with torch.no_grad():
+        spread = gradient_spread(root, distillation(completion_logits(teacher, fresh)))
+    assert unbiased["squared_norm"] == pytest.approx(spread.squared_mean, rel=1e-2, abs=1e-3 * spread.trace)
+
+
+def test_without_fresh_contexts_only_the_plain_shares_are_told(models: dict[str, str], tmp_path: Path) -> None:
+    for number, settings in enumerate(({"max_fresh_contexts": 0}, {"max_contexts": 13})):
+        found = run(models, tmp_path / str(number), num_steps=2, checkpoints={}, **settings)
+        assert found["unbiased"] is None and len(found["driving_share"]) == 2
+        assert not (tmp_path / str(number) / "fresh_contexts.safetensors").exists()
+
+
 def test_the_report_holds_the_figures(finished: tuple[Path, dict[str, Any]]) -> None:
     out, _ = finished
     page = (out / "linearized.html").read_text()
     assert page.count("data:image/svg+xml;base64,") == 4
+    assert "5 fresh completions" in page
     assert "<script" not in page
     assert {path.name for path in (out / "figures").iterdir()} == {
         f"{name}.{suffix}" for name in ("spectrum", "path", "modules", "lines") for suffix in ("svg", "pdf", "png")
@@ -158,6 +184,7 @@ def test_the_wanted_standard_error_decides_the_number_of_contexts(models: dict[s
         for error in (10.0, 0.001)
     ]
     assert [each["num_contexts"] for each in found] == [32, 80]
+    assert found[0]["unbiased"]["num_contexts"] == 32 and found[1]["unbiased"] is None
     assert found[1]["trace_opd"]["relative_standard_error"] < found[0]["trace_opd"]["relative_standard_error"]
 
 
@@ -168,6 +195,7 @@ def test_the_wanted_standard_error_decides_the_number_of_contexts(models: dict[s
         ({"temperature": 0}, "temperature: got 0"),
         ({"standard_error": 0}, "standard_error: got 0"),
         ({"num_steps": 1}, "num_steps: got 1"),
+        ({"max_fresh_contexts": -1}, "max_fresh_contexts: got -1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

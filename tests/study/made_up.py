@@ -10,7 +10,11 @@ from effopd.study.spec import ROLES
 
 SEEDS = (200, 201, 202, 203)
 TARGET = 0.8
-PARAMETERS = {"model.layers.0.mlp.up_proj.weight": "mlp", "model.layers.0.self_attn.q_proj.weight": "attention"}
+# Attention of four layers, then their MLPs: in this order, windows are worth more and more.
+PARAMETERS = {
+    **{f"model.layers.{layer}.self_attn.q_proj.weight": "attention" for layer in range(4)},
+    **{f"model.layers.{layer}.mlp.up_proj.weight": "mlp" for layer in (0, 3, 1, 2)},
+}
 # Steps to the target. Where claims hold, EffOPD needs a quarter of vanilla's, and its settings do not matter.
 HOLDS = {"opd": 400, "exopd": 300, "effopd": 100, "line_search": 80}
 FAILS = {"opd": 100, "exopd": 90, "effopd": 400, "line_search": 300}
@@ -37,8 +41,35 @@ def made_up(holds: bool, *, world: str = "made-up", seeds: tuple[int, ...] = SEE
             for key in keys
             if key[0] == "alphaopd"
         },
+        "linearized": {seed: _linearized(holds, seed) for seed in seeds},
     }
     return Records(world, **(fields | changes))
+
+
+def made_up_worlds(holds: bool, number: int = 8) -> list[Records]:
+    """Worlds of which b is more and more concentrated, with the outcomes that claims about all worlds expect, or not.
+
+    In each seed, two neighbours are the other way round, so that the correlations of seeds differ.
+    """
+    worlds = []
+    for index in range(number):
+        records = made_up(True, world=f"world-{index}")
+        for seed, view in records.linearized.items():
+            place = _swapped(index, seed % 4, number) if holds else number - 1 - _swapped(index, seed % 4, number)
+            view["unbiased"]["driving_share"] = [0.1 + 0.8 * place / number] * 20
+        steps = 100 + 50 * (number - index)  # of EffOPD: fewer where b is concentrated
+        changed = {key: metrics(steps, 0.9) for key in records.metrics if key[0] == "effopd"}
+        records.metrics = {**records.metrics, **changed}
+        records.updates["effective_rank"] = 100.0 - index
+        ranks = [name for name in records.alignments if name.startswith("subspace")]
+        records.alignments[ranks] *= 0.5 + 0.05 * index
+        worlds.append(records)
+    return worlds
+
+
+def _swapped(index: int, seed: int, number: int) -> int:
+    pair = 2 * (seed % (number // 2))
+    return {pair: pair + 1, pair + 1: pair}.get(index, index) if seed else index
 
 
 def metrics(steps: int, final: float, *, reached: bool = True) -> list[dict[str, Any]]:
@@ -70,19 +101,40 @@ def _final(role: str, holds: bool) -> float:
     return 0.9 if role == "effopd" or holds else 0.97
 
 
+def _linearized(holds: bool, seed: int) -> dict[str, Any]:
+    """The local quadratic view: b grows along `PARAMETERS`, but for as many neighbours as make seeds differ."""
+    norms = {name: 1.0 + index for index, name in enumerate(PARAMETERS)}
+    names = list(norms)
+    for one, other in list(zip(names[::2], names[1::2], strict=True))[: seed % 4]:
+        norms[one], norms[other] = norms[other], norms[one]
+    share = (0.9 if holds else 0.2) + _noise(seed)
+    return {
+        "unbiased": {"squared_norm": 1.0, "driving_share": [share] * 20},
+        "driving_norm_by_parameter": norms,
+        "trace_opd": {"completions_for_unit_noise": (5 if holds else 50) + 100 * _noise(seed)},
+        "trace_rl": {"completions_for_unit_noise": 20.0},
+        "cosine_opd_rl": (0.8 if holds else -0.3) + _noise(seed),
+    }
+
+
 def _updates(holds: bool, seeds: tuple[int, ...]) -> pd.DataFrame:
     rows = []
-    for role in ("opd", "rl"):
+    for role in ("opd", "rl", "dapo", "ppo"):
         best = (role == "opd") == holds
+        apart = 0 if holds else {"dapo": 20, "ppo": 40}.get(role, 0)  # RL algorithms differ in rank
         for seed in seeds:
             for checkpoint in range(10):
-                for parameter, kind in PARAMETERS.items():
+                for index, (parameter, kind) in enumerate(PARAMETERS.items()):
                     rows.append(
                         {
                             **{"role": role, "seed": seed, "checkpoint": checkpoint, "step": 10 * (checkpoint + 1)},
-                            **{"parameter": parameter, "kind": kind, "frobenius_norm": 1.0},
+                            **{
+                                "parameter": parameter,
+                                "kind": kind,
+                                "frobenius_norm": 1.0 + (index if holds else 8 - index),
+                            },
                             "spectral_to_frobenius": (0.5 if best else 0.4) + _noise(seed, role),
-                            "effective_rank": (50 if best else 60) + 100 * _noise(seed, role),
+                            "effective_rank": (50 if best else 60) + apart + 100 * _noise(seed, role),
                             "top1pct_norm_ratio": (0.9 if best else 0.8) + _noise(seed, role),
                             "trajectory_evr": (0.97 if holds else 0.7) + _noise(seed),
                         }
@@ -130,6 +182,7 @@ def _points(role: str, holds: bool) -> list[tuple[str, str, float, float, float,
     """The points of all sweeps: sweep, kind, value, accuracy, norm of the update, norm of the layer."""
     opd = role == "opd"
     norm = 1.0 if opd == holds else 2.0
+    norm = 0.5 if role == "ppo" and not holds else norm  # the RL algorithms differ
     points = [("update_norm", "scale", alpha, 0.5 + 0.4 * alpha, alpha * norm, 0.0) for alpha in (0.0, 0.5, 1.0)]
     points += [("update_norm", "checkpoint", step, 0.5 + 0.004 * step, 0.01 * step * norm, 0.0) for step in (50, 100)]
     replaced = 0.9 if holds else 0.8

@@ -4,14 +4,20 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from study.made_up import SEEDS, made_up, metrics
+from study.made_up import SEEDS, made_up, made_up_worlds, metrics
 
-from effopd.study.claims import CLAIMS, digest, written_down
+from effopd.study.claims import CLAIMS, digest, linearized, written_down
 from effopd.study.claims.alignment import alignment
 from effopd.study.claims.claim import Claim
 from effopd.study.claims.cost import cost_ratio
 from effopd.study.claims.interventions import tail_cost, top_suffices
-from effopd.study.claims.norms import difference_at_equal_norm, gain_per_norm, low_sensitivity_share
+from effopd.study.claims.linearized import by_module, over_worlds, ranks_of_updates
+from effopd.study.claims.norms import (
+    difference_at_equal_norm,
+    gain_per_norm,
+    low_sensitivity_share,
+    spread_over_algorithms,
+)
 from effopd.study.records import UnresolvedError
 from effopd.study.results import judge
 
@@ -21,9 +27,10 @@ BY_NAME = {claim.name: claim for claim in CLAIMS}
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
 def test_a_claim_can_hold_and_can_fail(claim: Claim) -> None:
     for holds, verdict in ((True, "supported"), (False, "contradicted")):
-        (found,) = judge([made_up(holds)], [claim])
+        worlds = [made_up(holds)] if claim.over_worlds is None else made_up_worlds(holds)
+        (found,) = judge(worlds, [claim])
         assert found["verdict"] == verdict, (found["estimate"], found["worlds"], found["notes"])
-        assert found["num_runs"] == len(SEEDS) * len({need.role for need in claim.needs})
+        assert found["num_runs"] == len(worlds) * len(SEEDS) * len({need.role for need in claim.needs})
 
 
 def test_names_are_their_own_and_the_issue_is_covered() -> None:
@@ -35,6 +42,8 @@ def test_names_are_their_own_and_the_issue_is_covered() -> None:
         for at in ("", "_best")
     } <= set(BY_NAME)
     assert {claim.threshold for claim in CLAIMS if claim.is_ratio} <= {1.0, 1.25, 3.0}
+    assert {f"validation_size_{size}" for size in (10, 20, 100, 200)} <= set(BY_NAME)
+    assert {f"validation_{third}" for third in ("easy", "medium", "hard")} <= set(BY_NAME)
 
 
 def test_gain_per_norm_by_hand() -> None:
@@ -62,6 +71,58 @@ def test_shares_of_components_by_hand() -> None:
     records = made_up(False)
     assert top_suffices(records, 200, 10.0) == pytest.approx(0.1 / 0.4, abs=0.01)
     assert tail_cost(records, 200) == pytest.approx(0.4 - 0.38 / 0.4, abs=0.01)
+
+
+def test_the_spread_over_rl_algorithms_by_hand() -> None:
+    assert spread_over_algorithms({"rl": 0.4, "dapo": 0.5, "ppo": 0.1}, -0.8) == pytest.approx(0.5)
+    # PPO gains 0.4 at a norm of 0.5, GRPO at 1, and OPD at 2.
+    assert BY_NAME["rl_algorithm_gain_per_norm"].measure(made_up(False), 200) == pytest.approx(2.0, abs=0.05)
+    with pytest.raises(UnresolvedError, match="OPD's value is 0"):
+        spread_over_algorithms({"rl": 0.4}, 0.0)
+
+
+def test_the_quadratic_view_by_hand() -> None:
+    records = made_up(True)
+    assert by_module({"model.layers.2.mlp.up_proj.weight": 2.0, "model.layers.2.mlp.down_proj.weight": 1.0}) == {
+        ("mlp", 2): 5.0
+    }
+    assert by_module({"lm_head.weight": 2.0, "model.layers.1.input_layernorm.weight": 1.0}) == {}
+    assert BY_NAME["driving_ranks_updates"].measure(records, 200) == pytest.approx(1.0)
+    assert BY_NAME["noise_of_gradients"].measure(records, 200) == pytest.approx(4.0, abs=0.2)
+    assert over_worlds(lambda world, seed: float(world.world[-1]))(made_up_worlds(True), 200) == pytest.approx(1.0)
+    nameless = {"driving_norm_by_parameter": {"lm_head.weight": 1.0}}
+    with pytest.raises(UnresolvedError, match="0 parts"):
+        ranks_of_updates(replace(records, linearized={200: nameless}), 200)
+
+
+def test_worlds_that_disagree_decide_nothing_and_few_worlds_are_not_ranked() -> None:
+    new = [claim for name, claim in BY_NAME.items() if claim.theme == linearized.THEME or "rl_algorithm" in name]
+    assert len(new) == 10
+    for found in judge([made_up(True, world="a"), made_up(False, world="b")], new):
+        over_all = BY_NAME[found["name"]].over_worlds is not None
+        assert found["verdict"] == ("not measured" if over_all else "undecided"), found["name"]
+        if over_all:
+            assert found["notes"] == [
+                "all worlds: there are 2 worlds; a rank correlation asks for 6 (seed 200, 201, 202, 203)"
+            ]
+
+
+def test_what_the_quadratic_view_does_not_tell_is_unresolved() -> None:
+    view = dict(made_up(True).linearized[200])
+    for name, changes, message in (
+        ("driving_concentrated", {"unbiased": None}, "the noise of its completions"),
+        ("driving_concentrated", {"unbiased": {"squared_norm": -1.0}}, "the noise of its completions"),
+        ("driving_concentrated", {"unbiased": {"squared_norm": 1.0, "driving_share": [0.5]}}, "fewer than 10"),
+        ("noise_of_gradients", {"trace_rl": None}, "cannot be told from 0"),
+        ("noise_of_gradients", {"trace_opd": {"completions_for_unit_noise": None}}, "cannot be told from 0"),
+        ("mean_gradients_agree", {"cosine_opd_rl": None}, "no answers to reward"),
+    ):
+        records = made_up(True, linearized=dict.fromkeys(SEEDS, view | changes))
+        (found,) = judge([records], [BY_NAME[name]])
+        assert found["verdict"] == "undecided" and message in found["notes"][0]
+    (found,) = judge([made_up(True, linearized={})], [BY_NAME["driving_concentrated"]])
+    assert found["verdict"] == "not measured"
+    assert found["notes"] == ["made-up: lacks the local quadratic view (effopd linearize) (seed 200, 201, 202, 203)"]
 
 
 def test_alignment_between_checkpoints_and_before_the_first() -> None:
@@ -106,7 +167,15 @@ def test_several_tasks_and_sampling_seeds_are_averaged() -> None:
 
 def test_the_digest_is_of_every_byte() -> None:
     texts = written_down()
-    assert {"claims/cost.py", "claims/norms.py", "records.py", "verdict.py", "plan.yaml"} <= set(texts)
+    assert {
+        "claims/cost.py",
+        "claims/linearized.py",
+        "claims/norms.py",
+        "boundary.py",
+        "records.py",
+        "verdict.py",
+        "plan.yaml",
+    } <= set(texts)
     before = digest(texts)
     for name in texts:
         assert digest(texts | {name: texts[name] + " "}) != before

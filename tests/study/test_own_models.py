@@ -44,6 +44,16 @@ def test_roles_and_sweeps_can_be_given(tmp_path: Path) -> None:
     )
     own = read_own_models(path)
     assert own.roles == {"opd": "mine"} and own.target == 0.8 and len(own.sweep.sweeps) == 1
+    assert own.linearized is None
+
+
+def test_a_linearisation_and_the_roles_of_the_boundary_can_be_given(tmp_path: Path) -> None:
+    (tmp_path / "view").mkdir()
+    (tmp_path / "view" / "linearized.json").write_text("{}")
+    runs = {"OPD": "a", "GRPO": "b", "longer": "c"}
+    roles = {"opd": "OPD", "rl": "GRPO", "rl-x2": "longer"}
+    own = read_own_models(write(tmp_path / "mine.yaml", runs=runs, roles=roles, linearized=str(tmp_path / "view")))
+    assert own.linearized == str(tmp_path / "view") and own.roles == roles
 
 
 @pytest.mark.parametrize(
@@ -54,6 +64,8 @@ def test_roles_and_sweeps_can_be_given(tmp_path: Path) -> None:
         ({"roles": {"teacher": "OPD"}}, "roles: got 'teacher', expected one of opd, rl"),
         ({"roles": ["opd"]}, r"roles: got \['opd'\]"),
         ({"target": 2}, "target: got 2"),
+        ({"linearized": "nowhere"}, r"linearized: nowhere has no linearized\.json"),
+        ({"linearized": 3}, "linearized: got 3"),
         ({"runs": None}, "runs: got None"),
         ({"tasks": None}, "tasks is missing"),
         ({"limits": 3}, "got the field 'limits'.*Did you mean limit"),

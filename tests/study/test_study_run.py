@@ -13,6 +13,8 @@ from study.made_up import metrics
 from effopd.errors import CheckpointError, ConfigurationError, DivergedError, EffOPDError
 from effopd.study import StudyPlan, make_plan, run, study
 from effopd.study import training as training_module
+from effopd.study.boundary import ROLES as BOUNDARY
+from effopd.study.claims.norms import ALGORITHMS
 from effopd.study.plan import Training
 from effopd.sweeps import SweepResult, make_spec
 from effopd.training.config_file import recipes  # noqa: F401  (the training package is loaded once, outside the tests)
@@ -25,6 +27,7 @@ class Pieces:
         self.done: list[str] = []
         self.before: Callable[[str], None] = lambda name: None
         monkeypatch.setattr(training_module, "do_training", self.train)
+        monkeypatch.setattr(run, "linearize", self.linearize)
         monkeypatch.setattr(run, "analyze", self.analyze)
         monkeypatch.setattr(run, "sweep", self.sweep)
 
@@ -44,6 +47,15 @@ class Pieces:
         (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (directory / "run.json").write_text("{}")
 
+    def linearize(self, student: str, teacher: str, out: Path, **settings: Any) -> None:
+        assert (student, teacher) == ("world:style/base", "world:style/teacher")
+        assert settings["task"] == "world:style/train" and out.parent.name == "linearized"
+        if not (out / "linearized.json").exists():
+            self._do(f"linearized-{settings['seed']}")
+            out.mkdir(parents=True)
+            view = {"cosine_opd_rl": 0.5 + settings["seed"] / 1e4, "driving_norm_by_parameter": {}}
+            (out / "linearized.json").write_text(json.dumps(view | {"trace_opd": None, "trace_rl": None}))
+
     def analyze(self, base: str, runs: dict[str, str], out: Path, **settings: Any) -> None:
         assert base == "world:style/base" and set(runs) == {"opd-200", "opd-201", "rl-200", "rl-201"}
         self._do("analysis")
@@ -59,6 +71,7 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> Pieces:
     return Pieces(monkeypatch)
 
 
+LINEARIZED = ["linearized-200", "linearized-201"]
 TRAINED = [f"{role}-{seed}" for seed in (200, 201) for role in ("opd", "effopd", "rl", "line_search")]
 
 
@@ -72,9 +85,10 @@ def quick() -> StudyPlan:
 
 def test_pieces_in_order_and_the_report(tmp_path: Path, pieces: Pieces) -> None:
     report = study(quick(), tmp_path / "out", workers=1)
-    assert pieces.done == [*TRAINED, "analysis", "sweep"]
+    assert pieces.done == [*LINEARIZED, *TRAINED, "analysis", "sweep"]
     found = claims(tmp_path / "out")
     assert found["effopd_steps"]["worlds"]["style"]["values"] == {"200": 102 / 27, "201": 100 / 25}
+    assert found["mean_gradients_agree"]["worlds"]["style"]["values"] == {"200": 0.52, "201": 0.5201}
     assert found["spectral_ratio"]["verdict"] == "not measured"
     assert "there are no runs of dapo" in found["gain_per_norm_dapo"]["notes"][0]
     page = report.read_text()
@@ -82,10 +96,13 @@ def test_pieces_in_order_and_the_report(tmp_path: Path, pieces: Pieces) -> None:
     assert identity["claims_sha256"] in page and "EffOPD needs at least 3 times fewer steps" in page
     written = tmp_path / "out" / "written_down"
     assert "def cost_ratio" in (written / "claims" / "cost.py").read_text() and (written / "verdict.py").exists()
-    assert (tmp_path / "out" / "evidence.md").read_text().startswith("## Verdicts")
+    evidence = (tmp_path / "out" / "evidence.md").read_text()
+    assert evidence.startswith("## Verdicts")
+    for text in (page, evidence):
+        assert "Where the contrast begins" in text and "RL trains longer, in style: lacks the sweep" in text
 
 
-@pytest.mark.parametrize("at", ["rl-200", "analysis", "sweep"])
+@pytest.mark.parametrize("at", ["linearized-201", "rl-200", "analysis", "sweep"])
 def test_an_interrupted_study_does_only_the_rest(tmp_path: Path, pieces: Pieces, at: str) -> None:
     def interrupt(name: str) -> None:
         if name == at:
@@ -99,7 +116,7 @@ def test_an_interrupted_study_does_only_the_rest(tmp_path: Path, pieces: Pieces,
     before = list(pieces.done)
     pieces.before, pieces.done = lambda name: None, []
     study(quick(), tmp_path, workers=1)
-    whole = [*TRAINED, "analysis", "sweep"]
+    whole = [*LINEARIZED, *TRAINED, "analysis", "sweep"]
     assert pieces.done == [name for name in whole if name not in before or name == "analysis"]
 
 
@@ -155,7 +172,14 @@ def test_the_full_plan() -> None:
         by_role = {each.role: each for each in trainings}
         assert by_role["opd-low-rate"].learning_rate == pytest.approx(by_role["opd"].learning_rate / 3, rel=0.01)
         assert by_role["opd"].save_steps == by_role["opd"].steps // 20 and by_role["exopd"].save_steps is None
-        make_spec(plan.sweep(world, Path("runs")))
+        spec = make_spec(plan.sweep(world, Path("runs")))
+        (norms,) = [sweep for sweep in spec.sweeps if sweep.name == "update_norm"]
+        (windows,) = [sweep for sweep in spec.sweeps if sweep.name == "sliding_window"]
+        assert set(norms.runs) == {plan.methods[role].label for role in ("opd", *ALGORITHMS, *BOUNDARY)}
+        assert set(windows.runs) == {"OPD", "RL (GRPO)"}
+        assert by_role["rl-x4"].steps == 4 * by_role["rl"].steps == 4 * by_role["ppo"].steps
+        assert by_role["rl-sparse-16"].plan.reward == "one_in_16" and by_role["rl"].plan.reward == "world"
+        assert by_role["effopd-hard"].thirds["prompts"] >= 3 * 50
         assert 0.9 < plan.target(world) < 1.0
     assert plan.target("style") == pytest.approx(0.5785 + 0.9 * (0.98475 - 0.5785), abs=1e-3)
 
@@ -177,6 +201,7 @@ def test_every_method_trains(tmp_path: Path) -> None:
         steps = 10 if training.role == "alphaopd" else 2
         save = None if training.save_steps is None else 1
         small = replace(training, steps=steps, prompts_per_step=8, save_steps=save, evaluation_problems=16)
+        small = replace(small, thirds={"prompts": 150, "samples": 2})
         directory = tmp_path / training.name
         try:
             training_module.do_training(small, directory)

@@ -91,6 +91,18 @@ def test_code_is_rewarded_by_tests_in_place_of_answers(tmp_path: Path) -> None:
         load_datasets(arguments)
 
 
+def test_extrapolation_is_validated_on_prompts_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "hard.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"{digit}*3+4-9*2+5=", "answer": "1"}) + "\n" for digit in range(5)))
+    settings = {"validation_dataset_name": str(path), "extrapolation": {"num_prompts": 3}}
+    _, metrics = build_trainer(*world(tmp_path / "run", settings))
+    assert metrics.effopd is not None
+    drawn = [row["prompt"] for row in metrics.effopd._draw(step=0)]
+    assert len(drawn) == 3 and all(prompt.endswith("*3+4-9*2+5=") for prompt in drawn)
+    with pytest.raises(ConfigurationError, match="validation_dataset_name has no effect"):
+        world(tmp_path / "run", {"acceleration": "none", "extrapolation": None, "validation_dataset_name": str(path)})
+
+
 def test_callbacks_come_in_their_order(tmp_path: Path) -> None:
     arguments = {"monitor_every": 2, "evaluation_dataset_name": "world:evaluation", "target_accuracy": 0.5}
     trainer, metrics = build_trainer(*world(tmp_path, arguments | {"num_evaluation_examples": 4}))

@@ -43,6 +43,13 @@ def add(commands: Commands) -> None:
         "--max-contexts", type=positive, default=256, metavar="N", help="most contexts to sample; default: %(default)s"
     )
     parser.add_argument(
+        "--max-fresh-contexts",
+        type=int,
+        default=256,
+        metavar="N",
+        help="most contexts besides, for shares of b without noise, 0 for none; default: %(default)s",
+    )
+    parser.add_argument(
         "--num-steps", type=positive, default=60, metavar="N", help="products with the curvature; default: %(default)s"
     )
     parser.add_argument(

@@ -1,9 +1,11 @@
-"""The arguments of a training run on the embedded world."""
+"""The arguments of training runs on the embedded worlds."""
 
 from pathlib import Path
+from typing import Any
 
 from effopd.training.config import OPDConfig, RunArguments
-from effopd.world import DEFAULT_WORLD, task_config
+from effopd.training.rl_config import RLConfig
+from effopd.world import DEFAULT_WORLD, TeacherConfig, task_config
 
 PROMPTS_PER_STEP = 256
 EVALUATION_PROBLEMS = 512
@@ -73,5 +75,53 @@ def world_run_arguments(
         save_strategy="no" if save_steps is None else "steps",
         save_steps=save_steps or 1,
         save_total_limit=1,
+    )
+    return arguments, config
+
+
+def world_rl_arguments(
+    directory: Path, *, world: str, method: str, reward: str, seed: int, max_steps: int, save_steps: int
+) -> tuple[RunArguments, RLConfig]:
+    """Make the arguments of a run of reinforcement learning, with the batch and rate that worlds train teachers with.
+
+    Args:
+        directory: Directory for the run.
+        world: Name of the embedded world, a key of `effopd.world.WORLDS`.
+        method: `grpo` (without a KL term), `dapo` or `ppo`, whose critic learns at the policy's rate.
+        reward: Name of the reward, as `effopd.training.rewards.resolve_rewards` takes it.
+        seed: Random seed for the order of the prompts and for sampling.
+        max_steps: Number of steps.
+        save_steps: Number of steps between checkpoints, all of which are kept.
+    """
+    prefix = "world:" if world == DEFAULT_WORLD else f"world:{world}/"
+    arguments = RunArguments(
+        model_name_or_path=f"{prefix}base", dataset_name=f"{prefix}train", reward=[reward], acceleration="none"
+    )
+    of_teacher = TeacherConfig()
+    own: dict[str, Any] = {"ppo": {"critic_learning_rate": of_teacher.learning_rate}, "grpo": {"beta": 0.0}}
+    config = RLConfig(
+        output_dir=str(directory),
+        method=method,
+        learning_rate=of_teacher.learning_rate,
+        lr_scheduler_type="constant",
+        seed=seed,
+        max_steps=max_steps,
+        per_device_train_batch_size=of_teacher.prompts_per_step * of_teacher.samples_per_prompt,
+        num_generations=of_teacher.samples_per_prompt,
+        gradient_accumulation_steps=1,
+        epsilon=of_teacher.clip_range,
+        max_grad_norm=of_teacher.max_grad_norm,
+        temperature=1.0,
+        top_p=1.0,
+        max_completion_length=task_config(world).max_completion_length + 2,
+        bf16=False,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        save_strategy="steps",
+        save_steps=save_steps,
+        **own.get(method, {}),
     )
     return arguments, config

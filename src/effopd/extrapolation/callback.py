@@ -278,14 +278,14 @@ class EffOPDCallback(TrainerCallback):
         elif self._ahead:
             self._snapshot.restore()
             self._ahead.note_sampler(self._publish)
-            if result.accepted_scale > 0:
-                forget_moments(self.trainer.optimizer)  # they are of the place that the jump left
         else:
             resampled = trl_hooks.discard_rollouts(self.trainer)
             for key, number in zip(("resampled_rollouts", "resampled_tokens"), resampled, strict=True):
                 self.cost[key] += number
         if result.accepted_scale:
             self._snapshot.write_candidate(result.accepted_scale)
+        if result.accepted_scale > 0 and self.config.resets_optimizer(self._ahead is not None):
+            forget_moments(self.trainer.optimizer)  # they are of the place that the jump left
         self._publish()
 
     def _publish(self, alone: bool = False) -> None:

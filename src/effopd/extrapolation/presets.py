@@ -51,6 +51,8 @@ class ExtrapolationConfig:
             one needs `next_rollouts`, which finds out if they went too far.
         max_kl: Trust region of `next_rollouts`: largest KL from a candidate to W_t, in nats per token. With None, there
             is no bound.
+        reset_optimizer: Whether an accepted jump empties the optimizer's state, whose moments are of the place that it
+            leaves. With None, only `next_rollouts` does so, at scales above 0.
         snapshot_device: Device of the two copies of the parameters. With None, they are in pinned CPU memory when
             training on an accelerator, and beside the parameters otherwise.
         seed: Random seed for choosing prompts and sampling completions; with None, the trainer's own seed.
@@ -68,6 +70,7 @@ class ExtrapolationConfig:
     redraw_prompts: bool = False
     passes: int = 1
     max_kl: float | None = None
+    reset_optimizer: bool | None = None
     snapshot_device: str | None = None
     seed: int | None = None
 
@@ -82,6 +85,8 @@ class ExtrapolationConfig:
             raise ConfigurationError(f"seed: got {self.seed!r}, expected a whole number, or None.")
         if not isinstance(self.redraw_prompts, bool):
             raise ConfigurationError(f"redraw_prompts: got {self.redraw_prompts!r}, expected True or False.")
+        if self.reset_optimizer is not None and not isinstance(self.reset_optimizer, bool):
+            raise ConfigurationError(f"reset_optimizer: got {self.reset_optimizer!r}, expected True, False or None.")
         for name in ("schedule", "scales"):
             value = getattr(self, name)
             is_list = isinstance(value, Sequence) and all(isinstance(number, int | float) for number in value)
@@ -98,6 +103,10 @@ class ExtrapolationConfig:
         check_choice("validator", self.validator, get_args(ValidatorName))
         check_choice("random_numbers", self.random_numbers, get_args(RandomNumbers))
         self._check_fit()
+
+    def resets_optimizer(self, looks_ahead: bool) -> bool:
+        """Tell whether a jump empties the optimizer's state, given whether `next_rollouts` judges it."""
+        return looks_ahead if self.reset_optimizer is None else self.reset_optimizer
 
     def _check_fit(self) -> None:
         """Refuse settings that have no effect beside the others, or that would refuse every candidate."""

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from effopd.files import finite_or_none
-from effopd.linearized.covariance import Spread, cosine
+from effopd.linearized.covariance import Spread, cosine, distillation, gradient_spread
 from effopd.linearized.loss import descend, loss_along, mean_loss
 from effopd.linearized.modules import norms_by_kind, norms_by_layer, norms_by_parameter
 from effopd.linearized.root import GaussNewtonRoot, Vector, dot, plus
@@ -19,6 +19,7 @@ from effopd.linearized.spectrum import (
     predicted_displacement,
     tail_bound,
 )
+from effopd.linearized.unbiased import shares_at
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Multiples of a direction at which the true loss is measured."""
@@ -68,6 +69,28 @@ def spread_measures(spread: Spread, seed: int) -> Json:
         "squared_mean": squared,
         "relative_standard_error": finite_or_none(spread.standard_error),
         "completions_for_unit_noise": spread.trace / squared if squared > 0 else None,
+    }
+
+
+def unbiased_measures(root: GaussNewtonRoot, spectrum: Spectrum, fresh: GaussNewtonRoot, teacher_TV: Tensor) -> Json:
+    """Describe where b lies by contexts of which A was not made, without the noise of their number.
+
+    Args:
+        root: The root of A.
+        spectrum: Eigenpairs of A.
+        fresh: The same model at at least three other contexts.
+        teacher_TV: The teacher's logits at these, divided by the temperature, [T, V].
+    """
+    spread = gradient_spread(fresh, distillation(teacher_TV))
+    found = shares_at(root, spectrum, fresh, fresh.residual(teacher_TV), spread)
+    return {
+        "num_contexts": len(fresh.contexts.input_ids),
+        "num_tokens": len(fresh.token_ids),
+        "squared_norm": found.squared_norm,
+        "relative_standard_error": finite_or_none(spread.standard_error),
+        "driving_share": [finite_or_none(share) for share in found.shares.tolist()],
+        "driving_share_error": [finite_or_none(error) for error in found.errors.tolist()],
+        "rank_of_90_percent": found.rank_of_share(0.9),
     }
 
 

@@ -33,6 +33,7 @@ class Stages:
         teacher_TV: Logits of the teacher at the completion tokens, divided by the temperature, [T, V].
         num_steps: Number of products with A in the Lanczos method.
         seed: Random seed of its start vector and of bootstrap intervals.
+        fresh: The model at other contexts, with the teacher's logits there, for shares of b without noise; or None.
         note: Function that is told of progress.
     """
 
@@ -44,9 +45,11 @@ class Stages:
         *,
         num_steps: int,
         seed: int,
+        fresh: tuple[GaussNewtonRoot, Tensor] | None,
         note: Callable[[str], None],
     ) -> None:
         self.out, self.root, self.teacher_TV, self.note = out, root, teacher_TV, note
+        self._fresh = fresh
         self._num_steps, self._seed = num_steps, seed
         self._pieces = FinishedPieces(out / _PROGRESS)
         self.residual = root.residual(teacher_TV)
@@ -67,7 +70,11 @@ class Stages:
             **self._stage("spreads", lambda: self._spreads(rewards)),
             **self._stage("spectrum", lambda: measures.spectrum_measures(self.spectrum)),
             "step_size_along_driving": measures.best_along_driving(root, self.b),
+            "unbiased": None,
         }
+        if self._fresh:
+            of_fresh = partial(measures.unbiased_measures, fresh=self._fresh[0], teacher_TV=self._fresh[1])
+            found["unbiased"] = self._stage("unbiased", lambda: of_fresh(root, self.spectrum))
         found["path"] = self._stage("path", lambda: measures.path_measures(root, self.spectrum, teacher_TV))
         eta, steps = found["path"]["step_size"], max(measures.PATH_STEPS)
         first = {name: found["step_size_along_driving"] * each for name, each in self.b.items()}

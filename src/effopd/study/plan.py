@@ -10,6 +10,9 @@ from effopd.checks import check_choice, check_list, check_whole
 from effopd.files import load_yaml
 from effopd.world import card
 
+ALL_SWEEPS = "all"
+RL_METHODS = ("grpo", "dapo", "ppo")
+
 
 @dataclass(frozen=True)
 class MethodPlan:
@@ -22,7 +25,14 @@ class MethodPlan:
     extrapolation: Mapping[str, Any] | None = None
     rate: float = 1.0
     steps: float = 1.0
-    swept: bool = False
+    swept: str | None = None
+    validation: str | None = None
+    reward: str = "world"
+
+    @property
+    def is_rl(self) -> bool:
+        """Whether it learns from rewards and not from a teacher."""
+        return self.method in RL_METHODS
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class Training:
         prompts_per_step: Number of prompts per step.
         save_steps: Number of steps between the checkpoints that are kept; None keeps only what resuming needs.
         evaluation_problems: Number of problems that accuracy is measured on.
+        thirds: Numbers of prompts and samples of which thirds by difficulty are made (see `study.difficulty`).
     """
 
     world: str
@@ -50,6 +61,7 @@ class Training:
     prompts_per_step: int
     save_steps: int | None
     evaluation_problems: int
+    thirds: Mapping[str, int]
 
     @property
     def name(self) -> str:
@@ -80,7 +92,8 @@ class StudyPlan:
         sizes = self.settings["worlds"][world]
         for seed in self.seeds:
             for role, plan in self.methods.items():
-                steps = sizes["rl_steps"] if role == "rl" else max(1, round(sizes["steps"] * plan.steps))
+                of_world = sizes["rl_steps"] if plan.is_rl else sizes["steps"]
+                steps = max(1, round(of_world * plan.steps))
                 yield Training(
                     world=world,
                     role=role,
@@ -91,6 +104,7 @@ class StudyPlan:
                     prompts_per_step=sizes[plan.at]["prompts_per_step"],
                     save_steps=max(1, steps // self.settings["checkpoints"]) if plan.swept else None,
                     evaluation_problems=self.settings["evaluation_problems"],
+                    thirds=self.settings.get("validation", {}),
                 )
 
     def target(self, world: str) -> float:
@@ -102,6 +116,12 @@ class StudyPlan:
     def sweep(self, world: str, runs: Path) -> dict[str, Any]:
         """Make the specification of a world's sweep, as `effopd.sweeps.make_spec` takes it."""
         swept = {role: plan for role, plan in self.methods.items() if plan.swept}
+        whole = [plan.label for plan in swept.values() if plan.swept == ALL_SWEEPS]
+        sweeps = []
+        for each in self.settings["sweep"]["sweeps"]:
+            preset = {"preset": each} if isinstance(each, str) else each
+            only = [plan.label for plan in swept.values() if plan.swept == preset["preset"]]
+            sweeps.append({**preset, "runs": whole + only})
         return {
             "base": f"world:{world}/base",
             "teacher": f"world:{world}/teacher",
@@ -109,6 +129,7 @@ class StudyPlan:
             "runs": {plan.label: {"seeds": [f"{role}-{seed}" for seed in self.seeds]} for role, plan in swept.items()},
             "tasks": [{"name": world, "task": f"world:{world}/evaluation"}],
             **self.settings["sweep"],
+            "sweeps": sweeps,
         }
 
 

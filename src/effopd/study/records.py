@@ -13,8 +13,9 @@ import pandas as pd
 from effopd.experiments.cost_to_target import CostRange, cost_range, to_target
 from effopd.files import read_json, read_json_lines
 
-ANALYSIS, ALIGNMENTS, EMBEDDINGS, COSTS = "analysis", "alignments", "embeddings", "costs"
+ANALYSIS, ALIGNMENTS, EMBEDDINGS, COSTS, LINEARIZED = "analysis", "alignments", "embeddings", "costs", "linearized"
 SWEEPS = ("update_norm", "embedding_replacement", "sliding_window", "top_bottom", "norm_matching")
+_LINEARIZED = "linearized.json"
 
 
 class Need(NamedTuple):
@@ -24,6 +25,8 @@ class Need(NamedTuple):
     role: str
 
     def __str__(self) -> str:
+        if self.record == LINEARIZED:
+            return "the local quadratic view (effopd linearize)"
         words = {ANALYSIS: "the analysis", COSTS: "the costs and accuracies (metrics.jsonl, and a target accuracy)"}
         if self.record in (ALIGNMENTS, EMBEDDINGS):
             return f"the table of {self.record} of {self.role}"
@@ -37,6 +40,10 @@ def needs(record: str, *roles: str) -> tuple[Need, ...]:
 
 class UnresolvedError(Exception):
     """The records are there, and do not determine a claim's statistic. The message says why."""
+
+
+class TooFewWorldsError(Exception):
+    """A claim is about more worlds than the study has. The message says how many there are."""
 
 
 @dataclass
@@ -53,6 +60,7 @@ class Records:
         sweep: Rows of a sweep's `results.parquet`, likewise; accuracies in [0, 1] in the column `mean`.
         metrics: Rows of `metrics.jsonl` of finished runs, by role and seed.
         finished: Contents of `run.json` by role and seed.
+        linearized: Contents of `linearized.json` by seed.
     """
 
     world: str
@@ -64,12 +72,15 @@ class Records:
     sweep: pd.DataFrame = field(default_factory=pd.DataFrame)
     metrics: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     finished: Mapping[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
+    linearized: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def has(self, need: Need, seed: int) -> bool:
         """Tell whether the records hold what a claim needs of one seed."""
         if need.record == COSTS:
             rows = self.metrics.get((need.role, seed), ())
             return self.target is not None and any(row.get("accuracy") is not None for row in rows)
+        if need.record == LINEARIZED:
+            return seed in self.linearized
         tables = {ANALYSIS: self.updates, ALIGNMENTS: self.alignments, EMBEDDINGS: self.embeddings}
         table = tables.get(need.record, self.sweep)
         if table.empty:
@@ -85,6 +96,12 @@ class Records:
     def mean_of_matrices(self, role: str, seed: int, column: str) -> float:
         """Average a column over the attention and MLP matrices of a run's last checkpoint."""
         return defined(self.matrices(role, seed)[column].mean(), f"{column} of {role} is not defined for any matrix")
+
+    def norms_by_parameter(self, role: str, seed: int) -> dict[str, float]:
+        """Find the Frobenius norm of each parameter's final update."""
+        rows = _of(self.updates, role, seed)
+        rows = rows[rows["checkpoint"] == rows["checkpoint"].max()]
+        return dict(zip(rows["parameter"], rows["frobenius_norm"], strict=True))
 
     def update_norm(self, role: str, seed: int) -> float:
         """Compute the Frobenius norm of a run's final update, over all parameters."""
@@ -159,6 +176,7 @@ def read_records(
     analysis: Path,
     sweep: Path,
     target: float | None,
+    linearized: Mapping[int, Path] | None = None,
 ) -> Records:
     """Read the records of one world. What is not there is left empty.
 
@@ -169,6 +187,7 @@ def read_records(
         analysis: Directory of the analysis, in which a run is called ROLE-SEED.
         sweep: Directory of the sweep.
         target: Accuracy up to which costs are counted, in [0, 1].
+        linearized: Directories that `effopd linearize` wrote, by seed.
     """
     names = {f"{role}-{seed}": (role, seed) for role, seed in runs}
     tables = {}
@@ -195,6 +214,11 @@ def read_records(
         sweep=swept,
         metrics={key: read_json_lines(path / "metrics.jsonl") for key, path in finished.items() if _has_costs(path)},
         finished={key: read_json(path / "run.json") for key, path in finished.items()},
+        linearized={
+            seed: read_json(path / _LINEARIZED)
+            for seed, path in (linearized or {}).items()
+            if (path / _LINEARIZED).exists()
+        },
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from effopd.study.claims import CLAIMS
 from effopd.study.claims.claim import Claim
-from effopd.study.records import Records, UnresolvedError
+from effopd.study.records import Records, TooFewWorldsError, UnresolvedError
 from effopd.study.verdict import Comparison, Verdict, compare_world, compare_worlds, holm, overall
 
 
@@ -61,10 +61,19 @@ def judge(records: Sequence[Records], claims: Iterable[Claim] = CLAIMS) -> list[
     measured = {claim: _measure(claim, records) for claim in claims}
     found = {claim: compare_worlds(claim, each.lists) for claim, each in measured.items() if each.values}
     adjusted = holm({claim.name: each.p for claim, each in found.items() if each.p is not None})
-    return [_entry(claim, each, found.get(claim), adjusted.get(claim.name)) for claim, each in measured.items()]
+    return [
+        _entry(claim, each, found.get(claim), adjusted.get(claim.name), len(records))
+        for claim, each in measured.items()
+    ]
+
+
+ALL_WORLDS = "all worlds"
+"""The name, among those of worlds, under which the values of a claim about all worlds together are."""
 
 
 def _measure(claim: Claim, records: Sequence[Records]) -> _Measured:
+    if claim.over_worlds is not None:
+        return _measure_over_worlds(claim, records)
     found = _Measured()
     roles = list(dict.fromkeys(need.role for need in claim.needs))
     for world in records:
@@ -84,7 +93,34 @@ def _measure(claim: Claim, records: Sequence[Records]) -> _Measured:
     return found
 
 
-def _entry(claim: Claim, measured: _Measured, found: Comparison | None, adjusted: float | None) -> dict[str, Any]:
+def _measure_over_worlds(claim: Claim, records: Sequence[Records]) -> _Measured:
+    """Compute a statistic of all worlds together, for each seed that has runs of every role in all of them."""
+    found = _Measured()
+    assert claim.over_worlds is not None
+    roles = {need.role for need in claim.needs}
+    planned = [{seed for each, seed in world.planned if each == role} for world in records for role in roles]
+    seeds = sorted(set.intersection(*planned)) if planned else []
+    if not seeds:
+        found.lacking[ALL_WORLDS, f"no seed has runs of {', '.join(sorted(roles))} in every world"] = []
+    for seed in seeds:
+        lacking = [f"{need} in {world.world}" for world in records for need in claim.needs if not world.has(need, seed)]
+        if lacking:
+            found.lacking.setdefault((ALL_WORLDS, f"lacks {' and '.join(lacking)}"), []).append(seed)
+            continue
+        try:
+            value = claim.over_worlds(records, seed)
+        except UnresolvedError as reason:
+            found.unresolved.setdefault((ALL_WORLDS, str(reason)), []).append(seed)
+        except TooFewWorldsError as reason:
+            found.lacking.setdefault((ALL_WORLDS, str(reason)), []).append(seed)
+        else:
+            found.values.setdefault(ALL_WORLDS, {})[seed] = value
+    return found
+
+
+def _entry(
+    claim: Claim, measured: _Measured, found: Comparison | None, adjusted: float | None, num_worlds: int
+) -> dict[str, Any]:
     by_world = {world: compare_world(claim, values) for world, values in measured.lists.items()}
     verdicts = {world: each.verdict(each.p) for world, each in by_world.items()}
     verdict: Verdict = "undecided"
@@ -99,7 +135,9 @@ def _entry(claim: Claim, measured: _Measured, found: Comparison | None, adjusted
         **_numbers(found),
         "p": None if found is None else found.p,
         "p_holm": adjusted,
-        "num_runs": sum(map(len, measured.values.values())) * len({need.role for need in claim.needs}),
+        "num_runs": sum(map(len, measured.values.values()))
+        * len({need.role for need in claim.needs})
+        * (1 if claim.over_worlds is None else num_worlds),
         "worlds": {
             world: {
                 "values": {str(seed): value for seed, value in measured.values[world].items()},

@@ -3,7 +3,7 @@
 OUT/study.json              what is studied, with the digest of the claims
 OUT/written_down/           the claims, thresholds, plan and statistics as they were before the first run
 OUT/WORLD/runs/ROLE-SEED/   training runs
-OUT/WORLD/analysis/, OUT/WORLD/sweep/
+OUT/WORLD/analysis/, OUT/WORLD/sweep/, OUT/WORLD/linearized/SEED/
 OUT/claims.json, OUT/study.html, OUT/evidence.md
 """
 
@@ -18,8 +18,10 @@ from effopd.analysis import analyze
 from effopd.console import print_places
 from effopd.errors import EffOPDError
 from effopd.files import write_json, write_text
+from effopd.linearize import linearize
 from effopd.report.study import write_study_report
 from effopd.run_directory import claimed
+from effopd.study.boundary import find_boundaries
 from effopd.study.claims import digest, written_down
 from effopd.study.plan import StudyPlan
 from effopd.study.pool import do_trainings, session
@@ -101,7 +103,8 @@ def study(
 def _settings(what: StudyPlan | OwnModels) -> dict[str, Any]:
     if isinstance(what, OwnModels):
         places = {f"{role}-{seed}": place for (role, seed), place in what.places().items()}
-        return {"plan": "own models", "spec": what.sweep.to_json(), "runs": places, "target": what.target}
+        own = {"spec": what.sweep.to_json(), "runs": places, "target": what.target, "linearized": what.linearized}
+        return {"plan": "own models"} | own
     methods = {role: asdict(plan) for role, plan in what.methods.items()}
     return {"plan": what.name, "worlds": what.worlds, "seeds": what.seeds, "methods": methods, "sizes": what.settings}
 
@@ -113,6 +116,11 @@ def _world(plan: StudyPlan, world: str, out: Path, means: _Means) -> list[str]:
     def say(line: str) -> None:
         means.console.print(line, markup=False, soft_wrap=True)
 
+    for seed, place in _linearized(plan, out).items():  # before training, which it knows nothing of
+        models = (f"world:{world}/base", f"world:{world}/teacher")
+        settings = {"task": f"world:{world}/train", "seed": seed, "console": means.console}
+        linearize(*models, place, **settings, **plan.settings["linearize"])
+
     failed = do_trainings(jobs, means.workers, means.ray, say)
     errors = [f"{world}/{name}: {error}" for name, error in failed.items()]
     swept = {training.name: str(place) for training, place in jobs if training.plan.swept}
@@ -120,6 +128,11 @@ def _world(plan: StudyPlan, world: str, out: Path, means: _Means) -> list[str]:
         return [*errors, f"{world}: nothing was analysed, because {', '.join(broken)} failed"]
     spec = make_spec(plan.sweep(world, out / "runs"))
     return errors + _measure(f"world:{world}/base", swept, spec, out, means)
+
+
+def _linearized(plan: StudyPlan, out: Path) -> dict[int, Path]:
+    """Name the directory of each seed's local quadratic view."""
+    return {seed: out / "linearized" / str(seed) for seed in plan.seeds}
 
 
 def _own_models(own: OwnModels, out: Path, means: _Means) -> list[str]:
@@ -139,13 +152,15 @@ def _records(what: StudyPlan | OwnModels, out: Path) -> Iterator[Records]:
     if isinstance(what, OwnModels):
         here = {key: None if isinstance(place, list) else Path(place) for key, place in what.places().items()}
         folder = out / what.name
-        places = {"analysis": folder / "analysis", "sweep": folder / "sweep"}
+        view = {} if what.linearized is None else {seed: Path(what.linearized) for _, seed in here}
+        places: dict[str, Any] = {"analysis": folder / "analysis", "sweep": folder / "sweep", "linearized": view}
         yield read_records(what.name, here, labels=what.roles, target=what.target, **places)
         return
     labels = {role: plan.label for role, plan in what.methods.items()}
     for world in what.worlds:
         runs = {(each.role, each.seed): out / world / "runs" / each.name for each in what.trainings(world)}
-        places = {"analysis": out / world / "analysis", "sweep": out / world / "sweep"}
+        of = out / world
+        places = {"analysis": of / "analysis", "sweep": of / "sweep", "linearized": _linearized(what, of)}
         yield read_records(world, runs, labels=labels, target=what.target(world), **places)
 
 
@@ -158,6 +173,7 @@ def _report(what: StudyPlan | OwnModels, out: Path, settings: dict[str, Any], fa
         "failed": list(failed),
         "versions": installed_versions(_PACKAGES),
         "claims": judge(records),
+        "boundaries": find_boundaries(records),
     }
     write_json(out / CLAIMS_FILE, content)
     return write_study_report(content, out)

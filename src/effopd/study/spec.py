@@ -1,7 +1,8 @@
-"""A study of one's own models: the specification of a sweep, of which some fields may be left out, and two more.
+"""A study of one's own models: the specification of a sweep, of which some fields may be left out, and three more.
 
 roles: {opd: mine, rl: baseline}    # which run plays which role; by default, names of runs are taken for roles
 target: 0.8                         # accuracy up to which costs of runs by `effopd train` are counted
+linearized: runs/linearized         # what `effopd linearize` wrote about the base and the teacher
 """
 
 from collections.abc import Mapping
@@ -11,14 +12,15 @@ from typing import Any
 
 import yaml
 
-from effopd.checks import check_choice, check_number
+from effopd.checks import check_choice, check_number, check_text
 from effopd.errors import ConfigurationError
 from effopd.files import load_yaml
+from effopd.study import boundary
 from effopd.study.claims import CLAIMS
 from effopd.study.records import SWEEPS
 from effopd.sweeps import SweepSpec, make_spec, run_places
 
-ROLES = tuple(dict.fromkeys(need.role for claim in CLAIMS for need in claim.needs))
+ROLES = tuple(dict.fromkeys((*(need.role for claim in CLAIMS for need in claim.needs), *boundary.ROLES)))
 _SAME = {"grpo": "rl"}
 """Names of runs that are taken for another role."""
 
@@ -31,12 +33,14 @@ class OwnModels:
         sweep: Specification of the sweep, with the base and the runs.
         roles: Name of the run by role.
         target: Accuracy up to which costs are counted, in (0, 1]; None counts none.
+        linearized: Directory that `effopd linearize` wrote about the base and the teacher; None if there is none.
         name: Name of the whole in the report.
     """
 
     sweep: SweepSpec
     roles: Mapping[str, str]
     target: float | None
+    linearized: str | None
     name: str
 
     def places(self) -> dict[tuple[str, int], str | list[str]]:
@@ -54,7 +58,7 @@ def read_own_models(path: str | Path) -> OwnModels:
 
     Args:
         path: YAML file: the specification of a sweep (docs/sweeps.md), in which `sweeps` are by default all that claims
-            need, with `roles` and `target` beside it.
+            need, with `roles`, `target` and `linearized` beside it.
 
     Raises:
         ConfigurationError: It cannot be read, a field is unknown, missing or wrong, or no run has a role.
@@ -70,7 +74,7 @@ def read_own_models(path: str | Path) -> OwnModels:
         raise ConfigurationError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} must map fields to values, got {type(content).__name__}.")
-    roles, target = content.pop("roles", None), content.pop("target", None)
+    roles, target, linearized = (content.pop(name, None) for name in ("roles", "target", "linearized"))
     try:
         named = _roles(roles, content.get("runs"))
         default: list[Any] = [{"preset": sweep} for sweep in SWEEPS]
@@ -79,9 +83,15 @@ def read_own_models(path: str | Path) -> OwnModels:
         sweep = make_spec({"sweeps": default, **content})
         if target is not None:
             check_number("target", target, above=0, high=1)
+        if linearized is not None:
+            check_text("linearized", linearized)
+            if not (Path(linearized) / "linearized.json").exists():
+                raise ConfigurationError(
+                    f"linearized: {linearized} has no linearized.json. Name a directory that `effopd linearize` wrote."
+                )
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
-    return OwnModels(sweep, named, target, path.stem)
+    return OwnModels(sweep, named, target, linearized, path.stem)
 
 
 def _roles(roles: Any, runs: Any) -> dict[str, str]:

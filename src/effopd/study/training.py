@@ -5,14 +5,15 @@ from pathlib import Path
 
 from transformers.trainer_utils import IntervalStrategy
 
-from effopd.experiments.arguments import world_run_arguments
-from effopd.experiments.world_runs import train_grpo
+from effopd.experiments.arguments import world_rl_arguments, world_run_arguments
+from effopd.study.difficulty import write_thirds
 from effopd.study.plan import Training
-from effopd.training.config import EXOPD_LAMBDA
+from effopd.training.config import EXOPD_LAMBDA, OPDConfig, RunArguments
 from effopd.training.progress import RunDisplay, RunProgress
 from effopd.training.quiet import quiet_libraries
+from effopd.training.rl_config import RLConfig
 from effopd.training.run import train
-from effopd.world import TeacherConfig, card
+from effopd.world import card
 
 EVALUATE_EVERY = 2
 
@@ -23,18 +24,31 @@ def do_training(training: Training, directory: Path) -> None:
     Raises:
         EffOPDError: It cannot be done, or has diverged, or the directory holds another run.
     """
-    with quiet_libraries():
-        if training.role == "rl":
-            steps, save_steps = training.steps, training.save_steps or training.steps
-            config = replace(TeacherConfig(), num_steps=steps, save_steps=save_steps)
-            train_grpo(directory, training.seed, config, training.world)
-        else:
-            _distill(training, directory)
+    with quiet_libraries(), RunDisplay() as display:
+        arguments, config = (_reinforcement if training.plan.is_rl else _distillation)(training, directory)
+        train(arguments, config, lambda trainer, metrics: [RunProgress(display, training.name, trainer, metrics)])
     for state in directory.glob("checkpoint-*/optimizer.pt"):
         state.unlink()  # two thirds of the bytes
 
 
-def _distill(training: Training, directory: Path) -> None:
+def _reinforcement(training: Training, directory: Path) -> tuple[RunArguments, RLConfig]:
+    reward = training.plan.reward
+    save_steps = training.save_steps or max(1, training.steps // 10)
+    arguments, config = world_rl_arguments(
+        directory,
+        world=training.world,
+        method=training.plan.method,
+        reward=reward if reward == "world" else f"effopd.study.sparse_reward:{reward}",
+        seed=training.seed,
+        max_steps=training.steps,
+        save_steps=save_steps,
+    )
+    if training.save_steps is None:
+        config.save_total_limit = 1
+    return arguments, config
+
+
+def _distillation(training: Training, directory: Path) -> tuple[RunArguments, OPDConfig]:
     plan = training.plan
     arguments, config = world_run_arguments(
         directory,
@@ -50,6 +64,9 @@ def _distill(training: Training, directory: Path) -> None:
     arguments = replace(
         arguments, target_accuracy=None, extrapolation=dict(plan.extrapolation) if plan.extrapolation else None
     )
+    if plan.validation:
+        thirds = write_thirds(training.world, directory.parent.parent / "validation", training.thirds)
+        arguments = replace(arguments, validation_dataset_name=str(thirds[plan.validation]))
     if plan.method == "alphaopd":
         arguments.alphaopd_target = card(training.world)["teacher"]["sampled_accuracy"]["accuracy"]
         # Its fit is of an early window: five checkpoints of it, each with its accuracy.
@@ -63,5 +80,4 @@ def _distill(training: Training, directory: Path) -> None:
         config.save_steps, config.save_total_limit = max(1, training.steps // 10), 1
     else:
         config.save_steps, config.save_total_limit = training.save_steps, None
-    with RunDisplay() as display:
-        train(arguments, config, lambda trainer, metrics: [RunProgress(display, training.name, trainer, metrics)])
+    return arguments, config

@@ -40,6 +40,7 @@ class Loaded(NamedTuple):
         tokenizer: Tokenizer of the student.
         dataset: Training prompts.
         evaluation: Prompts to evaluate on, or None.
+        validation: Prompts to validate extrapolations on, or None for those of training.
     """
 
     student: PreTrainedModel
@@ -48,6 +49,7 @@ class Loaded(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     dataset: Any
     evaluation: Any
+    validation: Any
 
 
 def build_trainer(arguments: RunArguments, config: TrainConfig) -> tuple[OPDTrainer | RLTrainer, MetricsCallback]:
@@ -129,6 +131,9 @@ def _load(arguments: RunArguments, config: TrainConfig) -> Loaded:
             logger.warning("Student and teacher are the same model, %s: there is nothing to learn.", student_name)
         teacher_tokenizer = load_tokenizer(teacher_name, revision=teacher_revision, **tokens, **trust)
     dataset, evaluation = load_datasets(arguments)
+    validation = None
+    if arguments.validation_dataset_name:  # read as the training prompts are
+        validation = _load_as_training(arguments, arguments.validation_dataset_name, None)
     _check_datasets(arguments, config, tokenizer, dataset, evaluation)
     student = load_model(student_name, **trust, **student_kwargs)
     freeze(student, arguments.freeze, arguments.freeze_like, arguments.freeze_below)
@@ -136,7 +141,7 @@ def _load(arguments: RunArguments, config: TrainConfig) -> Loaded:
     if context and config.process_index == 0:
         warn_of_long_prompts(dataset, tokenizer, context, config.max_completion_length or 0)
     if not isinstance(config, OPDConfig):
-        return Loaded(student, None, None, tokenizer, dataset, evaluation)
+        return Loaded(student, None, None, tokenizer, dataset, evaluation, validation)
     teacher_kwargs: dict[str, Any] = dict(config.teacher_model_init_kwargs or {})
     teacher = load_model(teacher_name, revision=teacher_revision, **trust, **teacher_kwargs)
     check_vocabularies(tokenizer, teacher_tokenizer, student.config, teacher.config)
@@ -145,7 +150,7 @@ def _load(arguments: RunArguments, config: TrainConfig) -> Loaded:
     reference = None
     if config.reads_reference:
         reference = _load_reference(arguments, student_revision, tokenizer, student, num_tokens, trust | teacher_kwargs)
-    return Loaded(student, teacher, reference, tokenizer, dataset, evaluation)
+    return Loaded(student, teacher, reference, tokenizer, dataset, evaluation, validation)
 
 
 def _load_reference(
@@ -176,7 +181,8 @@ def _wire(
     _check_that_zero_saves(trainer)
     effopd = monitor = stop = early = None
     if settings := arguments.extrapolation_config():
-        effopd = EffOPDCallback(trainer, rewards if settings.validator == "reward" else None, preset=settings)
+        judge = rewards if settings.validator == "reward" else None
+        effopd = EffOPDCallback(trainer, judge, preset=settings, validation_dataset=loaded.validation)
     if arguments.monitor_every is not None:
         num_matrices = arguments.monitor_matrices or NUM_MATRICES
         monitor = UpdateMonitorCallback(trainer, arguments.monitor_every, num_matrices)
@@ -287,23 +293,7 @@ def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:
         ConfigurationError: An argument cannot be right.
         DataError: A dataset cannot be read, or lacks what a reward needs.
     """
-    common: dict[str, Any] = {
-        "require_answer": any(reward in ("math", "world") for reward in arguments.reward or ()),
-        "system_prompt": arguments.system_prompt,
-        "prompt_template": arguments.prompt_template,
-        "answer_after": arguments.answer_after,
-    }
-    dataset = load_prompts(
-        arguments.dataset_name,
-        split=arguments.dataset_split,
-        config_name=arguments.dataset_config,
-        prompt_column=arguments.prompt_column,
-        answer_column=arguments.answer_column,
-        limit=arguments.num_train_examples,
-        **common,
-    )
-    if "code" in (arguments.reward or ()):
-        dataset = with_tests(dataset, arguments.tests_column, arguments.dataset_name)
+    dataset = _load_as_training(arguments, arguments.dataset_name, arguments.num_train_examples)
     if not arguments.evaluation_dataset_name:
         return dataset, None
     same = arguments.evaluation_dataset_name == arguments.dataset_name
@@ -314,8 +304,30 @@ def load_datasets(arguments: RunArguments) -> tuple[Any, Any]:
         prompt_column=arguments.evaluation_prompt_column or arguments.prompt_column,
         answer_column=arguments.evaluation_answer_column or arguments.answer_column,
         limit=arguments.num_evaluation_examples,
-        **common,
+        **_reading(arguments),
     )
     if "code" in (arguments.reward or ()):
         evaluation = with_tests(evaluation, arguments.tests_column, arguments.evaluation_dataset_name)
     return dataset, evaluation
+
+
+def _load_as_training(arguments: RunArguments, name: str, limit: int | None) -> Any:
+    dataset = load_prompts(
+        name,
+        split=arguments.dataset_split,
+        config_name=arguments.dataset_config,
+        prompt_column=arguments.prompt_column,
+        answer_column=arguments.answer_column,
+        limit=limit,
+        **_reading(arguments),
+    )
+    return with_tests(dataset, arguments.tests_column, name) if "code" in (arguments.reward or ()) else dataset
+
+
+def _reading(arguments: RunArguments) -> dict[str, Any]:
+    return {
+        "require_answer": any(reward in ("math", "world") for reward in arguments.reward or ()),
+        "system_prompt": arguments.system_prompt,
+        "prompt_template": arguments.prompt_template,
+        "answer_after": arguments.answer_after,
+    }

@@ -204,6 +204,10 @@ class RunArguments:
         default=None, metadata={"help": "Column of the evaluation answers, if it is not answer_column."}
     )
     num_evaluation_examples: int | None = field(default=None, metadata={"help": "Number of rows to evaluate on."})
+    validation_dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Prompts that extrapolation is validated on; by default those of training."},
+    )
     acceleration: str = field(default="paper", metadata={"help": f"none, or an EffOPD preset: {', '.join(PRESETS)}."})
     extrapolation: dict[str, Any] | str | None = field(
         default=None,
@@ -297,6 +301,10 @@ class RunArguments:
         if not isinstance(overrides, dict):
             raise ConfigurationError(f"extrapolation={overrides!r}: expected settings by name, as {{num_prompts: 32}}.")
         if self.acceleration == "none":
+            if self.validation_dataset_name:
+                raise ConfigurationError(
+                    "acceleration is 'none', so validation_dataset_name has no effect; leave it out."
+                )
             if overrides:
                 raise ConfigurationError(
                     f"acceleration is 'none', so extrapolation={overrides} has no effect. Choose a preset of "

@@ -26,7 +26,9 @@ _FIGURES: dict[str, tuple[str, str, Callable[[Results], Figure]]] = {
         "Curvature, and where the gradient lies in it",
         "Left: the largest eigenvalues of the Gauss-Newton matrix A. A residual bounds the error of its eigenvalue. "
         "Right: the share of |b|², where b is the negative gradient, in each eigenvector and in the first ones "
-        "together. The last eigenvectors are not converged; only their sum is right.",
+        "together. The last eigenvectors are not converged; only their sum is right. Bars and the solid line hold the "
+        "noise of the completions that A is made of; the dashed line is from fresh ones and without it, with its "
+        "standard error.",
         draw_spectrum,
     ),
     "modules": (
@@ -95,9 +97,20 @@ def _lead(results: Results) -> str:
         f"{results['temperature']:g}. Loss {results['loss']:.4g} nats per token; |b| = "
         f"{results['driving_norm']:.4g}, with a relative standard error of {error}. Eigenvectors that hold nine "
         f"tenths of |b|²: {results['rank_of_90_percent'] or NONE} from the largest eigenvalue on, "
-        f"{results['fewest_for_90_percent'] or NONE} if those that hold most of it come first. The quadratic model is "
-        f"lowest along b after a gradient step of size {results['step_size_along_driving']:.4g}."
+        f"{results['fewest_for_90_percent'] or NONE} if those that hold most of it come first."
+        f"{_without_noise(results.get('unbiased'))} The quadratic model is lowest along b after a step of size "
+        f"{results['step_size_along_driving']:.4g}."
     )
+
+
+def _without_noise(unbiased: Results | None) -> str:
+    if unbiased is None:
+        return ""
+    fresh = f"{unbiased['num_contexts']:,} fresh completions"
+    if unbiased["squared_norm"] <= 0:
+        return f" {fresh} do not tell b from 0: take these numbers for noise."
+    rank = unbiased["rank_of_90_percent"] or f"more than {len(unbiased['driving_share'])}"
+    return f" Without the noise of completions, as {fresh} tell, they are {rank} from the largest eigenvalue on."
 
 
 def _gradients(results: Results) -> Table:

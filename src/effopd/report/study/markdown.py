@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from effopd.report.study.boundary import ABOUT, TITLE, boundary_tables, not_looked_for
 from effopd.report.study.words import METHOD, design, estimate, p_value, summary
 from effopd.report.table import Table
 
@@ -44,6 +45,10 @@ def evidence(content: Mapping[str, Any]) -> str:
         )
         notes = f" {' '.join(f'{note}.' for note in claim['notes'])}" if claim["notes"] else ""
         parts.append(f"- **{claim['name']}**: {claim['statistic']}. {worlds}.{notes}".replace("..", "."))
+    if content.get("boundaries"):  # earlier versions did not look for them
+        parts += ["", f"## {TITLE}", "", ABOUT, ""]
+        parts += [table.markdown().replace("## ", "### ", 1) for table in boundary_tables(content)]
+        parts += [f"- Not looked for. {line}" for line in not_looked_for(content)]
     if missing:
         parts += ["", "## Not measured", ""]
         parts += [f"- {claim['statement']} {'; '.join(claim['notes'])}." for claim in missing]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effopd.files import write_text
+from effopd.report.study.boundary import ABOUT, TITLE, boundary_tables, not_looked_for
 from effopd.report.study.figure import claim_figure
 from effopd.report.study.markdown import evidence
 from effopd.report.study.words import METHOD, design, estimate, p_value, summary
@@ -43,6 +44,7 @@ def make_page(content: Mapping[str, Any]) -> str:
         "failed": f"<h2>Failed</h2><ul>{failed}</ul>" if failed else "",
         "rows": "\n".join(map(_row, measured)) or "<tr><td colspan=6>No claim was measured.</td></tr>",
         "claims": "\n".join(_sections(measured)),
+        "boundaries": _boundaries(content) if content.get("boundaries") else "",
         "missing": "\n".join(map(_missing, (claim for claim in claims if claim["verdict"] == "not measured"))),
         "versions": _escaped(", ".join(f"{name} {version}" for name, version in content["versions"].items())),
     }
@@ -75,6 +77,15 @@ def _sections(measured: list[Mapping[str, Any]]) -> list[str]:
             f"{f'<ul>{notes}</ul>' if notes else ''}</section>"
         )
     return parts
+
+
+def _boundaries(content: Mapping[str, Any]) -> str:
+    """Write the section about where the contrast begins."""
+    parts = [f"<h2>{TITLE}</h2>", f"<p class=quiet>{_escaped(ABOUT)}</p>"]
+    parts += [f"<h3>{_escaped(table.title)}</h3>\n{table.html()}" for table in boundary_tables(content)]
+    if lines := not_looked_for(content):
+        parts.append(f"<p>Not looked for:</p><ul>{''.join(f'<li>{_escaped(line)}</li>' for line in lines)}</ul>")
+    return "\n".join(parts)
 
 
 def _missing(claim: Mapping[str, Any]) -> str:

@@ -6,11 +6,13 @@ A claim whose records a study has not made is listed as not measured. To add one
 import hashlib
 from importlib.resources import files
 
-from effopd.study.claims import alignment, concentration, cost, interventions, norms, robustness
+from effopd.study.claims import alignment, concentration, cost, interventions, linearized, norms, robustness
 from effopd.study.claims.claim import Claim
 
 CLAIMS: tuple[Claim, ...] = tuple(
-    claim for theme in (norms, interventions, concentration, alignment, cost, robustness) for claim in theme.CLAIMS
+    claim
+    for theme in (norms, interventions, concentration, alignment, cost, robustness, linearized)
+    for claim in theme.CLAIMS
 )
 
 
@@ -18,7 +20,7 @@ def written_down() -> dict[str, str]:
     """Return the files that decide what is claimed, and how it is judged, by name: their text."""
     study = files("effopd") / "study"
     claims = sorted(each.name for each in (study / "claims").iterdir() if each.name.endswith(".py"))
-    places = [*(f"claims/{name}" for name in claims), "records.py", "verdict.py", "plan.yaml"]
+    places = [*(f"claims/{name}" for name in claims), "boundary.py", "records.py", "verdict.py", "plan.yaml"]
     return {place: study.joinpath(*place.split("/")).read_text(encoding="utf-8") for place in places}
 
 

@@ -1,6 +1,6 @@
 """What a claim is: a sentence, and the one number by which each run of a study speaks for or against it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +28,8 @@ class Claim:
             determine it.
         is_ratio: Whether the statistic is a ratio, which is above 0 and of which logarithms are averaged.
         digits: Number of decimals that reports show.
+        over_worlds: Function that computes the statistic for one seed from all worlds together, in place of `measure`;
+            it raises `UnresolvedError` where there are too few of them.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Claim:
     measure: Callable[[Records, int], float]
     is_ratio: bool = False
     digits: int = 3
+    over_worlds: Callable[[Sequence[Records], int], float] | None = None
 
     def in_words(self) -> str:
         """Say in words what the claim predicts of the mean of its statistic."""

@@ -1,12 +1,15 @@
 """What a unit of update norm buys, and where the norm is put."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from effopd.study.claims.claim import PAPER, Claim
-from effopd.study.records import Records, UnresolvedError, needs
+from effopd.study.records import ANALYSIS, Records, UnresolvedError, needs
 
 THEME = "Gain per unit of update norm"
+ALGORITHMS = ("rl", "dapo", "ppo")
 
 
 def gain_per_norm(records: Records, seed: int, rl: str = "rl") -> float:
@@ -15,13 +18,30 @@ def gain_per_norm(records: Records, seed: int, rl: str = "rl") -> float:
     Raises:
         UnresolvedError: A run has not moved.
     """
-    per_norm = []
-    for role in ("opd", rl):
-        points = records.curve("update_norm", role, seed, "scale").set_index("value")
-        if not {0.0, 1.0} <= set(points.index) or not points.loc[1.0, "update_norm"] > 0:
-            raise UnresolvedError(f"{role}'s sweep update_norm lacks the base or the final model, or they are the same")
-        per_norm.append((points.loc[1.0, "mean"] - points.loc[0.0, "mean"]) / points.loc[1.0, "update_norm"])
-    return float(per_norm[0] - per_norm[1])
+    return gain_of_norm(records, seed, "opd") - gain_of_norm(records, seed, rl)
+
+
+def gain_of_norm(records: Records, seed: int, role: str) -> float:
+    """Compute a method's gain in accuracy over the base per unit of its final update's norm.
+
+    Raises:
+        UnresolvedError: The run has not moved.
+    """
+    points = records.curve("update_norm", role, seed, "scale").set_index("value")
+    if not {0.0, 1.0} <= set(points.index) or not points.loc[1.0, "update_norm"] > 0:
+        raise UnresolvedError(f"{role}'s sweep update_norm lacks the base or the final model, or they are the same")
+    return float((points.loc[1.0, "mean"] - points.loc[0.0, "mean"]) / points.loc[1.0, "update_norm"])
+
+
+def spread_over_algorithms(values: Mapping[str, float], opd: float) -> float:
+    """Compute how far the RL algorithms are apart, highest less lowest, as a share of the size of OPD's value.
+
+    Raises:
+        UnresolvedError: OPD's value is 0.
+    """
+    if opd == 0:
+        raise UnresolvedError("OPD's value is 0, of which nothing is a share")
+    return (max(values.values()) - min(values.values())) / abs(opd)
 
 
 def difference_at_equal_norm(records: Records, seed: int, kind: str) -> float:
@@ -87,6 +107,39 @@ CLAIMS = (
     _gain_claim("gain_per_norm", "rl", "RL", f"{PAPER}, accuracy against the norm of the update"),
     _gain_claim("gain_per_norm_dapo", "dapo", "DAPO", f"{PAPER}, other RL algorithms"),
     _gain_claim("gain_per_norm_ppo", "ppo", "PPO", f"{PAPER}, other RL algorithms"),
+    Claim(
+        name="rl_algorithm_gain_per_norm",
+        theme=THEME,
+        statement="The RL algorithm (GRPO, DAPO, PPO) changes nothing of the contrast with OPD: gain per norm.",
+        source=f"{PAPER}, other RL algorithms (the bound of a quarter is ours)",
+        statistic=(
+            "gain in accuracy over the base, divided by the norm of the final update: highest less lowest of GRPO, "
+            "DAPO and PPO, as a share of OPD's"
+        ),
+        threshold=0.25,
+        direction="below",
+        needs=needs("update_norm", "opd", *ALGORITHMS),
+        measure=lambda records, seed: spread_over_algorithms(
+            {role: gain_of_norm(records, seed, role) for role in ALGORITHMS}, gain_of_norm(records, seed, "opd")
+        ),
+    ),
+    Claim(
+        name="rl_algorithm_effective_rank",
+        theme=THEME,
+        statement="The RL algorithm (GRPO, DAPO, PPO) changes nothing of the contrast with OPD: effective rank.",
+        source=f"{PAPER}, other RL algorithms (the bound of a quarter is ours)",
+        statistic=(
+            "effective rank of the last checkpoint, averaged over attention and MLP matrices: highest less lowest of "
+            "GRPO, DAPO and PPO, as a share of OPD's"
+        ),
+        threshold=0.25,
+        direction="below",
+        needs=needs(ANALYSIS, "opd", *ALGORITHMS),
+        measure=lambda records, seed: spread_over_algorithms(
+            {role: records.mean_of_matrices(role, seed, "effective_rank") for role in ALGORITHMS},
+            records.mean_of_matrices("opd", seed, "effective_rank"),
+        ),
+    ),
     Claim(
         name="equal_norm_final",
         theme=THEME,
