@@ -46,7 +46,7 @@ def write_thirds(world: str, folder: Path, sizes: Mapping[str, int]) -> dict[str
         {"prompt": prompt, "answer": answer, "success": number / sizes["samples"]}
         for prompt, answer, number in zip(prompts, answers, right, strict=True)
     ]
-    rows.sort(key=lambda row: float(row["success"]))  # type: ignore[arg-type]
+    rows.sort(key=lambda row: float(row["success"]))
     ends = [round(third * len(rows) / 3) for third in range(4)]
     folder.mkdir(parents=True, exist_ok=True)
     for third, start, end in zip(THIRDS, ends, ends[1:], strict=False):

@@ -117,9 +117,8 @@ def _world(plan: StudyPlan, world: str, out: Path, means: _Means) -> list[str]:
         means.console.print(line, markup=False, soft_wrap=True)
 
     for seed, place in _linearized(plan, out).items():  # before training, which it knows nothing of
-        models = (f"world:{world}/base", f"world:{world}/teacher")
-        settings = {"task": f"world:{world}/train", "seed": seed, "console": means.console}
-        linearize(*models, place, **settings, **plan.settings["linearize"])
+        settings: dict[str, Any] = {"task": f"world:{world}/train", "seed": seed, "console": means.console}
+        linearize(f"world:{world}/base", f"world:{world}/teacher", place, **settings, **plan.settings["linearize"])
 
     failed = do_trainings(jobs, means.workers, means.ray, say)
     errors = [f"{world}/{name}: {error}" for name, error in failed.items()]

@@ -39,9 +39,9 @@ def draw_spectrum(results: Results) -> Figure:
     if (unbiased := results.get("unbiased")) and unbiased["squared_norm"] > 0:
         without = np.array(unbiased["driving_share"])
         error = np.array([np.nan if each is None else each for each in unbiased["driving_share_error"]])
-        places = np.arange(1, len(without) + 1)
-        right.plot(places, without, color=COLOURS[3], linewidth=1.8, linestyle="--", label="the same, without noise")
-        right.fill_between(places, without - error, without + error, color=COLOURS[3], alpha=0.25, linewidth=0)
+        first = ranks[: len(without)]
+        right.plot(first, without, color=COLOURS[3], linewidth=1.8, linestyle="--", label="the same, without noise")
+        right.fill_between(first, without - error, without + error, color=COLOURS[3], alpha=0.25, linewidth=0)
     right.set(xlabel="eigenvector", ylabel="share of $|b|^2$", ylim=(0, 1.02))
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
     right.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0))
