@@ -206,13 +206,11 @@ class EffOPDCallback(TrainerCallback):
         warn_of_underflow(displacement, step)
         evaluate, confirm = self._evaluators(step, displacement)
         try:
-            scales = () if skipped else self.config.scales
+            config, scales = self.config, () if skipped else self.config.scales
             if self._ahead:
-                result = line_search(
-                    evaluate, scales, self.config.max_kl, self.config.acceptance, self.config.min_delta
-                )
+                result = line_search(evaluate, scales, config.max_kl, config.acceptance, config.min_delta)
             else:
-                result = search(evaluate, scales, self.config.acceptance, confirm, self.config.min_delta)
+                result = search(evaluate, scales, config.acceptance, confirm, config.min_delta)
             with self._timed("extrapolation_seconds"):
                 self._finish(result)
         except BaseException:  # not even Ctrl-C may leave a candidate in the model

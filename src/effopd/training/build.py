@@ -13,6 +13,7 @@ from effopd.models.find import find_model
 from effopd.models.load import load_model, load_tokenizer
 from effopd.models.vocabulary import align_vocab_size, check_vocabularies
 from effopd.training.alphaopd import check_alphaopd
+from effopd.training.complete_checkpoints import check_zero_saves
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.critic import Critic
 from effopd.training.data import load_prompts, warn_of_long_prompts
@@ -61,8 +62,7 @@ def build_trainer(arguments: RunArguments, config: TrainConfig) -> tuple[OPDTrai
     """
     _check_settings(arguments, config)
     rewards = resolve_rewards(arguments.reward) if arguments.reward else None
-    loaded = _load(arguments, config)
-    return _wire(arguments, config, loaded, rewards)
+    return _wire(arguments, config, _load(arguments, config), rewards)
 
 
 def _check_settings(arguments: RunArguments, config: TrainConfig) -> None:
@@ -178,14 +178,13 @@ def _wire(
 ) -> tuple[OPDTrainer | RLTrainer, MetricsCallback]:
     """Make the trainer from what was loaded, and add its callbacks in their order."""
     trainer = _make_trainer(config, loaded, rewards)
-    _check_that_zero_saves(trainer)
+    check_zero_saves(trainer)
     effopd = monitor = stop = early = None
     if settings := arguments.extrapolation_config():
         judge = rewards if settings.validator == "reward" else None
         effopd = EffOPDCallback(trainer, judge, preset=settings, validation_dataset=loaded.validation)
     if arguments.monitor_every is not None:
-        num_matrices = arguments.monitor_matrices or NUM_MATRICES
-        monitor = UpdateMonitorCallback(trainer, arguments.monitor_every, num_matrices)
+        monitor = UpdateMonitorCallback(trainer, arguments.monitor_every, arguments.monitor_matrices or NUM_MATRICES)
     metrics = MetricsCallback(trainer, effopd)
     if arguments.target_accuracy is not None:
         stop = StopAtAccuracy(arguments.target_accuracy)
@@ -255,18 +254,6 @@ def _make_trainer(config: TrainConfig, loaded: Loaded, rewards: list[RewardFunct
         raise ConfigurationError(f"These settings cannot be trained with: {error}") from error
     finally:
         config.model_init_kwargs = kept or None
-
-
-def _check_that_zero_saves(trainer: Any) -> None:
-    """Refuse a setting of DeepSpeed ZeRO-3 with which the run would end without a model."""
-    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
-    if plugin is None or plugin.zero_stage != 3:
-        return
-    if not plugin.deepspeed_config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
-        raise ConfigurationError(
-            "DeepSpeed would leave the final model in parts. Set stage3_gather_16bit_weights_on_model_save to true in "
-            "its zero_optimization, or zero3_save_16bit_model: true in the configuration of accelerate."
-        )
 
 
 def _make_opd_trainer(config: Any, loaded: Loaded, rewards: Any, common: dict[str, Any]) -> OPDTrainer:

@@ -142,3 +142,15 @@ def newest_checkpoint(directory: Path, other_than: Path | None = None) -> Path |
 def goes_on_from(checkpoint: Path | None) -> str:
     """Say from where a run that is started again goes on."""
     return f"continues from {checkpoint.name}" if checkpoint else "starts anew"
+
+
+def check_zero_saves(trainer: Any) -> None:
+    """Refuse a setting of DeepSpeed ZeRO-3 with which the run would end without a model."""
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    if plugin is None or plugin.zero_stage != 3:
+        return
+    if not plugin.deepspeed_config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
+        raise ConfigurationError(
+            "DeepSpeed would leave the final model in parts. Set stage3_gather_16bit_weights_on_model_save to true in "
+            "its zero_optimization, or zero3_save_16bit_model: true in the configuration of accelerate."
+        )
