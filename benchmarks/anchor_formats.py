@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 benchmarks/anchor_formats.py [--megabytes 300]
 
-`parts` is what effopd does (`effopd.extrapolation.parts`), `dcp` torch.distributed.checkpoint, and `gathered` one file of
-the first process. Each is saved three times, and the fastest counts.
+`parts` is what effopd does (`effopd.extrapolation.parts`), `dcp` is torch.distributed.checkpoint, and `gathered` one
+file of the first process. Each is saved three times, and the fastest counts.
 """
 
 import argparse
