@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 benchmarks/anchor_formats.py [--megabytes 300]
 
-`parts` is what effopd does (`effopd.extrapolation.parts`), `dcp` torch.distributed.checkpoint, and `gathered` one file
-of the first process. Each is saved three times, and the fastest counts.
+`parts` is what effopd does (`effopd.extrapolation.parts`), `dcp` is torch.distributed.checkpoint, and `gathered` one
+file of the first process. Each is saved three times, and the fastest counts.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def fastest(action: Callable[[], object]) -> float:
         action()
         dist.barrier()
         found.append(time.perf_counter() - started)
-    return min(found)
+    return round(min(found), 3)
 
 
 def gather(parameters: dict[str, torch.Tensor], path: Path) -> None:
@@ -45,7 +45,7 @@ def gather(parameters: dict[str, torch.Tensor], path: Path) -> None:
         save_file({name: each.detach().contiguous() for name, each in whole.items()}, path)
 
 
-def measure(megabytes: float, folder: Path) -> dict[str, dict[str, float]]:
+def measure(megabytes: float, folder: Path) -> dict[str, dict[str, float | None]]:
     """Save and load a stack of linear layers of 16 MB at most."""
     width = min(2048, max(16, int((megabytes * 1e6 / 16) ** 0.5)))
     layers = max(1, round(megabytes * 1e6 / (4 * width * width)))
@@ -64,7 +64,7 @@ def measure(megabytes: float, folder: Path) -> dict[str, dict[str, float]]:
             fastest(lambda: dcp.save(state, checkpoint_id=folder / "dcp")),
             fastest(lambda: dcp.load(state, checkpoint_id=folder / "dcp")),
         ),
-        "gathered": (fastest(lambda: gather(parameters, folder / "gathered.safetensors")), float("nan")),
+        "gathered": (fastest(lambda: gather(parameters, folder / "gathered.safetensors")), None),
     }
     sizes = {
         "parts": sum(file.stat().st_size for file in files),
@@ -72,7 +72,11 @@ def measure(megabytes: float, folder: Path) -> dict[str, dict[str, float]]:
         "gathered": (folder / "gathered.safetensors").stat().st_size,
     }
     return {
-        name: {"save_seconds": round(save, 3), "load_seconds": round(load, 3), "bytes": sizes[name]}
+        name: {
+            "save_seconds": round(save, 3),
+            "load_seconds": None if load is None else round(load, 3),
+            "bytes": sizes[name],
+        }
         for name, (save, load) in seconds.items()
     }
 

@@ -15,7 +15,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "faults.md"
-KILLS, CAUSES = HERE / "results" / "kills.jsonl", HERE / "results" / "causes.jsonl"
+FILES = HERE / "results" / "kills.jsonl", HERE / "results" / "causes.jsonl"
 
 Record = dict[str, Any]
 
@@ -97,7 +97,7 @@ def read(path: Path) -> list[Record]:
 
 def main() -> int:
     """Write the tables into the page."""
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), read(KILLS), read(CAUSES)), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), *map(read, FILES)), encoding="utf-8")
     return 0
 
 

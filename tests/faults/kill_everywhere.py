@@ -26,11 +26,15 @@ from faults.workloads import STEP, WORKLOADS
 
 def in_child(work: Callable[[], Any], log: Path) -> int:
     """Run a function in a fork of this process; return its exit status, or minus the signal that ended it."""
+    return ended(start_child(work, log))
+
+
+def start_child(work: Callable[[], Any], log: Path) -> int:
+    """Start a function in a fork of this process, and return the number of its process."""
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if child := os.fork():
+        return child
     status = 1
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -44,6 +48,11 @@ def in_child(work: Callable[[], Any], log: Path) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def ended(child: int) -> int:
+    """Wait for the end of a process; return its exit status, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def chosen(points: list[str], most: int | None) -> list[int]:
@@ -99,7 +108,7 @@ def kill_everywhere(name: str, work: Path, most: int | None = None, only: str = 
     yield {"workload": name, "points": len(points), "killed": len(numbers)}
     if changed := differences(expected, whole(lambda: watched(numbers))):
         raise RuntimeError(f"{name}: two uninterrupted commands differ in {changed}")
-    if json.loads(noted.read_text()) != points:
+    if [*map(kind_of, json.loads(noted.read_text()))] != [*map(kind_of, points)]:
         raise RuntimeError(f"{name}: two uninterrupted commands have other points")
     done: dict[str, dict[str, Any]] = {}
     for number in numbers:

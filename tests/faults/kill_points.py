@@ -10,6 +10,7 @@ import builtins
 import functools
 import io
 import os
+import re
 import shutil
 import signal
 import sys
@@ -77,7 +78,8 @@ class KillPoints:
         if not isinstance(path, str | os.PathLike):
             return None
         full = Path(os.fsdecode(path)).absolute()
-        return str(full.relative_to(self.root)) if full.is_relative_to(self.root) else None
+        name = str(full.relative_to(self.root)) if full.is_relative_to(self.root) else None
+        return name and re.sub(r"-\w{8}\.tmp\b", ".tmp", name)  # the random part of a temporary name
 
     def _event(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":

@@ -18,22 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from faults.compare_directories import contents, differences
-from faults.kill_everywhere import import_everything, in_child
+from faults.kill_everywhere import ended, import_everything, in_child, start_child
 from faults.workloads import training
 
-SETTINGS: dict[str, Any] = {
-    "monitor_every": None,
-    "reward": "tiny:contains_answer",
-    "ddp_backend": "gloo",
-    "ddp_timeout": 60,
-}
-# Where the second process is killed: a function of a class or module, and its call of that number.
+SETTINGS: dict[str, Any] = {"monitor_every": None, "reward": "tiny:contains_answer", "ddp_timeout": 60}
+SNAPSHOT = "effopd.extrapolation.snapshot:Snapshot"
+# What the second process gets, and where: a function of a class or module, and its call of that number. One that is
+# stopped answers nothing, as if its host had lost the network.
 PLACES = {
-    "while it samples for validation": ("effopd.trl_hooks:generate", 3),
-    "before a candidate is judged": ("effopd.extrapolation.snapshot:Snapshot.write_candidate", 2),
-    "before the anchor is kept": ("effopd.extrapolation.snapshot:Snapshot.commit", 2),
-    "at an optimizer step": ("accelerate.optimizer:AcceleratedOptimizer.step", 3),
-    "while a checkpoint is saved": ("accelerate:Accelerator.wait_for_everyone", 4),
+    "killed while it samples for validation": ("effopd.trl_hooks:generate", 3, signal.SIGKILL),
+    "killed before a candidate is judged": (f"{SNAPSHOT}.write_candidate", 2, signal.SIGKILL),
+    "killed before the anchor is kept": (f"{SNAPSHOT}.commit", 2, signal.SIGKILL),
+    "killed at an optimizer step": ("accelerate.optimizer:AcceleratedOptimizer.step", 3, signal.SIGKILL),
+    "killed while a checkpoint is saved": ("accelerate:Accelerator.wait_for_everyone", 4, signal.SIGKILL),
+    "stopped before a candidate is judged": (f"{SNAPSHOT}.write_candidate", 2, signal.SIGSTOP),
 }
 
 
@@ -44,19 +42,23 @@ def by(number: int, work: Callable[[int], Any], log: Path) -> list[int]:
         port = found.getsockname()[1]
     children = []
     for rank in range(number):
-        child = os.fork()
-        if child == 0:
+
+        def member(rank: int = rank) -> None:
             if number > 1:
                 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
                 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            status = in_child(lambda rank=rank: work(rank), log.with_name(f"{log.name}-{rank}"))
-            os._exit(status if status >= 0 else 128 - status)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+            work(rank)
+
+        children.append(start_child(member, log.with_name(f"{log.name}-{rank}")))
+    first = ended(children[0])
+    if first:  # one that was stopped would never end
+        for child in children[1:]:
+            os.kill(child, signal.SIGKILL)
+    return [first, *map(ended, children[1:])]
 
 
-def _die_at(place: str, number: int) -> None:
-    """Kill this process at a call of a function."""
+def _end_at(place: str, number: int, by_signal: int) -> None:
+    """Send a signal to this process at a call of a function."""
     import importlib
 
     module, _, path = place.partition(":")
@@ -69,7 +71,7 @@ def _die_at(place: str, number: int) -> None:
     def called(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
         if calls[0] == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by_signal)
         return function(*args, **kwargs)
 
     setattr(owner, name, called)
@@ -118,7 +120,7 @@ class Runs:
 
 
 def kill_one(runs: Runs, only: str) -> Iterator[dict[str, Any]]:
-    """Kill the second of two processes at each place, and start both again."""
+    """End the second of two processes at each place, and start both again."""
     names = [name for name in PLACES if re.search(only, name)]
     if not names:
         return
@@ -126,8 +128,8 @@ def kill_one(runs: Runs, only: str) -> Iterator[dict[str, Any]]:
     expected = contents(runs.out)
     for name in names:
         runs.anew()
-        ended = runs.start(2, before=lambda rank, name=name: _die_at(*PLACES[name]) if rank else None)
-        record = {"cause": f"one of two processes killed {name}", "ended": ended, "says": runs.says()}
+        statuses = runs.start(2, before=lambda rank, name=name: _end_at(*PLACES[name]) if rank else None)
+        record = {"cause": f"one of two processes {name}", "ended": statuses, "says": runs.says()}
         if runs.start(2) != [0, 0]:
             yield record | {"outcome": "refused", "log": runs.log.with_name("log-0").read_text()[-2000:]}
             continue
@@ -142,12 +144,12 @@ def change_number(runs: Runs, before: int, now: int) -> Iterator[dict[str, Any]]
     runs.after_two_steps()
     first = contents(runs.out)["extrapolations.jsonl"][:2]
     name = f"{before} to {now} processes"
-    ended = runs.start(now, settings_of=before)
-    refused = {"cause": f"{name}, other prompts per step", "ended": ended, "says": runs.says()}
-    yield refused | {"outcome": "refused" if all(ended) else "accepted"}
-    ended = runs.start(now)
-    record = {"cause": f"{name}, as many prompts per step", "ended": ended, "says": runs.says()}
-    if any(ended):
+    statuses = runs.start(now, settings_of=before)
+    refused = {"cause": f"{name}, other prompts per step", "ended": statuses, "says": runs.says()}
+    yield refused | {"outcome": "refused" if all(statuses) else "accepted"}
+    statuses = runs.start(now)
+    record = {"cause": f"{name}, as many prompts per step", "ended": statuses, "says": runs.says()}
+    if any(statuses):
         yield record | {"outcome": "refused", "log": runs.log.with_name("log-0").read_text()[-2000:]}
         return
     found = contents(runs.out)

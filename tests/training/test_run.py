@@ -276,17 +276,22 @@ def test_a_checkpoint_that_lost_its_state_is_not_continued_from(name: str, tmp_p
         train(*world(tmp_path, max_steps=4))
 
 
+@pytest.mark.parametrize("steps", [6, 2])
 def test_a_run_interrupted_after_its_last_step_takes_no_further_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(*world(tmp_path / "whole"))
+    """Whether its last step is that of max_steps, or an evaluation has stopped it."""
+    target = {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 20, "target_accuracy": 0.01}
+    every = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    settings: tuple[Any, dict[str, Any]] = (None, {}) if steps == 6 else (target, every)
+    whole = train(*world(tmp_path / "whole", settings[0], **settings[1]))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(OPDTrainer, "save_model", _interrupted_at_the_end(OPDTrainer.save_model))
-        train(*world(tmp_path / "cut"))
+        train(*world(tmp_path / "cut", settings[0], **settings[1]))
     assert not (tmp_path / "cut" / "run.json").exists()
-    continued = train(*world(tmp_path / "cut"))
+    continued = train(*world(tmp_path / "cut", settings[0], **settings[1]))
     assert [*map(without_seconds, continued)] == [*map(without_seconds, whole)]
-    assert json.loads((tmp_path / "cut" / "run.json").read_text())["steps"] == 6
+    assert json.loads((tmp_path / "cut" / "run.json").read_text())["steps"] == steps
     names = [{path.name for path in (tmp_path / name).iterdir() if path.is_file()} for name in ("whole", "cut")]
     assert names[0] == names[1]
     left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))

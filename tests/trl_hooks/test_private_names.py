@@ -33,6 +33,7 @@ def test_signatures_of_the_private_hooks() -> None:
     for trainer in TRAINERS:
         assert parameters(trainer._tokenize_prompts) == ["self", "prompts"]
         assert parameters(trainer._load_optimizer_and_scheduler) == ["self", "checkpoint"]
+        assert "rotate_checkpoints(" in inspect.getsource(trainer._save_checkpoint)
         assert "RepeatSampler(" in inspect.getsource(trainer._get_train_sampler)
         assert "num_update_steps_per_epoch" in parameters(trainer._init_training_state)
     single = ["self", "prompt_ids", "images", "multimodal_fields"]

@@ -302,8 +302,7 @@ class EffOPDCallback(TrainerCallback):
     def _check_added(self) -> None:
         if self not in self.trainer.callback_handler.callbacks:
             warnings.warn(
-                "An EffOPDCallback was made for this trainer and not added to it, so it extrapolates nothing. Call "
-                "trainer.add_callback with it.",
+                "An EffOPDCallback was made for this trainer and not added to it. Call trainer.add_callback with it.",
                 stacklevel=2,
             )
 

@@ -1,0 +1,16 @@
+"""docs/faults.md has the tables of the committed records, in which everything goes on as it should."""
+
+import fault_tables
+
+
+def test_the_page_is_that_of_the_records() -> None:
+    text, kills, causes = fault_tables.PAGE.read_text(), *map(fault_tables.read, fault_tables.FILES)
+    assert text == fault_tables.page(text, kills, causes), "run: python benchmarks/fault_tables.py"
+    assert {record["outcome"] for record in kills if "point" in record} == {"same"}
+
+
+def test_points_have_phases() -> None:
+    assert fault_tables.phase_of("call Snapshot.save") == "saving the anchor"
+    assert fault_tables.phase_of("call Snapshot.commit") == "a trigger"
+    assert fault_tables.phase_of("remove .checkpoint-1.removed") == "removing an old checkpoint"
+    assert fault_tables.phase_of("half of checkpoint-2/optimizer.pt") == "saving model, optimizer and state"
