@@ -20,4 +20,5 @@ ENVIRONMENT = os.environ | {
     "RAY_DEDUP_LOGS": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
 }
