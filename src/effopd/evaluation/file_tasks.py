@@ -25,6 +25,11 @@ def load_file(name: str, limit: int | None) -> Task:
     rows = read_rows(Path(name).expanduser(), limit)
     code = rows[0].get("tests") is not None
     column = "tests" if code else "answer"
+    if missing := [each for each in ("prompt", column) if rows[0].get(each) is None]:
+        raise DataError(
+            f"{name}, row 1: no {' and no '.join(missing)}; there are {', '.join(rows[0])}. Rows need `prompt`, and "
+            "`answer` or `tests`."
+        )
     for number, row in enumerate(rows, start=1):
         prompt, answer = row.get("prompt"), row.get(column)
         is_text = isinstance(prompt, str) and prompt.strip()
