@@ -283,7 +283,8 @@ def write_report() -> None:
             f"{found['estimate']:.2f}", f"[{found['low']:.2f}, {found['high']:.2f}]", f"{found['p_value']:.3f}",
             f"{adjusted[pair]:.3f}", str(found["num_runs"]),
         )  # fmt: skip
-        lines.append(f"| {SIGNALS[signal]} | {OUTCOMES[outcome]} | " + " | ".join(cells) + " |")
+        words = [text.replace("|", "\\|") for text in (SIGNALS[signal], OUTCOMES[outcome])]
+        lines.append("| " + " | ".join([*words, *cells]) + " |")
     lines += ["", "| " + " | ".join(COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
     lines += [_row(record) for record in records]
     write_text(HERE / "linearized_prediction.md", "\n".join(lines) + "\n")
