@@ -33,8 +33,8 @@ def check_alike(seen: dict[str, Any], plain: dict[str, Any]) -> None:
         for key in ("step", "accepted_scale", "rollouts", "generated_tokens", "teacher_tokens", "resampled_rollouts"):
             assert row[key] == wanted[key]
         for key in ("score", "stderr", "kl_to_current"):
-            found = [candidate[key] for candidate in row["candidates"]]
-            assert found == pytest.approx([candidate[key] for candidate in wanted["candidates"]], rel=1e-3)
+            found, expected = ([each[key] or 0.0 for each in of["candidates"]] for of in (row, wanted))
+            assert found == pytest.approx(expected, rel=1e-3)
         assert row["delta_norm"] == pytest.approx(wanted["delta_norm"], rel=1e-3)
 
 
