@@ -195,6 +195,7 @@ JUDGES: dict[str, dict[str, Any]] = {
     "teacher_kl": {"validator": "teacher_kl"},
     "shared_kl": {"preset": "adaptive", "scales": [1, 2, 4]},
     "ahead": {"preset": "line_search", "passes": 2},
+    "accumulated": {"preset": "line_search", "passes": 2},
     "grpo": {},
 }
 
@@ -205,7 +206,10 @@ def judged(out: Path, config: dict[str, Any] | None, judge: str) -> dict[str, An
     finished, schedules = [], []
     for checkpoint in (None, str(out / "checkpoint-2")):
         kind = grpo_trainer if judge == "grpo" else distillation_trainer
-        trainer = make(out, config, kind, max_steps=4, save_strategy="steps", save_steps=2, warmup_steps=10)
+        settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "warmup_steps": 10}
+        if judge == "accumulated":
+            settings |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+        trainer = make(out, config, kind, **settings)
         effopd = EffOPDCallback(trainer, **{"num_prompts": 7} | JUDGES[judge])
         trainer.add_callback(effopd)
         trainer.train(resume_from_checkpoint=checkpoint)

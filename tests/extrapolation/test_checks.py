@@ -71,7 +71,11 @@ def test_what_is_not_supported_is_refused_with_a_way_on() -> None:
     ("config", "zero", "message"),
     [
         ({"fp16": {"enabled": True}}, {}, "fp16 .* Set bf16 instead"),
-        ({}, {"offload_optimizer": {"device": "nvme", "nvme_path": "/"}}, "nvme keeps the masters in files.*to cpu"),
+        (
+            {},
+            {"offload_optimizer": {"device": "nvme", "nvme_path": "/"}},
+            "offload_optimizer to nvme keeps the masters in files.*to cpu",
+        ),
         ({}, {"offload_param": {"device": "cpu"}}, "offload_param to cpu .* Leave it out"),
         ({}, {"mics_shard_size": 2, "zero_quantized_weights": True}, "mics_shard_size, zero_quantized_weights was not"),
         ({}, {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}, r"offload_optimizer\.ratio was not tested"),

@@ -207,8 +207,9 @@ def test_several_adapters_are_refused() -> None:
 
 def test_sharded_adapters_and_quantized_bases_with_vllm_are_refused() -> None:
     model = adapted()
-    with pytest.raises(UnsupportedError, match="sharded by FSDP"):
-        check_adapter(trainer_of(model, kind=DistributedType.FSDP))
+    for kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        with pytest.raises(UnsupportedError, match=f"sharded by {kind.value}"):
+            check_adapter(trainer_of(model, kind=kind))
     check_adapter(trainer_of(model, use_vllm=True))
     with pytest.warns(UserWarning, match="merges the adapter into the half-precision base"):
         check_adapter(trainer_of(get_peft_model(tiny_model(0, torch.bfloat16), LoraConfig(**PLAIN)), use_vllm=True))

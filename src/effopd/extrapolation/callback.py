@@ -245,13 +245,12 @@ class EffOPDCallback(TrainerCallback):
         samplings = count()  # numbers the samplings of this trigger, from 0 for W_t
 
         def evaluate(validator: Validator, scale: float) -> Score:
-            if scale:
-                with self._timed("extrapolation_seconds"):
+            with self._timed("extrapolation_seconds"):
+                if scale:
                     snapshot.write_candidate(scale)
-                    finite = not snapshot.candidate_may_overflow(displacement, scale) or snapshot.is_finite()
-                if not finite:
-                    return Score(math.nan)
-            self._publish()
+                    if snapshot.candidate_may_overflow(displacement, scale) and not snapshot.is_finite():
+                        return Score(math.nan)
+                self._publish()
             seed = derived_seed(self._seed, step, next(samplings) if independent else 0)
             try:
                 with self._timed("validation_seconds"):
