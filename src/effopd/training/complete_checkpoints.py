@@ -96,7 +96,7 @@ def check_processes(checkpoint: Path, config: Any) -> None:
     before, now = saved.get("prompts_per_step"), prompts_per_step(config)
     if before is None or config.world_size == saved["processes"]:
         return
-    change = f"{checkpoint} was saved by {saved['processes']} processes, and now there are {config.world_size}"
+    change = f"{checkpoint}: the number of processes was {saved['processes']}, and is {config.world_size} now"
     if before != now:
         raise ConfigurationError(
             f"{change}: a step would take {now} prompts, and took {before}. Change per_device_train_batch_size or "
