@@ -94,9 +94,7 @@ def test_what_torch_has_not_written_to_its_end_is_not_marked(checkpoint: Path) -
 def test_another_number_of_processes(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     check_processes(checkpoint, config())
     assert not caplog.records
-    with pytest.raises(
-        ConfigurationError, match=r"saved by 1 processes, and now there are 2: a step would take 32 prompts"
-    ):
+    with pytest.raises(ConfigurationError, match=r"processes was 1, and is 2 now: a step would take 32 prompts"):
         check_processes(checkpoint, config(processes=2))
     with caplog.at_level(logging.WARNING):
         check_processes(checkpoint, config(processes=2, batch=4))

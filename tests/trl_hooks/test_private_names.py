@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import Trainer
 from trl import DistillationConfig, DistillationTrainer, GRPOConfig, GRPOTrainer, RLOOTrainer
 from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
@@ -33,9 +34,10 @@ def test_signatures_of_the_private_hooks() -> None:
     for trainer in TRAINERS:
         assert parameters(trainer._tokenize_prompts) == ["self", "prompts"]
         assert parameters(trainer._load_optimizer_and_scheduler) == ["self", "checkpoint"]
-        assert "rotate_checkpoints(" in inspect.getsource(trainer._save_checkpoint)
+        assert "super()._save_checkpoint(model, trial)" in inspect.getsource(trainer._save_checkpoint)
         assert "RepeatSampler(" in inspect.getsource(trainer._get_train_sampler)
         assert "num_update_steps_per_epoch" in parameters(trainer._init_training_state)
+    assert "save_total_limit=self.args.save_total_limit" in inspect.getsource(Trainer._save_checkpoint)
     single = ["self", "prompt_ids", "images", "multimodal_fields"]
     assert parameters(DistillationTrainer._generate_single_turn) == [*single, "has_tool_images"]
     assert parameters(RLOOTrainer._generate_single_turn) == single

@@ -63,10 +63,7 @@ def read_complete(checkpoint: Path) -> dict[str, Any]:
             f"{checkpoint} is not a complete checkpoint of effopd ({COMPLETE} is missing). Resume from one that has it,"
             " or start a new run from its weights."
         )
-    try:
-        saved = read_json(checkpoint / COMPLETE)
-    except DataError as error:
-        raise unreadable(checkpoint, f"{COMPLETE} is no JSON") from error
+    saved = read_mark(checkpoint)
     sizes: dict[str, int | None] = saved.get("files") or dict.fromkeys(saved.get("state", []))
     missing = [name for name in sizes if not (checkpoint / name).exists()]
     if missing:
@@ -86,17 +83,29 @@ def read_complete(checkpoint: Path) -> dict[str, Any]:
     return saved
 
 
+def read_mark(checkpoint: Path) -> dict[str, Any]:
+    """Read what `mark_complete` has written, without a look at the other files.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    try:
+        return read_json(checkpoint / COMPLETE)
+    except DataError as error:
+        raise unreadable(checkpoint, f"{COMPLETE} is no JSON") from error
+
+
 def check_processes(checkpoint: Path, config: Any) -> None:
     """Check that training takes as many prompts per step as it did; with another number of processes, warn.
 
     Raises:
         ConfigurationError: It takes another number of prompts.
     """
-    saved = read_json(checkpoint / COMPLETE)
+    saved = read_mark(checkpoint)
     before, now = saved.get("prompts_per_step"), prompts_per_step(config)
     if before is None or config.world_size == saved["processes"]:
         return
-    change = f"{checkpoint} was saved by {saved['processes']} processes, and now there are {config.world_size}"
+    change = f"{checkpoint}: the number of processes was {saved['processes']}, and is {config.world_size} now"
     if before != now:
         raise ConfigurationError(
             f"{change}: a step would take {now} prompts, and took {before}. Change per_device_train_batch_size or "

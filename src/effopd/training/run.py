@@ -34,6 +34,7 @@ from effopd.training.complete_checkpoints import (
     newest_checkpoint,
     prompts_per_step,
     read_complete,
+    read_mark,
     unreadable,
 )
 from effopd.training.config import OPDConfig, RunArguments
@@ -135,10 +136,10 @@ def _train(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             trainer.save_model(str(directory))
     except Exception as error:
-        if checkpoint and not metrics.has_begun and not isinstance(error, EffOPDError):
-            raise unreadable(checkpoint, named(error)) from error
         if reason := explained(error, trainer, resolve_rewards(arguments.reward) if arguments.reward else ()):
             raise reason from error
+        if checkpoint and not metrics.has_begun and not isinstance(error, EffOPDError):
+            raise unreadable(checkpoint, named(error)) from error
         raise
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
@@ -189,7 +190,7 @@ def _elastic(directory: Path, config: TrainConfig) -> set[str]:
     In reinforcement learning, they also decide how often it samples.
     """
     checkpoint = newest_checkpoint(directory) if isinstance(config, OPDConfig) else None
-    if not checkpoint or read_complete(checkpoint).get("prompts_per_step") != prompts_per_step(config):
+    if not checkpoint or read_mark(checkpoint).get("prompts_per_step") != prompts_per_step(config):
         return set()
     return {"per_device_train_batch_size", "gradient_accumulation_steps"}
 
