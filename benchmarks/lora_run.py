@@ -15,12 +15,11 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig, get_peft_model
 from run_records import Record
-from training_runs import CPUClock, course
+from training_runs import CPUClock, costs_to_target, course
 from transformers import PrinterCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from effopd.experiments.arguments import world_run_arguments
-from effopd.experiments.cost_to_target import to_target
 from effopd.extrapolation.callback import EffOPDCallback
 from effopd.extrapolation.lora import difference
 from effopd.extrapolation.lora_snapshot import LoraSnapshot
@@ -152,7 +151,7 @@ class OtherExtrapolation(EffOPDCallback):
             self._snapshot = FoldedSnapshot(found.parameters, found.pairs, bases=bases)
 
 
-def make_trainer(run: Run, directory: Path) -> tuple[OPDTrainer, MetricsCallback]:
+def make_trainer(run: Run, directory: Path) -> OPDTrainer:
     """Load the world, put an adapter on its base, and wire everything up as `effopd train` does."""
     arguments, config = world_run_arguments(
         directory,
@@ -191,7 +190,7 @@ def make_trainer(run: Run, directory: Path) -> tuple[OPDTrainer, MetricsCallback
     for callback in (effopd, metrics, *stops):
         if callback:
             trainer.add_callback(callback)
-    return trainer, metrics
+    return trainer
 
 
 def do_run(run: Run, directory: Path) -> Record:
@@ -200,17 +199,14 @@ def do_run(run: Run, directory: Path) -> Record:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     with quiet_libraries():
-        trainer, _ = make_trainer(run, directory)
+        trainer = make_trainer(run, directory)
         clock.watch(trainer)
         trainer.train()
-    rows, triggers = read_json_lines(directory / METRICS), []
-    if (directory / RECORDS).exists():
-        triggers = read_json_lines(directory / RECORDS)
+    rows = read_json_lines(directory / METRICS)
+    triggers = read_json_lines(directory / RECORDS) if (directory / RECORDS).exists() else []
     shutil.rmtree(directory)
     gc.collect()
-    result = to_target(rows, run.target_accuracy)
-    result["cpu_seconds_to_target"] = clock.seconds if result["steps_to_target"] else None
-    result["spent"]["cpu_seconds_to_target"] = clock.seconds
+    result = costs_to_target(rows, run.target_accuracy, clock)
     return {
         "run": asdict(run),
         **result,

@@ -23,7 +23,7 @@ from typing import Any
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 
 from speedup_report import USUAL_STEP, write_report
-from training_runs import NUM_WORKERS, CPUClock, course, do_runs, read_records, workers
+from training_runs import NUM_WORKERS, CPUClock, costs_to_target, course, do_runs, read_records, workers
 
 METHODS = ("vanilla", "paper", "reference", "adaptive")
 LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # two decades, and one above the best, to show that it is
@@ -146,7 +146,6 @@ QUICK = Plan(
 def do_run(run: Run, directory: Path) -> dict[str, Any]:
     """Train, in a worker process; returns the record."""
     from effopd.experiments.arguments import world_run_arguments
-    from effopd.experiments.cost_to_target import to_target
     from effopd.training.quiet import quiet_libraries
     from effopd.training.run import train, versions
     from effopd.training.stopping import EvaluateNearTarget, StopAtRollouts
@@ -182,9 +181,7 @@ def do_run(run: Run, directory: Path) -> dict[str, Any]:
         rows = train(arguments, config, callbacks)
     shutil.rmtree(directory)
     gc.collect()
-    result = to_target(rows, run.target_accuracy)
-    result["cpu_seconds_to_target"] = clock.seconds if result["steps_to_target"] else None
-    result["spent"]["cpu_seconds_to_target"] = clock.seconds
+    result = costs_to_target(rows, run.target_accuracy, clock)
     return {
         "run": asdict(run),
         **result,

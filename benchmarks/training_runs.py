@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from effopd.experiments.cost_to_target import to_target
 from effopd.files import write_json
 
 NUM_WORKERS = 2
@@ -118,6 +119,14 @@ class CPUClock:
 def evaluations(rows: Sequence[Record]) -> list[list[Any]]:
     """Step, rollouts and accuracy of each evaluation."""
     return [[row["step"], row["rollouts"], row["accuracy"]] for row in rows if row["accuracy"] is not None]
+
+
+def costs_to_target(rows: Sequence[Record], target: float, clock: CPUClock) -> Record:
+    """What a record says of costs: those of `to_target`, and CPU seconds, of a run that stopped at its target."""
+    result = to_target(rows, target)
+    result["cpu_seconds_to_target"] = clock.seconds if result["steps_to_target"] else None
+    result["spent"]["cpu_seconds_to_target"] = clock.seconds
+    return result
 
 
 def course(rows: Sequence[Record], clock: CPUClock, started: float) -> Record:

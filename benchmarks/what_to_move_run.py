@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 import torch
 from run_records import Record
-from training_runs import CPUClock, course
+from training_runs import CPUClock, costs_to_target, course
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from effopd.experiments.arguments import world_run_arguments
-from effopd.experiments.cost_to_target import to_target
 from effopd.files import read_json, write_json
 from effopd.models.load import load_model, load_tokenizer
 from effopd.run_directory import written_whole
@@ -232,9 +231,7 @@ def do_run(run: Run, directory: Path) -> Record:
     finished = read_json(directory / FINISHED)
     shutil.rmtree(directory)
     gc.collect()
-    result = to_target(rows, run.target_accuracy)
-    result["cpu_seconds_to_target"] = clock.seconds if result["steps_to_target"] else None
-    result["spent"]["cpu_seconds_to_target"] = clock.seconds
+    result = costs_to_target(rows, run.target_accuracy, clock)
     return {
         "run": asdict(run),
         **result,

@@ -83,7 +83,6 @@ def test_what_is_pushed_has_the_card_and_the_tag(tmp_path: Path, monkeypatch: py
         pushed.append((Path(settings["folder_path"]) / "README.md").read_text())
 
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    monkeypatch.setattr("transformers.trainer.upload_folder", upload_folder, raising=False)  # before 5.20
     monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, **_: setattr(self, "hub_model_id", "somebody/run"))
     train(*world(tmp_path, max_steps=1, save_strategy="no", push_to_hub=True, hub_token="hf_secret"))
     assert pushed
