@@ -35,7 +35,8 @@ def main() -> int:
     python = FOLDER / "bin" / "python"
     installed = FOLDER / "installed"
     if not installed.exists():
-        venv.create(FOLDER, with_pip=True)
+        if not python.exists():
+            venv.create(FOLDER, with_pip=True, symlinks=True)
         for packages in STEPS:
             command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
             subprocess.run(command, check=True)

@@ -86,9 +86,13 @@ def overrides(world: Path, run: Path, **settings: Any) -> list[str]:
     return [f"{name}={value}" for name, value in changed.items()]
 
 
+# With it, a forward pass leaves parameters gathered, which the worker has to mind.
+GATHERED = "actor_rollout_ref.actor.fsdp_config.reshard_after_forward=False"
+
+
 def configuration(world: Path, run: Path) -> Any:
     """Compose verl's configuration, as its command line does."""
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", overrides(world, run))
+        return compose("ppo_trainer", [*overrides(world, run), GATHERED])

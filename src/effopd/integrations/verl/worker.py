@@ -55,7 +55,7 @@ class ExtrapolatingWorker(ActorRolloutRefWorker):
     def _selected(self) -> dict[str, torch.Tensor]:
         """Return the live parameters to extrapolate, sharded, by their plain names.
 
-        FSDP2 may have left parameters gathered after a forward pass; what is written to the shards would not be seen.
+        Without `reshard_after_forward`, a forward pass leaves parameters gathered, which are others than the shards.
         """
         module = self.actor.engine.module
         for part in module.modules():
