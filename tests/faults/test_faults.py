@@ -27,8 +27,10 @@ def assert_all_the_same(records: list[dict[str, Any]], at_most: int) -> None:
 
 def test_what_a_killed_run_has_left_is_enough(tmp_path: Path) -> None:
     """At the writes that make a checkpoint, in the only one that is kept, and in the middle of a trigger."""
-    only = r"half of .*(optimizer|anchor|complete)|remove \.checkpoint|write_candidate|half of run\.json"
-    arguments = ("--workload", "train, one checkpoint kept", "--only", only, "--most", "12")
+    only = (
+        r"half of .*-2/.*(optimizer|anchor|complete)|(rename|remove) \.?checkpoint-1|write_candidate|half of run\.json"
+    )
+    arguments = ("--workload", "train, one checkpoint kept", "--only", only, "--most", "8")
     records = records_of(kill_everywhere, tmp_path, *arguments)
     points = {record["point"] for record in records[1:]}
     assert {"remove .checkpoint-1.removed", "call Snapshot.write_candidate", "half of run.json.tmp"} <= points
