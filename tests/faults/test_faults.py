@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from faults import causes, kill_everywhere
+from faults import causes, kill_everywhere, processes
 from faults.workloads import WORKLOADS
 
 
@@ -54,3 +54,12 @@ def test_every_cause(tmp_path: Path) -> None:
     records = records_of(causes, tmp_path)
     assert [record["cause"] for record in records] == list(causes.CAUSES)
     assert {record["outcome"] for record in records} == {"same", "nothing was begun"}
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    found = {record["cause"]: record["outcome"] for record in records_of(processes, tmp_path)}
+    assert all(found[f"one of two processes {place}"] == "same" for place in processes.PLACES)
+    for change in ("2 to 1", "1 to 2"):
+        assert found[f"{change} processes, other prompts per step"] == "refused"
+        assert found[f"{change} processes, as many prompts per step"] == "goes on"
