@@ -31,6 +31,7 @@ PHASES = (
     (r"(metrics|extrapolations|updates|progress|examples)\.jsonl", "appending records"),
     (r"cells/|completions/|results\.parquet|unused\.parquet|failed\.jsonl", "results of cells"),
     (r"subspaces/|spectra/|alignments", "singular vectors and spectra"),
+    (r"README\.md", "the model card"),
     (r"figures|report|\.html|\.md|\.svg|\.png|\.pdf", "figures and report"),
     (r"\.parquet", "tables"),
     (r"model\.safetensors|config\.json|tokenizer|training_args|generation_config|chat_template", "the final model"),

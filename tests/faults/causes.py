@@ -125,8 +125,8 @@ def _clock_goes_back(out: Path) -> None:
         now[0] -= 3600
         return now[0]
 
-    def mark_complete(checkpoint: Path, totals: Any) -> None:
-        mark(checkpoint, totals)
+    def mark_complete(checkpoint: Path, totals: Any, config: Any) -> None:
+        mark(checkpoint, totals, config)
         os.utime(checkpoint, times=(back(), back()))
 
     time.time = back

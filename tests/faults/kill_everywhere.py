@@ -55,15 +55,22 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def chosen(points: list[str], most: int | None) -> list[int]:
-    """Choose points by number, from 1: all, or `most` evenly, and of each kind of point the first and the last."""
-    if most is None or len(points) <= most:
-        return list(range(1, len(points) + 1))
+def choose(points: list[str], most: int | None, only: str) -> list[int]:
+    """Choose points by number, from 1.
+
+    Args:
+        points: All points.
+        most: About how many to choose: these evenly, and the first and the last of each kind; None chooses all.
+        only: Regular expression of the points among which to choose.
+    """
+    numbers = [number for number, point in enumerate(points, start=1) if re.search(only, point)]
+    if most is None or len(numbers) <= most:
+        return numbers
     kinds: dict[str, list[int]] = {}
-    for number, point in enumerate(points, start=1):
-        kinds.setdefault(kind_of(point), []).append(number)
-    ends = {number for numbers in kinds.values() for number in (numbers[0], numbers[-1])}
-    return sorted(ends | {1 + round(index * (len(points) - 1) / (most - 1)) for index in range(most)})
+    for number in numbers:
+        kinds.setdefault(kind_of(points[number - 1]), []).append(number)
+    ends = {number for each in kinds.values() for number in (each[0], each[-1])}
+    return sorted(ends | {numbers[round(index * (len(numbers) - 1) / (most - 1))] for index in range(most)})
 
 
 def kind_of(point: str) -> str:
@@ -77,7 +84,7 @@ def kill_everywhere(name: str, work: Path, most: int | None = None, only: str = 
     Args:
         name: Name of the workload.
         work: Directory to work in, which is removed first.
-        most: Number of points to kill at, see `chosen`.
+        most: Number of points to kill at, see `choose`.
         only: Regular expression of the points to kill at.
     """
     workload = WORKLOADS[name]
@@ -104,7 +111,7 @@ def kill_everywhere(name: str, work: Path, most: int | None = None, only: str = 
         raise RuntimeError(log.read_text())
     expected = whole(lambda: watched(()))
     points = json.loads(noted.read_text())
-    numbers = [number for number in chosen(points, most) if re.search(only, points[number - 1])]
+    numbers = choose(points, most, only)
     yield {"workload": name, "points": len(points), "killed": len(numbers)}
     if changed := differences(expected, whole(lambda: watched(numbers))):
         raise RuntimeError(f"{name}: two uninterrupted commands differ in {changed}")

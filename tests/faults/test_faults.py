@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from faults import causes, kill_everywhere
+from faults import causes, kill_everywhere, processes
 from faults.workloads import WORKLOADS
 
 
@@ -27,8 +27,10 @@ def assert_all_the_same(records: list[dict[str, Any]], at_most: int) -> None:
 
 def test_what_a_killed_run_has_left_is_enough(tmp_path: Path) -> None:
     """At the writes that make a checkpoint, in the only one that is kept, and in the middle of a trigger."""
-    only = r"half of .*(optimizer|anchor|complete)|remove \.checkpoint|write_candidate|half of run\.json"
-    arguments = ("--workload", "train, one checkpoint kept", "--only", only, "--most", "12")
+    only = (
+        r"half of .*-2/.*(optimizer|anchor|complete)|(rename|remove) \.?checkpoint-1|write_candidate|half of run\.json"
+    )
+    arguments = ("--workload", "train, one checkpoint kept", "--only", only, "--most", "8")
     records = records_of(kill_everywhere, tmp_path, *arguments)
     points = {record["point"] for record in records[1:]}
     assert {"remove .checkpoint-1.removed", "call Snapshot.write_candidate", "half of run.json.tmp"} <= points
@@ -52,3 +54,12 @@ def test_every_cause(tmp_path: Path) -> None:
     records = records_of(causes, tmp_path)
     assert [record["cause"] for record in records] == list(causes.CAUSES)
     assert {record["outcome"] for record in records} == {"same", "nothing was begun"}
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
+    found = {record["cause"]: record["outcome"] for record in records_of(processes, tmp_path)}
+    assert all(found[f"one of two processes {place}"] == "same" for place in processes.PLACES)
+    for change in ("2 to 1", "1 to 2"):
+        assert found[f"{change} processes, other prompts per step"] == "refused"
+        assert found[f"{change} processes, as many prompts per step"] == "goes on"

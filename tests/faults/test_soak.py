@@ -36,7 +36,6 @@ def test_two_thousand_triggers_leave_memory_and_files_as_they_were(tmp_path: Pat
     trainer.add_callback(callback)
     trainer.add_callback(usage)
     trainer.train()
-    print(usage.seen)
     assert len((tmp_path / "extrapolations.jsonl").read_text().splitlines()) == STEPS
     memory, files = zip(*(usage.seen[step] for step in range(FIRST, STEPS + 1, 100)), strict=True)
     assert max(memory) - memory[0] < 24 << 20, memory
