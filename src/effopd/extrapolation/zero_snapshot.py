@@ -18,11 +18,13 @@ that this uses and that it does not promise to keep; all are in version 0.19:
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from typing_extensions import override
 
+from effopd.errors import CheckpointError
 from effopd.extrapolation.snapshot import Snapshot, num_processes
 
 
@@ -60,6 +62,15 @@ class ZeroSnapshot(Snapshot):
         for index in range(len(optimizer.fp16_groups)):
             optimizer._reassign_or_swap_out_partitioned_parameters(index)
         optimizer.checkpoint_event_epilogue()
+
+    @override
+    def load(self, *paths: Path) -> None:
+        if len(paths) != num_processes():
+            raise CheckpointError(
+                f"The extrapolation anchor in {paths[0].parent} was saved by {len(paths)} processes, and now there are "
+                f"{num_processes()}. ZeRO cuts the weights into as many parts as processes: resume with {len(paths)}."
+            )
+        super().load(*paths)
 
     @override
     def _num_replicas(self, parameter: torch.Tensor) -> int:
