@@ -1,6 +1,7 @@
 """Commands that are killed, and training that is ended from outside: what is done again is the same to the bit."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import effopd
 from faults import causes, kill_everywhere, processes
 from faults.workloads import WORKLOADS
 
@@ -15,7 +17,8 @@ from faults.workloads import WORKLOADS
 def records_of(script: Any, out: Path, *arguments: str) -> list[dict[str, Any]]:
     """Run a script in a process of its own, whose forks are killed, and read its records."""
     command = [sys.executable, script.__file__, str(out / "work"), "--out", str(out / "records.jsonl"), *arguments]
-    subprocess.run(command, check=True, timeout=3600)
+    folders = f"{Path(effopd.__file__).parents[1]}:{Path(__file__).parents[1]}"
+    subprocess.run(command, check=True, timeout=3600, env=os.environ | {"PYTHONPATH": folders})
     return [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
 
 

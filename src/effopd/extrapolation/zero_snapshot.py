@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from typing_extensions import override
 
 from effopd.errors import CheckpointError
@@ -70,7 +71,7 @@ class ZeroSnapshot(Snapshot):
                 f"The extrapolation anchor in {paths[0].parent} was saved by {len(paths)} processes, and now there are "
                 f"{num_processes()}. ZeRO cuts the weights into as many parts as processes: resume with {len(paths)}."
             )
-        super().load(*paths)
+        super().load(paths[dist.get_rank() if num_processes() > 1 else 0])  # the others' parts are none of this one's
 
     @override
     def _num_replicas(self, parameter: torch.Tensor) -> int:
