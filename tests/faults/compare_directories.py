@@ -9,10 +9,13 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
+from effopd.training.card import CARD
 from effopd.training.complete_checkpoints import COMPLETE
 
 # Names of fields that tell how the command went and not what came out of it.
 _TIMES = re.compile(r"seconds|(^|_)time|^train_runtime|_per_second$|^share$|^num_resumed$|^node$|^attempt$|^command$")
+# Lines of a model card with seconds, and with the directory's name.
+_CARD_TIMES = re.compile(r"# |\| (seconds|of them, )")
 # Log files of which every start writes one; the trainer's flops count differently after resuming.
 _LEFT_OUT = re.compile(r"(^|/)events\.out\.|(^|/)training_args\.bin$")
 
@@ -46,6 +49,8 @@ def _content(path: Path) -> Any:
         return value
     if path.suffix == ".jsonl":
         return [_without_times(json.loads(line)) for line in path.read_text().splitlines()]
+    if path.name == CARD:
+        return [line for line in path.read_text().splitlines() if not _CARD_TIMES.match(line)]
     return path.read_bytes()
 
 
