@@ -121,6 +121,8 @@ def test_a_checkpoint_without_its_critic_is_not_continued_from(tmp_path: Path) -
     critic.write_bytes(critic.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"is damaged: effopd/critic\.safetensors has"):
         train(*rl_world(tmp_path, PLAIN, method="ppo"))
+    with pytest.raises(CheckpointError, match="the critic of the checkpoint, cannot be read"):
+        ppo(tmp_path / "other").critic._load(str(tmp_path / "checkpoint-1"))
 
 
 def test_a_trainer_and_its_critic_go_together(tmp_path: Path) -> None:

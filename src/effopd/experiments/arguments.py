@@ -13,6 +13,16 @@ TARGET_ACCURACY = 0.95
 MAX_STEPS = 400
 SAVE_STEPS = 10
 
+# Settings of every run here: float32 on the CPU, and metrics in the run's own files only.
+_QUIET_ON_CPU: dict[str, Any] = {
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "logging_steps": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+}
+
 
 def world_run_arguments(
     directory: Path,
@@ -66,12 +76,7 @@ def world_run_arguments(
         temperature=1.0,
         # Room for the longest well-formed answer, such as `1,5,6,2,7;`, and for two more tokens: a longer one shows.
         max_completion_length=task_config(world).max_completion_length + 2,
-        bf16=False,
-        gradient_checkpointing=False,
-        logging_steps=1,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
+        **_QUIET_ON_CPU,
         save_strategy="no" if save_steps is None else "steps",
         save_steps=save_steps or 1,
         save_total_limit=1,
@@ -114,12 +119,7 @@ def world_rl_arguments(
         temperature=1.0,
         top_p=1.0,
         max_completion_length=task_config(world).max_completion_length + 2,
-        bf16=False,
-        gradient_checkpointing=False,
-        logging_steps=1,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
+        **_QUIET_ON_CPU,
         save_strategy="steps",
         save_steps=save_steps,
         **own.get(method, {}),

@@ -78,7 +78,7 @@ def unbiased_measures(root: GaussNewtonRoot, spectrum: Spectrum, fresh: GaussNew
     Args:
         root: The root of A.
         spectrum: Eigenpairs of A.
-        fresh: The same model at at least three other contexts.
+        fresh: The same model, linearised at other contexts than `root`; at least three of them.
         teacher_TV: The teacher's logits at these, divided by the temperature, [T, V].
     """
     spread = gradient_spread(fresh, distillation(teacher_TV))

@@ -69,7 +69,7 @@ def shares_at(
     Args:
         root: The root of A.
         spectrum: Eigenpairs of A.
-        fresh: The same model at N other contexts, at least 3.
+        fresh: The same model, linearised at other contexts than `root`; at least three of them.
         residual: r of the fresh contexts, as `fresh.residual` returns it, [T, V].
         spread: The spread of their gradients, as `gradient_spread` returns it for the exact KL.
     """
