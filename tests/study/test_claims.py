@@ -103,7 +103,7 @@ def test_worlds_that_disagree_decide_nothing_and_few_worlds_are_not_ranked() -> 
         assert found["verdict"] == ("not measured" if over_all else "undecided"), found["name"]
         if over_all:
             assert found["notes"] == [
-                "all worlds: there are 2 worlds; a rank correlation asks for 6 (seed 200, 201, 202, 203)"
+                "all worlds: a rank correlation asks for 6 worlds, and the study has 2 (seed 200, 201, 202, 203)"
             ]
 
 

@@ -113,7 +113,9 @@ def over_worlds(outcome: Callable[[Records, int], float]) -> Callable[[Sequence[
 
     def correlate(worlds: Sequence[Records], seed: int) -> float:
         if len(worlds) < FEWEST_WORLDS:
-            raise TooFewWorldsError(f"there are {len(worlds)} worlds; a rank correlation asks for {FEWEST_WORLDS}")
+            raise TooFewWorldsError(
+                f"a rank correlation asks for {FEWEST_WORLDS} worlds, and the study has {len(worlds)}"
+            )
         shares = {each.world: share_in_few(each, seed) for each in worlds}
         return rank_correlation(shares, {each.world: outcome(each, seed) for each in worlds})
 
