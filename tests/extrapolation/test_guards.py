@@ -22,7 +22,7 @@ from trl import RLOOConfig, RLOOTrainer
 from effopd import trl_hooks
 from effopd.errors import CheckpointError, ConfigurationError, DivergedError, UnsupportedError
 from effopd.extrapolation import EffOPDCallback, ExtrapolationConfig, Snapshot
-from effopd.extrapolation.checks import check_optimizer
+from effopd.extrapolation.optimizers import check_optimizer
 from effopd.extrapolation.presets import PRESETS
 from effopd.parameters import select
 from effopd.world.tokenizer import make_tokenizer

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ def by(number: int, work: Callable[[int], Any], log: Path) -> list[int]:
     return [first, *map(ended, children[1:])]
 
 
-def _end_at(place: str, number: int, by_signal: int) -> None:
-    """Send a signal to this process at a call of a function."""
+def at_call(place: str, number: int, act: Callable[[], Any]) -> None:
+    """Do something in this process just before the call of that number, from 1, of a function "MODULE:NAME"."""
     import importlib
 
     module, _, path = place.partition(":")
@@ -71,10 +72,16 @@ def _end_at(place: str, number: int, by_signal: int) -> None:
     def called(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
         if calls[0] == number:
-            os.kill(os.getpid(), by_signal)
+            act()
         return function(*args, **kwargs)
 
     setattr(owner, name, called)
+
+
+def _end_second(place: str, number: int, by_signal: int, rank: int) -> None:
+    """Have the second process send itself a signal at a call."""
+    if rank:
+        at_call(place, number, lambda: os.kill(os.getpid(), by_signal))
 
 
 class Runs:
@@ -128,7 +135,7 @@ def kill_one(runs: Runs, only: str) -> Iterator[dict[str, Any]]:
     expected = contents(runs.out)
     for name in names:
         runs.anew()
-        statuses = runs.start(2, before=lambda rank, name=name: _end_at(*PLACES[name]) if rank else None)
+        statuses = runs.start(2, before=partial(_end_second, *PLACES[name]))
         record = {"cause": f"one of two processes {name}", "ended": statuses, "says": runs.says()}
         if runs.start(2) != [0, 0]:
             yield record | {"outcome": "refused", "log": runs.log.with_name("log-0").read_text()[-2000:]}

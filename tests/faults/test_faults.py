@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import effopd
-from faults import causes, kill_everywhere, processes
+from faults import causes, kill_everywhere, processes, two_hosts
 from faults.workloads import WORKLOADS
 
 
@@ -66,3 +67,15 @@ def test_two_processes(tmp_path: Path) -> None:
     for change in ("2 to 1", "1 to 2"):
         assert found[f"{change} processes, other prompts per step"] == "refused"
         assert found[f"{change} processes, as many prompts per step"] == "goes on"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="network namespaces take root and iproute2")
+def test_two_hosts_that_lose_each_other(tmp_path: Path) -> None:
+    records = records_of(two_hosts, tmp_path)
+    assert [record["outcome"] for record in records] == ["same"] * len(two_hosts.PLACES)
+    for record in records:
+        assert 1 in record["torchrun"]
+        assert all(0 < seconds < 2 * two_hosts.TIMEOUT for seconds in record["ended_after"])
+        assert "another process of this training does not answer" in record["says"]
+        assert "another process of this training does not answer" in record["other_says"]

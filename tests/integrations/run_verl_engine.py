@@ -14,6 +14,7 @@ import verl  # noqa: F401  before its parts, and with what VERL_USE_EXTERNAL_MOD
 from safetensors.torch import save_file
 from verl_worlds import configuration
 
+from effopd.errors import UnsupportedError
 from effopd.extrapolation import Extrapolator, Score
 from effopd.integrations.verl.remote_snapshot import RemoteSnapshot
 from effopd.integrations.verl.settings import read_settings
@@ -96,11 +97,20 @@ def main(out: Path, resume: bool) -> None:
         if step == 3:
             run.worker.save_checkpoint(str(out / "checkpoint"), None, 3)
     parameters = list(run.engine.module.parameters())
+    for parameter, state in run.engine.optimizer.state.items():
+        state["master"] = parameter.detach().clone()
+    refused, norm = "", run.snapshot.last.norms["total"]
+    run.step_number = 7  # the next step is the next trigger
+    try:
+        run.train()
+    except UnsupportedError as error:
+        refused = str(error)
     everything = {
+        "refused": refused,
         "accepted": seen,
         "kinds": sorted({type(parameter).__name__ for parameter in parameters}),
         "elements": [sum(parameter.to_local().numel() for parameter in parameters), sum(p.numel() for p in parameters)],
-        "norm": run.snapshot.last.norms["total"],
+        "norm": norm,
         "seconds": run.snapshot.seconds,
         "trl": "trl" in sys.modules,
     }

@@ -91,3 +91,7 @@ def test_resuming_gives_the_same_bits(engine: Path) -> None:
     assert files == {*(f"anchor-0000{rank}-of-00002.safetensors" for rank in (0, 1)), "state.json"}
     run(engine, "--resume")
     assert_same(weights(engine, "resumed"), weights(engine, "4"))
+
+
+def test_an_optimizer_that_keeps_weights_is_refused(engine: Path) -> None:
+    assert "holds the weights in its state ('master')" in seen(engine)["refused"]

@@ -1,13 +1,18 @@
 """Settings that cannot work are refused before anything is loaded."""
 
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from small_runs import WORLD, world
+from torch import distributed
 
 from effopd.errors import ConfigurationError
 from effopd.training import RunArguments
+from effopd.training.config import keep_timeout
 
 
 @pytest.mark.parametrize(
@@ -47,3 +52,14 @@ def test_the_sampled_estimator_needs_the_whole_distribution(truncated: dict[str,
         world(tmp_path, estimator="sampled", **truncated)
     world(tmp_path, estimator="full_vocab", **truncated)
     world(tmp_path, estimator="sampled", top_p=1.0, top_k=0)
+
+
+def test_processes_on_cpus_wait_as_long_as_was_asked_for() -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        group = distributed.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+        assert group.options._timeout == timedelta(minutes=30)
+        keep_timeout(SimpleNamespace(ddp_timeout=7))  # type: ignore[arg-type]
+        assert group.options._timeout == timedelta(seconds=7)
+    finally:
+        distributed.destroy_process_group()

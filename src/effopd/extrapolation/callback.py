@@ -23,7 +23,7 @@ from effopd.extrapolation.guide import guided
 from effopd.extrapolation.learning_rate import LearningRateMultiple
 from effopd.extrapolation.line_search import line_search
 from effopd.extrapolation.next_rollouts import NextRolloutsValidator
-from effopd.extrapolation.optimizers import forget_moments
+from effopd.extrapolation.optimizers import check_optimizer, forget_moments
 from effopd.extrapolation.presets import ExtrapolationConfig, resolve_preset
 from effopd.extrapolation.records import COSTS, RECORDS, make_record
 from effopd.extrapolation.saved_state import load_state, save_state
@@ -196,7 +196,7 @@ class EffOPDCallback(TrainerCallback):
     def _extrapolate(self, step: int) -> None:
         assert self._snapshot is not None
         if not self._optimizer_checked:
-            checks.check_optimizer(self.trainer.optimizer)
+            check_optimizer(self.trainer.optimizer)
             self._optimizer_checked = True
         before = dict(self.cost)
         with self._timed("extrapolation_seconds"):

@@ -10,15 +10,8 @@ from effopd import trl_hooks
 from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.extrapolation.adapters import check_adapter
 from effopd.extrapolation.deepspeed_checks import check_deepspeed
+from effopd.extrapolation.optimizers import KEEPS_WEIGHTS
 from effopd.extrapolation.presets import ExtrapolationConfig
-from effopd.extrapolation.snapshot import local_part
-
-# Relative distance below which a tensor of the optimizer counts as a copy of the weights. Momenta are farther away.
-LARGEST_DISTANCE = 0.05
-KEEPS_WEIGHTS = (
-    "An optimizer that keeps weights of its own, averaged or as a master copy, would overwrite an extrapolation at its "
-    "next step. Use one that updates the model's weights in place, such as optim='adamw_torch'."
-)
 
 _IN_ITS_LOSS = (
     "It samples from inside its loss, and only for a share of the batches, with prompts cut from whole conversations. "
@@ -91,34 +84,6 @@ def _check_class(trainer: Any, allow_untested: bool) -> None:
             f"{', '.join(trl_hooks.SAMPLING_METHODS)}. If its _generate_single_turn gives one completion for each "
             "prompt, from the weights as they are, pass allow_untested_trainer=True."
         )
-
-
-def check_optimizer(optimizer: Any) -> None:
-    """Refuse an optimizer that keeps weights of its own, which would undo a jump at the next step.
-
-    Such an optimizer is recognised by a tensor in its state that nearly equals the parameter: its relative distance is
-    below `LARGEST_DISTANCE`. Only the largest matrix is looked at, or under ZeRO the largest flat partition.
-
-    Args:
-        optimizer: Optimizer that has done a step already, so that it has a state.
-
-    Raises:
-        UnsupportedError: There is such a tensor.
-    """
-    state = getattr(optimizer, "state", {})
-    parameters = [parameter for parameter in state if isinstance(parameter, torch.Tensor)]
-    parameters = [parameter for parameter in parameters if parameter.ndim > 1] or parameters
-    if not parameters:
-        return
-    largest = max(parameters, key=lambda parameter: parameter.numel())
-    for name, value in state[largest].items():
-        if not isinstance(value, torch.Tensor) or value.shape != largest.shape or not value.is_floating_point():
-            continue
-        kept, weight = (local_part(each).detach().to(torch.float32) for each in (value, largest))
-        # Not <=, because the padding of a partition may be anything, infinities or only zeros.
-        if torch.dist(kept.to(weight.device), weight) < LARGEST_DISTANCE * weight.norm():
-            kind = type(getattr(optimizer, "optimizer", optimizer)).__name__
-            raise UnsupportedError(f"The optimizer, {kind}, holds the weights in its state ({name!r}). {KEEPS_WEIGHTS}")
 
 
 def check_device(name: str | None) -> None:

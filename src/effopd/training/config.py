@@ -3,8 +3,11 @@
 import json
 import math
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal, get_args
 
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
 from transformers import TrainingArguments
 from trl import DistillationConfig
 
@@ -64,6 +67,15 @@ def check_training(config: TrainingArguments) -> None:
             check_number(name, value, **bounds)
 
 
+def keep_timeout(config: TrainingArguments) -> None:
+    """Have processes on CPUs wait for one another for `ddp_timeout`, which transformers sees to on GPUs only.
+
+    Without it, processes whose network fails would wait for 30 minutes.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
+        distributed_c10d._set_pg_timeout(timedelta(seconds=config.ddp_timeout))
+
+
 @dataclass
 class OPDConfig(DistillationConfig):
     """The settings of TRL's `DistillationConfig`, the method, and the estimator of what it minimises.
@@ -117,6 +129,7 @@ class OPDConfig(DistillationConfig):
         if getattr(self, "activation_checkpointing", False) is None:
             self.activation_checkpointing: bool | None = self.gradient_checkpointing
         super().__post_init__()
+        keep_timeout(self)
         check_training(self)
         check_choice("method", self.method, get_args(Method))
         check_choice("estimator", self.estimator, get_args(Estimator))

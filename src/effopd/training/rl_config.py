@@ -7,7 +7,7 @@ from trl import GRPOConfig
 
 from effopd.checks import check_choice
 from effopd.errors import ConfigurationError
-from effopd.training.config import OPDConfig, check_training
+from effopd.training.config import OPDConfig, check_training, keep_timeout
 
 RLMethod = Literal["grpo", "dapo", "ppo"]
 RL_METHODS: tuple[str, ...] = get_args(RLMethod)
@@ -105,6 +105,7 @@ class RLConfig(GRPOConfig):
         if self.activation_checkpointing is None:  # the new name; TRL still sets the old one, of which it is warned
             self.activation_checkpointing: bool | None = self.gradient_checkpointing
         super().__post_init__()
+        keep_timeout(self)
         check_training(self)
         self._check_overlong()
         self._check_saves()

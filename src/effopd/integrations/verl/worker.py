@@ -13,6 +13,7 @@ from verl.single_controller.base.decorator import Dispatch, register
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from effopd.extrapolation import ExtrapolationConfig, Snapshot
+from effopd.extrapolation.optimizers import check_optimizer
 from effopd.extrapolation.saved_state import load_state, save_state
 from effopd.parameters import clean_name, select
 
@@ -34,7 +35,13 @@ class ExtrapolatingWorker(ActorRolloutRefWorker):
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def call_snapshot(self, method: str, *args: Any) -> Any:
-        """Call a method of the snapshot. Where it is collective, all workers return the same."""
+        """Call a method of the snapshot. Where it is collective, all workers return the same.
+
+        Raises:
+            UnsupportedError: The optimizer keeps weights of its own.
+        """
+        if method == "displacement":
+            check_optimizer(self.actor.engine.optimizer)
         self._snapshot.parameters = self._selected()  # offloading may have put others in their place
         return getattr(self._snapshot, method)(*args)
 
