@@ -2,6 +2,8 @@
 
 PYTHONPATH=src:tests python tests/faults/kill_everywhere.py WORK --out benchmarks/results/kills.jsonl --most 30
 PYTHONPATH=src:tests python tests/faults/causes.py WORK --out benchmarks/results/causes.jsonl
+PYTHONPATH=src:tests python tests/faults/processes.py WORK --out benchmarks/results/processes.jsonl
+PYTHONPATH=src:tests python tests/faults/two_hosts.py WORK --out benchmarks/results/hosts.jsonl
 python benchmarks/fault_tables.py     # writes the tables into docs/faults.md
 """
 
@@ -15,7 +17,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "faults.md"
-FILES = HERE / "results" / "kills.jsonl", HERE / "results" / "causes.jsonl"
+KILLS, *CAUSES = (HERE / "results" / f"{name}.jsonl" for name in ("kills", "causes", "processes", "hosts"))
 
 Record = dict[str, Any]
 
@@ -98,7 +100,8 @@ def read(path: Path) -> list[Record]:
 
 def main() -> int:
     """Write the tables into the page."""
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), *map(read, FILES)), encoding="utf-8")
+    causes = [record for path in CAUSES for record in read(path)]
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), read(KILLS), causes), encoding="utf-8")
     return 0
 
 
