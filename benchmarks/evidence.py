@@ -1,6 +1,6 @@
 """docs/evidence.md, from the committed verdicts of a study.
 
-effopd study --quick --out runs/study
+effopd study --quick --seeds 5 --out runs/study
 python benchmarks/evidence.py --study runs/study        # copies its claims.json and writes the page
 python benchmarks/evidence.py                           # writes the page again
 """

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import distillation_trainer, grpo_trainer, tiny_dataset
+from trl import chat_template_utils
 
 from effopd import trl_hooks
 
@@ -40,8 +41,8 @@ def test_completions_are_parsed_as_trl_parses_them(tmp_path: Path, monkeypatch: 
 
     assert completion(chat) == [{"role": "assistant", "content": "12"}]
 
-    def parse(ids: list[int], prefix: list[int], **kwargs: Any) -> dict[str, str]:
-        assert prefix == [2]
+    def parse(ids: list[int], prefix: list[int] | None = None, **kwargs: Any) -> dict[str, str]:
+        assert prefix == ([2] if chat_template_utils._SUPPORTS_RESPONSE_TEMPLATE else None)
         return {"role": "assistant", "thinking": "1", "content": tokenizer.decode(ids)[1:]}
 
     monkeypatch.setattr(tokenizer, "response_template", {}, raising=False)
