@@ -15,9 +15,9 @@ from effopd.report.study import evidence
 RECORDS = Path(__file__).parent / "results" / "study.json"
 PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
 QUICK = (
-    "**This is the quick study**: one world, {seeds} seeds, short runs at a learning rate that makes them short. It "
-    "shows that every piece works, and decides little: with {seeds} seeds, an interval reaches {factor:.1f} standard "
-    "errors to either side, and Holm's procedure asks for more. What this project knows from larger comparisons, which "
+    "**This is the quick study**: one world, {seeds} seeds, short runs at a learning rate that makes them short. What "
+    "it decides, it decides for these. With {seeds} seeds, an interval reaches {factor:.1f} standard errors to either "
+    "side, and Holm's procedure asks for more. What this project knows from larger comparisons, which "
     "were not planned as tests, is in [what holds by analysis](world_analysis.md), [by sweep](world_sweep.md) and "
     "[what reaching an accuracy costs](results.md)."
 )
