@@ -10,6 +10,8 @@ import pytest
 from fabricated_runs import fabricate, plan, record
 from grid_plan import Plan
 
+VANILLA = ["vanilla", "vanilla-few-prompts"]  # its grid in the world style
+
 
 def cells(runs):
     return {(run.method, run.learning_rate, run.prompts_per_step) for run in runs}
@@ -59,7 +61,7 @@ def test_methods_are_trained_as_they_are_described():
 
 def test_the_best_cells_are_known_once_all_of_the_grid_is_run():
     made = plan()
-    first = made.runs("vanilla", "style", ())
+    first = [run for stage in VANILLA for run in made.runs(stage, "style", ())]
     records = [record(run, 1000) for run in first[:-1]]
     assert made.runs("vanilla-best", "style", records) is None
     assert made.runs("vanilla-best", "style", [*records, record(first[-1], 1000)]) is not None
@@ -68,7 +70,7 @@ def test_the_best_cells_are_known_once_all_of_the_grid_is_run():
 def test_the_best_cells_in_rollouts_in_seconds_and_at_each_number_of_prompts():
     made = plan()
     costs = {(1e-3, 16): 200, (1e-3, 32): 300, (3e-4, 16): 400, (1e-3, 64): 600, (3e-4, 256): 3000, (1e-3, 256): 2000}
-    records = fabricate(made, by_cell(costs, {(3e-3, 1024): 0.5}), stages=["vanilla"])
+    records = fabricate(made, by_cell(costs, {(3e-3, 1024): 0.5}), stages=VANILLA)
     chosen = made.runs("vanilla-best", "style", records.values())
     expected = {(1e-3, 16), (1e-3, 32), (3e-4, 16), (3e-3, 1024), (1e-3, 64), (1e-3, 256)}
     assert cells(chosen) == {("vanilla", *cell) for cell in expected}
@@ -77,7 +79,7 @@ def test_the_best_cells_in_rollouts_in_seconds_and_at_each_number_of_prompts():
 
 def test_later_seeds_do_not_change_the_choice():
     made = plan()
-    records = fabricate(made, by_cell({(1e-3, 32): 300}), stages=["vanilla"])
+    records = fabricate(made, by_cell({(1e-3, 32): 300}), stages=VANILLA)
     before = made.runs("vanilla-best", "style", records.values())
     later = [record(run, None) for run in before if run.seed > 0]
     assert made.runs("vanilla-best", "style", [*records.values(), *later]) == before
@@ -86,7 +88,7 @@ def test_later_seeds_do_not_change_the_choice():
 def test_a_run_that_was_given_up_is_not_the_best():
     made = plan()
     outcomes = by_cell({(1e-3, 32): None, (1e-3, 64): 500})
-    records = fabricate(made, outcomes, stages=["vanilla"])
+    records = fabricate(made, outcomes, stages=VANILLA)
     assert ("vanilla", 1e-3, 32) not in cells(made.runs("vanilla-best", "style", records.values()))
 
 
@@ -134,15 +136,15 @@ def test_all_of_it_takes_about_half_a_day():
 def test_what_is_missing_is_said(tmp_path):
     made = plan()
     assert grid.finished(made, ["style"], tmp_path)[0] == {}
-    for run in made.runs("vanilla", "style", ()):
+    for run in [run for stage in VANILLA for run in made.runs(stage, "style", ())]:
         path = tmp_path / f"{run.name}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record(run, 100 * run.prompts_per_step)))
     records, note = grid.finished(made, ["style"], tmp_path)
-    assert len(records) == 30
+    assert len(records) == 33
     planned = len(made.all_runs(["style"], records.values())[0])
-    assert note.startswith(f"**Not finished: {planned - 30} of {planned} planned runs are to be done, and 2 stages")
-    made.stages = ("vanilla",)
+    assert note.startswith(f"**Not finished: {planned - 33} of {planned} planned runs are to be done, and 2 stages")
+    made.stages = tuple(VANILLA)
     assert grid.finished(made, ["style"], tmp_path)[1] == ""
 
 
@@ -172,9 +174,9 @@ def test_stages_are_done_in_their_order_and_wait_for_what_they_depend_on(tmp_pat
     grid.do_stages(made, ["vanilla-best"], ["style"], tmp_path)
     assert done == [[]]
     assert "vanilla-best in style depends on earlier stages" in capsys.readouterr().out
-    grid.do_stages(made, ["vanilla", "vanilla-best"], ["style"], tmp_path)
-    assert len(done[1]) == 30
-    assert len(done[2]) == 6 * 5  # three with 16 prompts are the cheapest in rollouts; one each with 32, 64 and 256
+    grid.do_stages(made, [*VANILLA, "vanilla-best"], ["style"], tmp_path)
+    assert [len(done[1]), len(done[2])] == [30, 3]
+    assert len(done[3]) == 6 * 5  # three with 8 prompts are the cheapest in rollouts; one each with 32, 64 and 256
 
 
 def test_a_stage_that_fails_does_not_stop_the_next(tmp_path, monkeypatch):
