@@ -176,7 +176,7 @@ def test_stages_are_done_in_their_order_and_wait_for_what_they_depend_on(tmp_pat
     assert "vanilla-best in style depends on earlier stages" in capsys.readouterr().out
     grid.do_stages(made, [*VANILLA, "vanilla-best"], ["style"], tmp_path)
     assert [len(done[1]), len(done[2])] == [30, 3]
-    assert len(done[3]) == 6 * 5  # three with 8 prompts are the cheapest in rollouts; one each with 32, 64 and 256
+    assert len(done[3]) == 7 * 5  # four with 8 and 16 prompts are the cheapest; one each with 32, 64 and 256
 
 
 def test_a_stage_that_fails_does_not_stop_the_next(tmp_path, monkeypatch):

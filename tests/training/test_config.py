@@ -12,7 +12,7 @@ from torch import distributed
 
 from effopd.errors import ConfigurationError
 from effopd.training import RunArguments
-from effopd.training.config import keep_timeout
+from effopd.training.timeout import keep_timeout
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,15 @@
 import json
 import math
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Literal, get_args
 
-import torch.distributed as dist
-from torch.distributed import distributed_c10d
 from transformers import TrainingArguments
 from trl import DistillationConfig
 
 from effopd.checks import check_choice, check_number
 from effopd.errors import ConfigurationError
 from effopd.extrapolation.presets import PRESETS, ExtrapolationConfig, resolve_preset
+from effopd.training.timeout import keep_timeout
 
 Method = Literal["opd", "exopd", "alphaopd"]
 Estimator = Literal["full_vocab", "sampled"]
@@ -65,15 +63,6 @@ def check_training(config: TrainingArguments) -> None:
     for name, bounds in _BOUNDS.items():
         if (value := getattr(config, name, None)) is not None:
             check_number(name, value, **bounds)
-
-
-def keep_timeout(config: TrainingArguments) -> None:
-    """Have processes on CPUs wait for one another for `ddp_timeout`, which transformers sees to on GPUs only.
-
-    Without it, processes whose network fails would wait for 30 minutes.
-    """
-    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
-        distributed_c10d._set_pg_timeout(timedelta(seconds=config.ddp_timeout))
 
 
 @dataclass

@@ -7,7 +7,8 @@ from trl import GRPOConfig
 
 from effopd.checks import check_choice
 from effopd.errors import ConfigurationError
-from effopd.training.config import OPDConfig, check_training, keep_timeout
+from effopd.training.config import OPDConfig, check_training
+from effopd.training.timeout import keep_timeout
 
 RLMethod = Literal["grpo", "dapo", "ppo"]
 RL_METHODS: tuple[str, ...] = get_args(RLMethod)
