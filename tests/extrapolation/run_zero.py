@@ -255,6 +255,7 @@ def main(out: Path, names: list[str]) -> None:
             seen[name] = (rejected if judge == "none" else partial(judged, judge=judge))(out / name, SETUPS.get(setup))
         else:
             seen[name] = exact(out / name, SETUPS[name])
+        dist.barrier()  # until all processes have read what is removed next
         shutil.rmtree(out / name, ignore_errors=True) if dist.get_rank() == 0 else None
     if dist.get_rank() == 0:
         (out / "seen.json").write_text(json.dumps(seen))
