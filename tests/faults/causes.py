@@ -4,7 +4,6 @@ PYTHONPATH=src:tests python tests/faults/causes.py WORK --out causes.jsonl [--on
 """
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from typing import Any
 
 from effopd.training.complete_checkpoints import newest_checkpoint
 from faults.compare_directories import contents, differences
-from faults.kill_everywhere import import_everything, in_child
+from faults.kill_everywhere import import_everything, in_child, write_records
 from faults.workloads import training
 
 RUN = {"monitor_every": None, "reward": "faults.causes:reward"}
@@ -286,11 +285,7 @@ def main() -> int:
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     import_everything()
-    records = []
-    for record in all_causes(options.work.resolve(), options.only):
-        records.append(record)
-        print(json.dumps(record), flush=True)
-        options.out.write_text("".join(json.dumps(each) + "\n" for each in records))
+    write_records(all_causes(options.work.resolve(), options.only), options.out)
     return 0
 
 

@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +156,22 @@ def main() -> int:
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     import_everything()
-    records = []
-    for name in options.workload:
-        for record in kill_everywhere(name, options.work.resolve(), options.most, options.only):
-            records.append(record)
-            print(json.dumps(record), flush=True)
-            options.out.write_text("".join(json.dumps(each) + "\n" for each in records))
+    work = options.work.resolve()
+    write_records(
+        (each for name in options.workload for each in kill_everywhere(name, work, options.most, options.only)),
+        options.out,
+    )
     return 0
+
+
+def write_records(records: Iterable[dict[str, Any]], out: Path) -> None:
+    """Write records into a file as they come, and print them."""
+    written = ""
+    for record in records:
+        line = json.dumps(record)
+        print(line, flush=True)
+        written += f"{line}\n"
+        out.write_text(written)
 
 
 def import_everything() -> None:

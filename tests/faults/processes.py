@@ -6,7 +6,6 @@ The processes are forks of this one, which has imported everything.
 """
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -15,11 +14,12 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from faults.compare_directories import contents, differences
-from faults.kill_everywhere import ended, import_everything, in_child, start_child
+from faults.kill_everywhere import ended, import_everything, in_child, start_child, write_records
 from faults.workloads import training
 
 SETTINGS: dict[str, Any] = {"monitor_every": None, "reward": "tiny:contains_answer", "ddp_timeout": 60}
@@ -181,12 +181,7 @@ def main() -> int:
     parts = [kill_one(runs, options.only)]
     if re.search(options.only, "number"):
         parts += [change_number(runs, 2, 1), change_number(runs, 1, 2)]
-    records = []
-    for part in parts:
-        for record in part:
-            records.append(record)
-            print(json.dumps(record), flush=True)
-            options.out.write_text("".join(json.dumps(each) + "\n" for each in records))
+    write_records(chain.from_iterable(parts), options.out)
     return 0
 
 

@@ -5,12 +5,11 @@
 The hosts are two network namespaces of this machine, joined by one cable (a pair of virtual devices), with addresses
 that are reserved for documentation (RFC 5737). torchrun starts one process on each, and they find each other by its
 rendezvous on the first. At a call in the second process, that process pulls out the cable: nothing is refused or reset,
-packets just do not arrive, as between hosts whose network fails. It takes root
-and the command `ip` (Debian's iproute2).
+packets just do not arrive, as between hosts whose network fails. It takes root and the command `ip` (Debian's
+iproute2).
 """
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.compare_directories import contents, differences
-from faults.kill_everywhere import import_everything, in_child
+from faults.kill_everywhere import import_everything, in_child, write_records
 from faults.processes import SETTINGS, SNAPSHOT, at_call
 from faults.workloads import training
 
@@ -171,12 +170,8 @@ def main() -> int:
         member(options.work, options.member, options.cut)
         return 0
     import_everything()
-    records = []
     with two_hosts() as names:
-        for record in cut_off(Hosts(names, options.work.resolve()), options.only):
-            records.append(record)
-            print(json.dumps(record), flush=True)
-            options.out.write_text("".join(json.dumps(each) + "\n" for each in records))
+        write_records(cut_off(Hosts(names, options.work.resolve()), options.only), options.out)
     return 0
 
 
