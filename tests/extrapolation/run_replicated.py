@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from tiny import contains_answer, distillation_trainer, tiny_model
+from torchrun import leave
 
 from effopd.extrapolation import EffOPDCallback
 
@@ -68,7 +69,7 @@ def main(out: Path) -> None:
             "shared_moved": any(row["accepted_scale"] for row in shared),
         }
         (out / "seen.json").write_text(json.dumps(seen))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from tiny import tiny_dataset, tiny_model
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torchrun import leave
 
 from effopd.extrapolation import EffOPDCallback, Score, Validator
 from effopd.extrapolation import callback as callback_module
@@ -124,5 +125,4 @@ if __name__ == "__main__":
         for guide, each in seen.items():
             save_file(each.pop("weights"), Path(sys.argv[1]) / guide / "weights.safetensors")
         (Path(sys.argv[1]) / "seen.json").write_text(json.dumps(seen))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from deepspeed.utils import safe_get_full_fp32_param
 from tiny import contains_answer, distillation_trainer, grpo_trainer, tiny_model
+from torchrun import leave
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -259,8 +260,7 @@ def main(out: Path, names: list[str]) -> None:
         shutil.rmtree(out / name, ignore_errors=True) if dist.get_rank() == 0 else None
     if dist.get_rank() == 0:
         (out / "seen.json").write_text(json.dumps(seen))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

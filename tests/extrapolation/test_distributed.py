@@ -1,9 +1,6 @@
 """Two gloo processes: FSDP2 against one process, given the same scores; DDP with real rollouts."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +9,16 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from tiny import assert_same, tiny_model
+from torchrun import torchrun
 
-import effopd
 from effopd.extrapolation.saved_state import load_state
 from effopd.extrapolation.snapshot import Snapshot
 from extrapolation import run_sharded
 
-FOLDER, SOURCE = Path(run_sharded.__file__).parent, Path(effopd.__file__).parents[1]
-
 
 def launch(script: str, out: Path, *arguments: str | Path, processes: int = 2) -> dict[str, Any]:
     """Run a script of this folder under torchrun; returns what it left in `seen.json`."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    done = subprocess.run(
-        [*torchrun, FOLDER / script, out, *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{FOLDER.parent}:{SOURCE}"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(Path(run_sharded.__file__).with_name(script), out, *arguments, processes=processes)
     seen: dict[str, Any] = json.loads((out / "seen.json").read_text())
     return seen
 

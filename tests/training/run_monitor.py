@@ -14,6 +14,7 @@ from datasets import Dataset
 from tiny import tiny_model
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torchrun import leave
 from transformers import Trainer, TrainingArguments
 
 from effopd import UpdateMonitorCallback
@@ -95,7 +96,7 @@ def main(out: Path) -> None:
     dist.all_gather_object(seen, (monitor.last, trainer.state.log_history[:3]))
     assert seen[0] == seen[1]
     run_scripted(out / "sharded")
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

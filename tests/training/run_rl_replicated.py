@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from small_rl_runs import PLAIN, rl_world
+from torchrun import leave
 
 from effopd.training import build_trainer
 
@@ -36,7 +37,7 @@ def main(out: Path) -> None:
         state.wait_for_everyone()
     if state.is_main_process:
         (out / "seen.json").write_text(json.dumps(seen))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 """`effopd train` under DeepSpeed, started in both ways that docs/training.md shows: the same run to the bit."""
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,7 @@ import yaml
 from faults.workloads import training
 from safetensors.torch import load_file
 from tiny import assert_same
-
-import effopd
+from torchrun import torchrun
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,21 +25,6 @@ CONFIG: dict[str, Any] = {
     "gradient_clipping": "auto",
     "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own would be compiled
 }
-
-
-def run(launcher: list[str], *arguments: str | Path) -> str:
-    """Run the command by two processes; return what they wrote."""
-    folders = f"{Path(effopd.__file__).parents[1]}:{COMMAND.parents[1]}"
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, COMMAND, *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": folders},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -63,13 +45,13 @@ def test_accelerate_and_torchrun_start_the_same_run(tmp_path: Path, stage: int) 
     }
     accelerate.write_text(yaml.safe_dump(settings))
     config, outs = tmp_path / "run.yaml", [tmp_path / "torchrun", tmp_path / "accelerate"]
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    run(torchrun, config, "--output_dir", outs[0], "--deepspeed", deepspeed)
+    on_cpu = partial(torchrun, COMMAND, config, DS_ACCELERATOR="cpu")
+    on_cpu("--output_dir", outs[0], "--deepspeed", deepspeed)
     launch = ["accelerate.commands.launch", "--config_file", str(accelerate)]
-    run(launch, config, "--output_dir", outs[1])
+    on_cpu("--output_dir", outs[1], launcher=launch)
     models = [load_file(out / "model.safetensors") for out in outs]
     assert_same(*models)
     rows = [[json.loads(row) for row in (out / "extrapolations.jsonl").read_text().splitlines()] for out in outs]
     assert len(rows[0]) > 0
     assert [row["accepted_scale"] for row in rows[0]] == [row["accepted_scale"] for row in rows[1]]
-    assert "is finished" in run(launch, config, "--output_dir", outs[1])
+    assert "is finished" in on_cpu("--output_dir", outs[1], launcher=launch)

@@ -3,9 +3,6 @@
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from run_monitor import monitored, plain_trainer, read_rows, run_scripted
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import assert_same, distillation_trainer, tiny_model, weights
+from torchrun import torchrun
 from transformers import TrainerCallback
 
 from effopd import UpdateMonitorCallback
@@ -313,16 +311,7 @@ def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_processes_write_what_one_does(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("run_monitor.py")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, tmp_path],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(Path(__file__).with_name("run_monitor.py"), tmp_path)
     run_scripted(tmp_path / "whole")
     (sharded_header, *sharded), (header, *whole) = (read_rows(tmp_path / name) for name in ("sharded", "whole"))
     assert sharded_header == header

@@ -1,24 +1,13 @@
 """Two gloo processes: DAPO, whose processes need different numbers of prompts, and PPO with its critic."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from torchrun import torchrun
 
 
 def test_replicas_agree_and_resume_to_the_bit(tmp_path: Path) -> None:
-    folder = Path(__file__).parent
-    script = folder / "run_rl_replicated.py"
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, tmp_path],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(Path(__file__).with_name("run_rl_replicated.py"), tmp_path)
     seen = json.loads((tmp_path / "seen.json").read_text())
     for method, found in seen.items():
         assert found["same_everywhere"], method

@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType
 from tiny import distillation_trainer
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torchrun import leave
 
 from effopd import trl_hooks
 from effopd.extrapolation.snapshot import Snapshot
@@ -90,8 +91,7 @@ def main(out: Path) -> None:
     seen = {"scores": run(out, 8)}
     if dist.get_rank() == 0:
         (out / "seen.json").write_text(json.dumps(seen))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,11 @@ def add(commands: Commands) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    import torch.distributed as dist
+
     from effopd.training.config_file import parse_config
     from effopd.training.run import train
 
     train(*parse_config(options.config, options.overrides))
+    if dist.is_initialized():  # else the backends' threads may still run while the interpreter ends
+        dist.destroy_process_group()
