@@ -21,6 +21,10 @@ QUICK = (
     "were not planned as tests, is in [what holds by analysis](world_analysis.md), [by sweep](world_sweep.md) and "
     "[what reaching an accuracy costs](results.md)."
 )
+SHORT = (
+    "**This is the short study**: {seeds} seeds, all methods, and runs that are short because their learning rate is a "
+    "third of the best one, and not a tenth, with 64 prompts per step. "
+)
 FULL = (
     "Other comparisons, which were not planned as tests, are in [what holds by analysis](world_analysis.md), [by "
     "sweep](world_sweep.md) and [what reaching an accuracy costs](results.md)."
@@ -32,7 +36,7 @@ def page(content: dict) -> str:
     from scipy.stats import t
 
     seeds = len(content["study"]["seeds"])
-    about = QUICK if content["study"]["plan"] == "quick" else FULL
+    about = {"quick": QUICK, "short": SHORT + FULL, "full": FULL}[content["study"]["plan"]]
     about = about.format(seeds=seeds, factor=t.ppf(0.975, seeds - 1))
     verdicts, _, rest = evidence(content).partition("## How verdicts are reached")
     return "\n".join(

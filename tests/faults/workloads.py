@@ -144,7 +144,7 @@ def _nothing(inputs: Path) -> None:
 def _study(inputs: Path, out: Path) -> None:
     from effopd.study import make_plan, study
 
-    plan = make_plan(quick=True)
+    plan = make_plan("quick")
     rate = {"learning_rate": 1e-3, "prompts_per_step": 8}
     settings = {
         **plan.settings,

@@ -73,7 +73,7 @@ def test_as_many_at_a_time_as_there_is_room_and_failures_are_named(
         done.append(training.seed)
 
     monkeypatch.setattr(training_module, "do_training", train)
-    first = next(make_plan(quick=True).trainings("style"))
+    first = next(make_plan("quick").trainings("style"))
     jobs = [(replace(first, seed=seed), tmp_path / str(seed)) for seed in range(200, 205)]
     ray, said = OneProcess(), []
     failed = do_trainings(jobs, workers, ray, said.append)
@@ -87,7 +87,7 @@ def test_an_interruption_cancels_what_is_under_way(tmp_path: Path, monkeypatch: 
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training_module, "do_training", interrupt)
-    first = next(make_plan(quick=True).trainings("style"))
+    first = next(make_plan("quick").trainings("style"))
     ray = OneProcess()
     with pytest.raises(KeyboardInterrupt):
         do_trainings([(replace(first, seed=seed), tmp_path) for seed in range(5)], 2, ray, lambda line: None)
@@ -97,7 +97,7 @@ def test_an_interruption_cancels_what_is_under_way(tmp_path: Path, monkeypatch: 
 @pytest.mark.slow
 def test_runs_on_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    first = next(make_plan(quick=True).trainings("style"))
+    first = next(make_plan("quick").trainings("style"))
     small = replace(first, steps=2, prompts_per_step=8, save_steps=1, evaluation_problems=16)
     jobs = [(replace(small, seed=seed), tmp_path / str(seed)) for seed in (1, 2)]
     broken = replace(small, seed=3, plan=replace(small.plan, acceleration="warp"))

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from study.made_up import metrics
@@ -80,7 +80,7 @@ def claims(out: Path) -> dict[str, Any]:
 
 
 def quick() -> StudyPlan:
-    return make_plan(quick=True)
+    return make_plan("quick")
 
 
 def test_pieces_in_order_and_the_report(tmp_path: Path, pieces: Pieces) -> None:
@@ -163,15 +163,16 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path, pieces: Pieces
     assert not pieces.done
 
 
-def test_the_full_plan() -> None:
-    plan = make_plan()
+@pytest.mark.parametrize(("name", "checkpoints"), [("full", 20), ("short", 10)])
+def test_plans_of_all_methods(name: Literal["full", "short"], checkpoints: int) -> None:
+    plan = make_plan(name)
     assert (len(plan.worlds), len(plan.seeds)) == (3, 5)
     for world in plan.worlds:
         trainings = list(plan.trainings(world))
         assert len(trainings) == 5 * len(plan.methods) and len({each.name for each in trainings}) == len(trainings)
         by_role = {each.role: each for each in trainings}
         assert by_role["opd-low-rate"].learning_rate == pytest.approx(by_role["opd"].learning_rate / 3, rel=0.01)
-        assert by_role["opd"].save_steps == by_role["opd"].steps // 20 and by_role["exopd"].save_steps is None
+        assert by_role["opd"].save_steps == by_role["opd"].steps // checkpoints and by_role["exopd"].save_steps is None
         spec = make_spec(plan.sweep(world, Path("runs")))
         (norms,) = [sweep for sweep in spec.sweeps if sweep.name == "update_norm"]
         (windows,) = [sweep for sweep in spec.sweeps if sweep.name == "sliding_window"]
@@ -180,6 +181,8 @@ def test_the_full_plan() -> None:
         assert by_role["rl-x4"].steps == 4 * by_role["rl"].steps == 4 * by_role["ppo"].steps
         assert by_role["rl-sparse-16"].plan.reward == "one_in_16" and by_role["rl"].plan.reward == "world"
         assert by_role["effopd-hard"].thirds["prompts"] >= 3 * 50
+        alphaopd = by_role["alphaopd"]
+        assert alphaopd.steps >= 5 * alphaopd.evaluate_every  # its fit wants five checkpoints with accuracies
         assert 0.9 < plan.target(world) < 1.0
     assert plan.target("style") == pytest.approx(0.5785 + 0.9 * (0.98475 - 0.5785), abs=1e-3)
 
@@ -188,7 +191,9 @@ def test_a_plan_of_unknown_worlds_or_no_seeds_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"worlds, of the full study: got 'mars', expected one of style"):
         make_plan(worlds=["mars"])
     with pytest.raises(ConfigurationError, match="of the quick study: got 'facts'"):
-        make_plan(quick=True, worlds=["facts"])
+        make_plan("quick", worlds=["facts"])
+    with pytest.raises(ConfigurationError, match="name: got 'slow', expected one of full, short, quick"):
+        make_plan("slow")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="seeds: got 0"):
         make_plan(seeds=0)
 

@@ -27,8 +27,21 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--seeds", type=positive, metavar="N", help="number of seeds of training; default: 5, or 2 with --quick"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="one world, two seeds, short runs: a smoke test that decides little"
+    plans = parser.add_mutually_exclusive_group()
+    plans.add_argument(
+        "--short",
+        dest="plan",
+        action="store_const",
+        const="short",
+        default="full",
+        help="all worlds, seeds and methods, with shorter runs: hours in place of days",
+    )
+    plans.add_argument(
+        "--quick",
+        dest="plan",
+        action="store_const",
+        const="quick",
+        help="one world, two seeds, four methods, short runs: a smoke test that decides little",
     )
     parser.add_argument(
         "--workers",
@@ -48,7 +61,7 @@ def _study(options: argparse.Namespace) -> None:
     what: StudyPlan | OwnModels
 
     if options.spec is not None:
-        given = {"--quick": options.quick, "--worlds": options.worlds, "--seeds": options.seeds}
+        given = {f"--{options.plan}": options.plan != "full", "--worlds": options.worlds, "--seeds": options.seeds}
         if wrong := [name for name, value in given.items() if value]:
             raise ConfigurationError(
                 f"{', '.join(wrong)}: these choose what is trained on the embedded worlds, and {options.spec} names"
@@ -56,5 +69,5 @@ def _study(options: argparse.Namespace) -> None:
             )
         what = read_own_models(options.spec)
     else:
-        what = make_plan(quick=options.quick, worlds=options.worlds, seeds=options.seeds)
+        what = make_plan(options.plan, worlds=options.worlds, seeds=options.seeds)
     study(what, options.out, workers=options.workers, address=options.address)

@@ -2,7 +2,7 @@
 
     from effopd.study import make_plan, read_own_models, study
 
-    study(make_plan(quick=True), "runs/study")              # trains on the embedded worlds
+    study(make_plan("quick"), "runs/study")                 # trains on the embedded worlds
     study(read_own_models("mine.yaml"), "runs/mine")        # judges checkpoints that are there
 
 `claims/` holds the claims by theme: what each says, its statistic, its threshold, and the function from records to the

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from effopd.checks import check_choice, check_list, check_whole
 from effopd.files import load_yaml
@@ -48,6 +48,7 @@ class Training:
         learning_rate: Learning rate.
         prompts_per_step: Number of prompts per step.
         save_steps: Number of steps between the checkpoints that are kept; None keeps only what resuming needs.
+        evaluate_every: Number of steps between two measurements of accuracy, if it is distillation.
         evaluation_problems: Number of problems that accuracy is measured on.
         thirds: Numbers of prompts and samples of which thirds by difficulty are made (see `study.difficulty`).
     """
@@ -60,6 +61,7 @@ class Training:
     learning_rate: float
     prompts_per_step: int
     save_steps: int | None
+    evaluate_every: int
     evaluation_problems: int
     thirds: Mapping[str, int]
 
@@ -74,7 +76,7 @@ class StudyPlan:
     """A study of embedded worlds.
 
     Attributes:
-        name: `full` or `quick`.
+        name: `full`, `short` or `quick`.
         worlds: Names of the worlds.
         seeds: Seeds of training.
         methods: Methods by role.
@@ -103,6 +105,7 @@ class StudyPlan:
                     learning_rate=sizes[plan.at]["learning_rate"] * plan.rate,
                     prompts_per_step=sizes[plan.at]["prompts_per_step"],
                     save_steps=max(1, steps // self.settings["checkpoints"]) if plan.swept else None,
+                    evaluate_every=sizes.get("evaluate_every", 2),
                     evaluation_problems=self.settings["evaluation_problems"],
                     thirds=self.settings.get("validation", {}),
                 )
@@ -133,19 +136,24 @@ class StudyPlan:
         }
 
 
-def make_plan(*, quick: bool = False, worlds: Sequence[str] | None = None, seeds: int | None = None) -> StudyPlan:
+def make_plan(
+    name: Literal["full", "short", "quick"] = "full",
+    *,
+    worlds: Sequence[str] | None = None,
+    seeds: int | None = None,
+) -> StudyPlan:
     """Make the plan of a study.
 
     Args:
-        quick: Whether to take the short plan.
+        name: Which of the plans of `plan.yaml`.
         worlds: Names of worlds, in place of the plan's.
         seeds: Number of seeds of training, in place of the plan's.
 
     Raises:
         ConfigurationError: The plan has no such world, or there are no seeds.
     """
-    name = "quick" if quick else "full"
     content = load_yaml(files("effopd").joinpath("study", "plan.yaml").read_text(encoding="utf-8"))
+    check_choice("name", name, ("full", "short", "quick"))
     settings = content[name]
     chosen = check_list("worlds", list(worlds or settings["worlds"]))
     for world in chosen:

@@ -15,8 +15,6 @@ from effopd.training.rl_config import RLConfig
 from effopd.training.run import train
 from effopd.world import card
 
-EVALUATE_EVERY = 2
-
 
 def do_training(training: Training, directory: Path) -> None:
     """Do a run, or what is left of it. Optimizer states of finished runs are removed.
@@ -70,12 +68,13 @@ def _distillation(training: Training, directory: Path) -> tuple[RunArguments, OP
     if plan.method == "alphaopd":
         arguments.alphaopd_target = card(training.world)["teacher"]["sampled_accuracy"]["accuracy"]
         # Its fit is of an early window: five checkpoints of it, each with its accuracy.
-        training = replace(training, save_steps=max(EVALUATE_EVERY, training.steps // 5 // 2 * 2))
+        every = training.evaluate_every
+        training = replace(training, save_steps=max(every, training.steps // 5 // every * every))
     config.method = plan.method
     if plan.method == "exopd":
         config.exopd_lambda = EXOPD_LAMBDA
     config.eval_strategy = config.save_strategy = IntervalStrategy.STEPS
-    config.eval_steps = min(EVALUATE_EVERY, training.steps)
+    config.eval_steps = min(training.evaluate_every, training.steps)
     if training.save_steps is None:  # for resuming only
         config.save_steps, config.save_total_limit = max(1, training.steps // 10), 1
     else:
