@@ -252,7 +252,8 @@ def _final_accuracy(world: World) -> Verdict:
 
 def _forgetting(world: World) -> Verdict:
     best = world.best(["vanilla"])
-    vanilla = forgetting(best)
+    arrived = [run for run in best if run["at_target"]]  # of the others it is unknown
+    vanilla = forgetting(arrived)
     found = {cell[0]: forgetting(world.enough(world.method, cell)) for cell in world.default_cells()}
     if vanilla is None or None in found.values():
         raise NotMeasuredError("a run that did not arrive, or a world without a second skill")
@@ -269,6 +270,8 @@ def _forgetting(world: World) -> Verdict:
         f"{min(accuracy_at_target(world.runs[world.method, cell]) for cell in world.default_cells()):.3f} "
         f"against {accuracy_at_target(best):.3f}"
     )
+    if len(arrived) < len(best):
+        text += f"; vanilla's are the {len(arrived)} of {len(best)} runs that arrived"
     return Verdict("", outcome, text, "both at most 0")
 
 

@@ -134,6 +134,16 @@ def test_forgetting(harm, outcome):
     assert judged(outcomes(lambda run: {"rollouts": 256, **harm}))["f"].outcome == outcome
 
 
+def test_forgetting_against_those_of_vanillas_runs_that_arrive():
+    def vanilla(run):
+        best = (run.learning_rate, run.prompts_per_step) == (1e-3, 32)
+        return {"rollouts": None} if best and run.seed > 2 else outcomes()(run)
+
+    verdict = judged(outcomes(lambda run: {"rollouts": 256, "lost": 0.02}, vanilla=vanilla))["f"]
+    assert verdict.outcome == MISSED
+    assert verdict.found.endswith("vanilla's are the 3 of 5 runs that arrived")
+
+
 def test_seconds_are_compared_with_the_cell_that_takes_least_of_them():
     def vanilla(run):
         made = outcomes()(run)
