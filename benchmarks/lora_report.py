@@ -24,37 +24,44 @@ Cells = dict[str, dict[float, list[Record]]]  # by arm and rate, in the order of
 
 def write_report(records: Sequence[Record], results: Path, command: str, note: str) -> None:
     """Write `lora.json` and `lora.md`."""
+    worlds = dict.fromkeys(record["run"]["world"] for record in records)
+    lines = ["# LoRA: what to extrapolate", "", f"`{command}`. {HOW}", "", WAYS, "", *([note, ""] if note else [])]
+    runs = []
+    for world in worlds:
+        of_world = [record for record in records if record["run"]["world"] == world]
+        cells = cells_of(of_world)
+        lines += section(world, of_world[0]["run"], cells)
+        runs += [short(record) for by_rate in cells.values() for group in by_rate.values() for record in group]
+    summary = {"command": command, "note": note, "versions": versions_of(list(records)), "runs": runs}
+    write_text(results / "lora.json", one_row_per_line(summary))
+    write_text(results / "lora.md", "\n".join(lines).rstrip() + "\n")
+    print(f"Wrote {results}/lora.json and .md.")
+
+
+def cells_of(records: Sequence[Record]) -> Cells:
+    """Sort the records of one world by arm and rate."""
     cells: Cells = {}
     for record in sorted(records, key=lambda record: record["run"]["seed"]):
         cells.setdefault(arm_of(record), {}).setdefault(record["run"]["learning_rate"], []).append(record)
-    cells = {arm: cells[arm] for arm in sorted(cells, key=ORDER.index)}
-    run = records[0]["run"]
-    goal = f"{run['target_accuracy']:g} on {run['evaluation_problems']} problems"
+    return {arm: cells[arm] for arm in sorted(cells, key=ORDER.index)}
+
+
+def section(world: str, run: dict[str, Any], cells: Cells) -> list[str]:
+    """Write what the page says of one world."""
     lines = [
-        "# LoRA: what to extrapolate",
+        f"## World `{world}`",
         "",
-        f"`{command}`. World `{run['world']}`, {run['prompts_per_step']} prompts per step, to {goal}; a run is given "
-        f"up after the rollouts that are named as not enough. {HOW}",
+        f"{run['prompts_per_step']} prompts per step, to {run['target_accuracy']:g} on {run['evaluation_problems']} "
+        "problems; a run is given up after the rollouts that are named as not enough.",
         "",
-        WAYS,
-        "",
-        *([note, ""] if note else []),
     ]
     for title, cell in TABLES.items():
         rates = sorted({rate for by_rate in cells.values() for rate in by_rate})
         rows = [[arm, *(cell(cells, arm, rate) for rate in rates)] for arm in cells]
         kept = [row for row in rows if any(row[1:])]
         if kept:
-            lines += [f"## {title}", "", table_of(["arm", *map(rate_text, rates)], kept), ""]
-    summary = {
-        "command": command,
-        "note": note,
-        "versions": versions_of(list(records)),
-        "runs": [short(record) for by_rate in cells.values() for group in by_rate.values() for record in group],
-    }
-    write_text(results / "lora.json", one_row_per_line(summary))
-    write_text(results / "lora.md", "\n".join(lines).rstrip() + "\n")
-    print(f"Wrote {results}/lora.json and .md.")
+            lines += [f"### {title}", "", table_of(["arm", *map(rate_text, rates)], kept), ""]
+    return lines
 
 
 ORDER = ["vanilla"] + [
@@ -121,5 +128,5 @@ TABLES: dict[str, Callable[[Cells, str, float], str]] = {
 def short(record: Record) -> dict[str, Any]:
     """What of a record the JSON keeps."""
     keys = ("steps_to_target", "rollouts_to_target", "cpu_seconds_to_target", "final_accuracy", "num_accepted")
-    run = {name: record["run"][name] for name in ("extrapolated", "acceleration", "learning_rate", "seed")}
+    run = {name: record["run"][name] for name in ("world", "extrapolated", "acceleration", "learning_rate", "seed")}
     return run | {key: record[key] for key in keys} | {"rollouts_spent": record["spent"]["rollouts_to_target"]}
