@@ -120,6 +120,14 @@ def test_an_interrupted_study_does_only_the_rest(tmp_path: Path, pieces: Pieces,
     assert pieces.done == [name for name in whole if name not in before or name == "analysis"]
 
 
+def test_a_finished_study_only_writes_its_report(tmp_path: Path, pieces: Pieces) -> None:
+    study(quick(), tmp_path, workers=1)
+    before, report = list(pieces.done), (tmp_path / "study.html").read_bytes()
+    (tmp_path / "study.html").unlink()
+    assert study(quick(), tmp_path, workers=1).read_bytes() == report
+    assert pieces.done == before
+
+
 def test_other_claims_seeds_or_worlds_are_refused(
     tmp_path: Path, pieces: Pieces, monkeypatch: pytest.MonkeyPatch
 ) -> None:

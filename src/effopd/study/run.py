@@ -4,6 +4,7 @@ OUT/study.json              what is studied, with the digest of the claims
 OUT/written_down/           the claims, thresholds, plan and statistics as they were before the first run
 OUT/WORLD/runs/ROLE-SEED/   training runs
 OUT/WORLD/analysis/, OUT/WORLD/sweep/, OUT/WORLD/linearized/SEED/
+OUT/WORLD/finished.json     once all of that is there: the world is not looked at again, and its weights are not needed
 OUT/claims.json, OUT/study.html, OUT/evidence.md
 """
 
@@ -31,7 +32,7 @@ from effopd.study.spec import OwnModels
 from effopd.sweeps import SweepSpec, make_spec, num_workers, sweep
 from effopd.versions import installed_versions
 
-STUDY, CLAIMS_FILE = "study.json", "claims.json"
+STUDY, CLAIMS_FILE, FINISHED = "study.json", "claims.json", "finished.json"
 _PACKAGES = ("effopd", "torch", "transformers", "trl", "numpy", "scipy")
 
 
@@ -111,6 +112,8 @@ def _settings(what: StudyPlan | OwnModels) -> dict[str, Any]:
 
 def _world(plan: StudyPlan, world: str, out: Path, means: _Means) -> list[str]:
     """Do what a world needs, and return what failed."""
+    if (out / FINISHED).exists():
+        return []
     jobs = [(training, out / "runs" / training.name) for training in plan.trainings(world)]
 
     def say(line: str) -> None:
@@ -126,7 +129,10 @@ def _world(plan: StudyPlan, world: str, out: Path, means: _Means) -> list[str]:
     if broken := sorted(set(swept) & set(failed)):
         return [*errors, f"{world}: nothing was analysed, because {', '.join(broken)} failed"]
     spec = make_spec(plan.sweep(world, out / "runs"))
-    return errors + _measure(f"world:{world}/base", swept, spec, out, means)
+    errors += _measure(f"world:{world}/base", swept, spec, out, means)
+    if not errors:
+        write_json(out / FINISHED, {"runs": [training.name for training, _ in jobs]})
+    return errors
 
 
 def _linearized(plan: StudyPlan, out: Path) -> dict[int, Path]:
