@@ -37,7 +37,15 @@ class ServerError(EffOPDError, ConnectionError):
 
 
 class DivergedError(EffOPDError, ArithmeticError):
-    """Weights whose logits are not finite, so that nothing can be sampled from them."""
+    """Weights whose logits are not finite, so that nothing can be sampled from them.
+
+    Attributes:
+        rollouts: Number of completions that had been sampled before.
+        tokens: Number of tokens in them.
+    """
+
+    rollouts = 0
+    tokens = 0
 
 
 def listing(items: Sequence[str], limit: int = 10) -> str:

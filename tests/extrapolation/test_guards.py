@@ -1,6 +1,7 @@
 """What cannot work, or would give another result than it seems to, is known before training or stops no run."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from effopd.extrapolation import EffOPDCallback, ExtrapolationConfig, Snapshot
 from effopd.extrapolation.optimizers import check_optimizer
 from effopd.extrapolation.presets import PRESETS
 from effopd.parameters import select
+from effopd.trl_hooks import rollouts as rollouts_module
 from effopd.world.tokenizer import make_tokenizer
 from extrapolation.scripted import records, script, with_effopd
 
@@ -134,6 +136,39 @@ def test_finite_weights_with_logits_that_are_not_are_rejected(tmp_path: Path) ->
     assert row["candidates"][0]["score"] is None
     assert row["rollouts"] == 10  # those of W_t: from the candidate nothing is sampled
     assert_same(weights(plain), weights(trainer))
+
+
+def test_completions_sampled_before_logits_are_not_finite_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=1, per_device_eval_batch_size=4, per_device_train_batch_size=4)
+    with_effopd(trainer, num_prompts=12)
+    sample, batches = rollouts_module._sample, 0
+
+    def diverge(*arguments: Any) -> list[list[int]]:
+        nonlocal batches
+        batches += 1
+        if batches == 6:  # the last of the first candidate's
+            raise DivergedError("diverged")
+        return sample(*arguments)
+
+    monkeypatch.setattr(rollouts_module, "_sample", diverge)
+    trainer.train()
+    (row,) = records(tmp_path)
+    assert row["candidates"][0]["score"] is None
+    assert row["rollouts"] == 12 + 8
+    assert 12 + 8 <= row["generated_tokens"] <= 6 * (12 + 8)
+
+
+def test_without_a_score_of_w_t_nothing_is_tried_and_it_is_said_once(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=2)
+    callback = EffOPDCallback(trainer, lambda completions, **kwargs: [math.nan] * len(completions), num_prompts=10)
+    trainer.add_callback(callback)
+    with pytest.warns(UserWarning, match="score of W_t is nan, so no candidate was tried") as warned:
+        trainer.train()
+    assert len([each for each in warned if "W_t" in str(each.message)]) == 1
+    rows = records(tmp_path)
+    assert [(row["baseline"]["score"], row["candidates"], row["rollouts"]) for row in rows] == [(None, [], 10)] * 2
 
 
 def test_sampling_from_logits_that_are_not_finite_is_an_error_of_ours(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from datasets import Dataset
 from tiny import assert_same, contains_answer, distillation_trainer, grpo_trainer, tiny_dataset, weights
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.extrapolation import EffOPDCallback, NextRolloutsValidator
+from effopd.extrapolation.validation import TeacherKLValidator
 from effopd.training.metrics import MetricsCallback
 from extrapolation.scripted import records
 from extrapolation.test_fresh_weights import FakeEngine
@@ -25,6 +26,13 @@ def add(trainer: Any, **settings: Any) -> EffOPDCallback:
     )
     trainer.add_callback(callback)
     return callback
+
+
+class Interrupt(TrainerCallback):
+    """Ctrl-C after the first backward pass, before the optimizer steps."""
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
 
 
 def test_it_searches_before_each_step_but_the_first_at_no_rollouts(tmp_path: Path) -> None:
@@ -212,6 +220,85 @@ def test_the_optimizer_steps_with_the_rate_that_was_found(tmp_path: Path) -> Non
     assert logged == pytest.approx(wanted)
 
 
+def test_all_passes_of_a_step_have_its_learning_rate(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=3, lr_scheduler_type="linear", warmup_steps=1)
+    add(trainer, scales=(), passes=3)
+    trainer.create_optimizer()
+    rates: list[float] = []
+    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    trainer.train()
+    assert rates == pytest.approx([0, 0, 0, 1e-3, 1e-3, 1e-3, 5e-4, 5e-4, 5e-4])
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_callback_that_was_removed_has_no_part_in_training(accumulation: int, tmp_path: Path) -> None:
+    options = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": 4, "max_steps": 3}
+    once = distillation_trainer(tmp_path / "once", **options)
+    add(once, passes=2)
+    once.train()
+    twice = distillation_trainer(tmp_path / "twice", **options)
+    removed = add(twice, passes=2)
+    add(twice, passes=2)
+    with pytest.raises(ConfigurationError, match="removes the first"):
+        twice.train()
+    twice.remove_callback(EffOPDCallback)
+    with pytest.warns(UserWarning, match="not added to it"):
+        twice.train()
+    assert removed.last is None
+    assert_same(weights(once), weights(twice))
+    first, second = ([row["candidates"] for row in records(tmp_path / name)] for name in ("once", "twice"))
+    assert first == second
+
+
+def test_after_training_the_trainer_is_as_it_was(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=2)
+    callback = add(trainer, passes=2)
+    trainer.train()
+    for name in ("_prepare_inputs", "_get_last_hidden_state"):
+        assert getattr(trainer, name).__func__ is getattr(type(trainer), name)
+    trainer.remove_callback(callback)
+    last = callback.last
+    trainer.train()
+    assert callback.last is last
+
+
+def test_an_interrupted_step_has_no_part_in_an_evaluation(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=2)
+    trainer.eval_dataset = tiny_dataset(8)
+    add(trainer, passes=2)
+
+    trainer.add_callback(Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    losses = []
+    for _ in range(2):
+        set_seed(0)
+        losses.append(trainer.evaluate()["eval_loss"])
+        trl_hooks.unwatch_rollouts(trainer)
+    assert losses[0] == losses[1]
+
+
+def test_another_preset_after_an_interrupted_line_search_is_alone(tmp_path: Path) -> None:
+    scores = []
+    for interrupted in (False, True):
+        trainer = distillation_trainer(tmp_path / str(interrupted), max_steps=1)
+        if interrupted:
+            add(trainer, passes=2)
+            stop = Interrupt()
+            trainer.add_callback(stop)
+            with pytest.raises(KeyboardInterrupt):
+                trainer.train()
+            for callback in (EffOPDCallback, stop):
+                trainer.remove_callback(callback)
+            trainer.create_optimizer()
+        trainer.add_callback(EffOPDCallback(trainer, preset="adaptive", num_prompts=8))
+        set_seed(0)
+        trainer.train()
+        (row,) = records(tmp_path / str(interrupted))
+        scores.append((row["baseline"], row["candidates"]))
+    assert scores[0] == scores[1]
+
+
 @pytest.mark.parametrize("reset", [None, False])
 def test_the_optimizer_starts_anew_after_a_jump_and_only_then(reset: bool | None, tmp_path: Path) -> None:
     trainer = distillation_trainer(tmp_path, learning_rate=1e-5, max_steps=5)
@@ -248,6 +335,16 @@ def test_wrong_use_is_refused_before_training(tmp_path: Path) -> None:
     for name, value in (("passes", 0), ("max_kl", 0.0), ("max_kl", "far")):
         with pytest.raises(ConfigurationError, match=name):
             add(trainer, **{name: value})
+    for preset, validator in (("line_search", TeacherKLValidator()), ("paper", NextRolloutsValidator())):
+        with pytest.raises(ConfigurationError, match=f"Got a {type(validator).__name__} with settings for validator="):
+            EffOPDCallback(trainer, preset=preset, validator=validator)
+    trainer.reference_model = trainer.teacher_model  # type: ignore[attr-defined]
+    with pytest.raises(UnsupportedError, match="ExOPD"):
+        add(trainer)
+    del trainer.reference_model  # type: ignore[attr-defined]
+    add(trainer, schedule=(1,))
+    with pytest.raises(ConfigurationError, match="of which step 2 is the first that can extrapolate"):
+        trainer.train()
     with pytest.raises(UnsupportedError, match="adagrad"):
         add(distillation_trainer(tmp_path, optim="adagrad"))
     trainer.train_dataset = Dataset.from_dict({"prompt": ["1+1="], "image": ["picture"]})

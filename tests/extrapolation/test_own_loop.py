@@ -13,7 +13,7 @@ from tiny import assert_same
 from torch.nn.functional import dropout
 
 from effopd.errors import ConfigurationError, UnsupportedError
-from effopd.extrapolation import Extrapolator, Score
+from effopd.extrapolation import Extrapolator, Score, own_loop
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "extrapolation.md"
@@ -162,6 +162,20 @@ def test_an_error_puts_the_weights_back(error: type[BaseException]) -> None:
         extrapolator.step(1)
     assert weight.tolist() == [2, 2, 2]
     assert published == [2, 4, 2]
+
+
+def test_an_error_of_one_of_several_processes_publishes_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    published: list[float] = []
+
+    def validate(seed: int) -> float:
+        raise ValueError("here alone")
+
+    extrapolator, weight = moved(1.0, 2.0, publish=lambda: published.append(weight[0].item()))
+    extrapolator._validate = validate
+    monkeypatch.setattr(own_loop, "num_processes", lambda: 2)
+    with pytest.raises(ValueError, match="here alone"):
+        extrapolator.step(1)
+    assert published == [2]
 
 
 def test_weights_that_are_not_finite_are_rejected_without_being_published() -> None:

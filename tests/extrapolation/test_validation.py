@@ -21,7 +21,7 @@ def score(trainer: Any, *rewards: Any, weights: list[float] | None = None, num_p
     return validate(trainer, RewardValidator(rewards, weights), list(tiny_dataset(num_prompts)), seed=0)
 
 
-def test_none_adds_nothing_as_in_trl(tmp_path: Path) -> None:
+def test_none_adds_nothing_and_unjudged_completions_are_left_out_as_in_trl(tmp_path: Path) -> None:
     def first(completions: list[str], **kwargs: Any) -> list[float | None]:
         return [None, None, *[1.0] * (len(completions) - 2)]
 
@@ -29,24 +29,29 @@ def test_none_adds_nothing_as_in_trl(tmp_path: Path) -> None:
         return [4.0, *[None] * (len(completions) - 1)]
 
     trainer = distillation_trainer(tmp_path)
-    assert score(trainer, first).value == pytest.approx(0.8)
-    assert score(trainer, first, second, weights=[2.0, 0.5]).value == pytest.approx(1.8)
+    judged = score(trainer, first)
+    assert (judged.value, judged.stderr, judged.rollouts) == (1, 0, 10)  # of the two nobody judged, nothing is known
+    both = score(trainer, first, second, weights=[2.0, 0.5])
+    assert both.value == pytest.approx((0.5 * 4 + 8 * 2) / 9)
     nothing = score(trainer, lambda completions, **kwargs: [None] * len(completions))
-    assert math.isnan(nothing.value)
+    assert math.isnan(nothing.value) and math.isnan(nothing.stderr)
     assert nothing.rollouts == 10
 
 
-def test_another_process_may_have_all_the_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = distillation_trainer(tmp_path)
-    monkeypatch.setattr("effopd.extrapolation.validation.gather", lambda tensor: torch.cat([tensor, tensor + 1]))
-    validator = RewardValidator(lambda completions, **kwargs: [None] * len(completions))
-    rollouts = [trl_hooks.Rollout(example, [2], [3], "") for example in tiny_dataset(2)]
-    assert validator.scores(trainer, rollouts).tolist() == [0, 0]
+def test_nan_is_none_as_in_trl(tmp_path: Path) -> None:
+    def partly(completions: list[str], **kwargs: Any) -> list[float]:
+        return [math.nan, *[float(number) for number in range(len(completions) - 1)]]
+
+    found = score(distillation_trainer(tmp_path), partly)
+    assert found.value == 4
+    assert found.stderr == pytest.approx(np.std(range(9), ddof=1) / 3)
 
 
-def test_a_reward_that_is_not_a_number_makes_the_score_nan(tmp_path: Path) -> None:
-    trainer = distillation_trainer(tmp_path)
-    assert math.isnan(score(trainer, lambda completions, **kwargs: [math.nan] + [1.0] * (len(completions) - 1)).value)
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_infinite_rewards_make_the_score_infinite(value: float, tmp_path: Path) -> None:
+    assert (
+        score(distillation_trainer(tmp_path), lambda completions, **kwargs: [value] * len(completions)).value == value
+    )
 
 
 def test_mean_and_standard_error_of_one_prompt(tmp_path: Path) -> None:

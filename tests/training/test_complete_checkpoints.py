@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from effopd.errors import CheckpointError, ConfigurationError
 from effopd.training.complete_checkpoints import (
     COMPLETE,
+    MONITOR,
     check_processes,
     mark_complete,
     newest_checkpoint,
@@ -44,6 +45,13 @@ def test_what_is_whole_is_read(checkpoint: Path) -> None:
     assert list(saved["files"]) == ["effopd/anchor.safetensors", "model.safetensors", "optimizer.pt"]
     assert newest_checkpoint(checkpoint.parent) == checkpoint
     assert newest_checkpoint(checkpoint.parent, other_than=checkpoint) == checkpoint.with_name("checkpoint-2")
+
+
+def test_the_monitors_file_may_be_removed(checkpoint: Path) -> None:
+    (checkpoint / MONITOR).touch()
+    mark_complete(checkpoint, {}, config())
+    (checkpoint / MONITOR).unlink()
+    assert MONITOR not in read_complete(checkpoint)["files"]
 
 
 @pytest.mark.parametrize("name", ["effopd/anchor.safetensors", "model.safetensors", "optimizer.pt"])

@@ -12,11 +12,13 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 from small_runs import world
+from tiny import assert_same
 from tiny_models import write_tiny_qwen3
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from effopd.checkpoints import find_checkpoints
 from effopd.errors import CheckpointError, ConfigurationError, DataError, EffOPDError
+from effopd.files import read_json
 from effopd.run_directory import locked
 from effopd.training import OPDTrainer, build_trainer, train
 from effopd.training.complete_checkpoints import newest_checkpoint
@@ -275,6 +277,25 @@ def test_a_checkpoint_that_lost_its_state_is_not_continued_from(name: str, tmp_p
     (tmp_path / "checkpoint-3" / name).unlink()
     with pytest.raises(CheckpointError, match=f"lacks {name}.*go on to other weights"):
         train(*world(tmp_path, max_steps=4))
+
+
+def test_the_best_model_is_the_final_one_also_after_an_interruption(tmp_path: Path) -> None:
+    every = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "max_steps": 4, "learning_rate": 0.5}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "greater_is_better": False}
+    target = {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 20}
+    train(*world(tmp_path, target, **every, **best))
+    whole = load_file(tmp_path / "model.safetensors")
+    kept = Path(read_json(tmp_path / "checkpoint-4" / "trainer_state.json")["best_model_checkpoint"]).name
+    for name in ("run.json", "model.safetensors"):
+        (tmp_path / name).unlink()
+    train(*world(tmp_path, target, **every, **best))
+    assert_same(load_file(tmp_path / "model.safetensors"), whole)
+    assert_same(load_file(tmp_path / kept / "model.safetensors"), whole)
+
+
+def test_metrics_have_the_learning_rate_of_their_own_step(tmp_path: Path) -> None:
+    rows = train(*world(tmp_path, max_steps=4, lr_scheduler_type="linear", learning_rate=1e-3))
+    assert [row["learning_rate"] for row in rows] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
 
 
 @pytest.mark.parametrize("steps", [6, 2])

@@ -42,7 +42,8 @@ def test_the_oldest_go_first_and_later_ones_do_not_count(
     (tmp_path / "checkpoint-best").mkdir()
     (tmp_path / ".checkpoint-1.removed").mkdir()  # what a kill has left
     args = SimpleNamespace(output_dir=str(tmp_path), save_total_limit=limit)
-    trl_hooks.remove_old_checkpoints(args, 10, None if best is None else str(tmp_path / f"checkpoint-{best}"))
+    elsewhere = tmp_path.parent / "before-it-was-moved"
+    trl_hooks.remove_old_checkpoints(args, 10, None if best is None else str(elsewhere / f"checkpoint-{best}"))
     assert names(tmp_path) == sorted(f"checkpoint-{each}" for each in [*left, "best"])
 
 

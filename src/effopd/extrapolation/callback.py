@@ -3,7 +3,6 @@
 import math
 import random
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -91,6 +90,7 @@ class EffOPDCallback(TrainerCallback):
             overrides["validator"], validator = validator, None
         self.config = resolve_preset(preset, **overrides)
         self.validator = make_validator(validator or self.config.validator, reward)
+        checks.check_validator(self.config, self.validator)
         checks.check_trainer(trainer, allow_untested_trainer)
         checks.check_device(self.config.snapshot_device)
         self._ahead = self.validator if isinstance(self.validator, NextRolloutsValidator) else None
@@ -111,8 +111,6 @@ class EffOPDCallback(TrainerCallback):
         self._triggers = parse_schedule(self.config.schedule)
         self._snapshot: Snapshot | None = None
         self._resume_from: Path | None = None
-        if self._ahead:
-            self._ahead.watch(trainer, self._before_step, self.config.num_prompts, self.config.passes)
         self._rate = LearningRateMultiple()
         self._warned_of_ties = False
         trl_hooks.on_resume(trainer, self._remember_checkpoint)
@@ -138,10 +136,13 @@ class EffOPDCallback(TrainerCallback):
                 "trainer.remove_callback(EffOPDCallback) removes the first."
             )
         if self.config.scales:
-            check_schedule(self._triggers, self.config.schedule, state.max_steps)
+            check_schedule(self._triggers, self.config.schedule, state.max_steps, first=2 if self._ahead else 1)
             if not self._ahead:
                 self.validator.try_out(self.trainer, self._draw(step=0)[0])
         trl_hooks.add_tag(self.trainer, "effopd")
+        trl_hooks.unwatch_rollouts(self.trainer)  # by the callback of an earlier training
+        if self._ahead:
+            self._ahead.watch(self.trainer, self._before_step, self.config.num_prompts, self.config.passes)
         self._snapshot = snapshot_of(self.trainer, self._names, self.config.snapshot_device)
         self._optimizer_checked = False
         self.cost, self.num_accepted, self.last = dict.fromkeys(COSTS, 0), 0, None
@@ -192,6 +193,11 @@ class EffOPDCallback(TrainerCallback):
         saved = {"cost": self.cost, "num_accepted": self.num_accepted, "config": asdict(self.config)}
         saved["rate"] = self._rate.state()
         save_state(checkpoint, self._snapshot, saved, self.trainer.accelerator, args.should_save)
+
+    @override
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Leave the trainer as it was."""
+        trl_hooks.unwatch_rollouts(self.trainer)
 
     def _extrapolate(self, step: int) -> None:
         assert self._snapshot is not None
@@ -252,11 +258,11 @@ class EffOPDCallback(TrainerCallback):
                         return Score(math.nan)
                 self._publish()
             seed = derived_seed(self._seed, step, next(samplings) if independent else 0)
-            try:
-                with self._timed("validation_seconds"):
+            with self._timed("validation_seconds"):
+                try:
                     score = self._ahead.score_live() if self._ahead else validate(self.trainer, validator, rows, seed)
-            except DivergedError:  # it comes before anything is sampled, so there is no cost to count
-                return Score(math.nan)
+                except DivergedError as error:
+                    score = Score(math.nan, rollouts=error.rollouts, generated_tokens=error.tokens)
             for key in ("rollouts", "generated_tokens", "teacher_tokens"):
                 self.cost[key] += getattr(score, key)
             return score
@@ -299,11 +305,8 @@ class EffOPDCallback(TrainerCallback):
         return [self._rows[index] for index in indices]
 
     def _check_added(self) -> None:
-        if self not in self.trainer.callback_handler.callbacks:
-            warnings.warn(
-                "An EffOPDCallback was made for this trainer and not added to it. Call trainer.add_callback with it.",
-                stacklevel=2,
-            )
+        if self._snapshot is None:
+            checks.warn_if_not_added(self.trainer, self)
 
     @contextmanager
     def _timed(self, key: str) -> Iterator[None]:

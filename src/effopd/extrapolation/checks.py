@@ -1,5 +1,6 @@
 """Checks that extrapolation will be right, before it changes anything: what does not pass is refused."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ from effopd import trl_hooks
 from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.extrapolation.adapters import check_adapter
 from effopd.extrapolation.deepspeed_checks import check_deepspeed
+from effopd.extrapolation.next_rollouts import NextRolloutsValidator
 from effopd.extrapolation.optimizers import KEEPS_WEIGHTS
 from effopd.extrapolation.presets import ExtrapolationConfig
+from effopd.extrapolation.validation import Validator
 
 _IN_ITS_LOSS = (
     "It samples from inside its loss, and only for a share of the batches, with prompts cut from whole conversations. "
@@ -83,6 +86,30 @@ def _check_class(trainer: Any, allow_untested: bool) -> None:
             f"{name} is not a trainer that EffOPDCallback is tested with ({tested}), or it replaces one of "
             f"{', '.join(trl_hooks.SAMPLING_METHODS)}. If its _generate_single_turn gives one completion for each "
             "prompt, from the weights as they are, pass allow_untested_trainer=True."
+        )
+
+
+def check_validator(config: ExtrapolationConfig, validator: Validator) -> None:
+    """Refuse a validator of one's own beside settings that are for another kind of search.
+
+    Raises:
+        ConfigurationError: One of the two searches on the next step's rollouts, and the other does not.
+    """
+    if isinstance(validator, NextRolloutsValidator) != (config.validator == "next_rollouts"):
+        raise ConfigurationError(
+            f"Got a {type(validator).__name__} with settings for validator={config.validator!r}. preset='line_search' "
+            "takes no other validator than its own, and no other preset takes that one. For a validator of your own, "
+            "use preset='paper' or 'reference'."
+        )
+
+
+def warn_if_not_added(trainer: Any, callback: Any) -> None:
+    """Warn that a trainer starts without a callback that was made for it."""
+    if callback not in trainer.callback_handler.callbacks:
+        warnings.warn(
+            f"An {type(callback).__name__} was made for this trainer and not added to it. Call trainer.add_callback "
+            "with it.",
+            stacklevel=3,
         )
 
 

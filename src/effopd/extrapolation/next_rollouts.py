@@ -39,6 +39,11 @@ class NextRolloutsValidator(Validator):
                 "instead of a teacher, the best scale of a single update is mostly noise (docs/line_search.md). "
                 "Use preset='paper'."
             )
+        if getattr(trainer, "reference_model", None) is not None:
+            raise UnsupportedError(
+                "validator='next_rollouts' scores by the KL to the teacher, and ExOPD (reference_model) trains towards "
+                "something else. Use preset='paper', or leave the reference model out."
+            )
         if getattr(trainer.args, "optim", None) == "adagrad":
             raise UnsupportedError(
                 "optim='adagrad' fills its state once and for all, and the line search empties the optimizer's state "
@@ -52,7 +57,7 @@ class NextRolloutsValidator(Validator):
             )
 
     def watch(self, trainer: Any, on_sampled: Callable[[], None], num_rollouts: int, passes: int) -> None:
-        """Call `on_sampled` at each step from now on, between sampling its rollouts and training on them."""
+        """Call `on_sampled` at each step of the training that begins, between sampling and training on its rollouts."""
         self.step = trl_hooks.StepRollouts(trainer, on_sampled, num_rollouts, passes)
 
     def score_live(self) -> Score:

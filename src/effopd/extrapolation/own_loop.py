@@ -11,7 +11,7 @@ from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.extrapolation.presets import resolve_preset
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import Score, SearchResult, search
-from effopd.extrapolation.snapshot import Snapshot
+from effopd.extrapolation.snapshot import Snapshot, num_processes
 from effopd.extrapolation.underflow import reason_to_skip, warn_of_underflow
 from effopd.extrapolation.zero_snapshot import is_zero
 from effopd.sampling import derived_seed, seeded
@@ -66,7 +66,9 @@ class Extrapolator:
     def step(self, step: int) -> SearchResult | None:
         """Extrapolate after `step` steps of the optimizer if the schedule says so. This is collective.
 
-        The weights are then the accepted ones; or W_t bit for bit, also if `validate` or `publish` raises.
+        The weights are then the accepted ones; or W_t bit for bit, also if `validate` or `publish` raises. After
+        such an error, `publish` is called once more with one process, and not with several, of which others may not
+        know.
 
         Returns:
             What was tried and accepted; None if the schedule does not have the step.
@@ -101,7 +103,8 @@ class Extrapolator:
             self._publish()
         except BaseException:  # not even Ctrl-C may leave a candidate in the model
             snapshot.restore()
-            self._publish()
+            if num_processes() == 1:  # others may not come here, and `publish` may wait for them
+                self._publish()
             raise
         snapshot.commit()
         return result

@@ -61,14 +61,17 @@ def parse_schedule(spec: str | Sequence[int]) -> Schedule:
     )
 
 
-def check_schedule(triggers: Schedule, schedule: Any, max_steps: int) -> None:
+def check_schedule(triggers: Schedule, schedule: Any, max_steps: int, first: int = 1) -> None:
     """Refuse a schedule by which a training of `max_steps` steps would never extrapolate.
 
+    A training of a single step is to try everything out, and may have that step in its schedule whatever is `first`.
+
     Raises:
-        ConfigurationError: No step from 1 to `max_steps` is one of the schedule.
+        ConfigurationError: No step from `first`, the first at which that is possible, to `max_steps` is in it.
     """
-    if not any(triggers(step) for step in range(1, max_steps + 1)):
+    if not any(triggers(step) for step in range(min(first, max_steps), max_steps + 1)):
+        before = "" if first == 1 else f", of which step {first} is the first that can extrapolate"
         raise ConfigurationError(
-            f"schedule={schedule!r} has no step among the {max_steps} of this training, so nothing would be "
-            "extrapolated. Give earlier steps, or train longer."
+            f"schedule={schedule!r} has no step among the {max_steps} of this training{before}, so nothing would be "
+            "extrapolated. Give other steps, or train longer."
         )

@@ -144,11 +144,14 @@ def search(
             Confirmation does not ask for it. With 0, `acceptance` alone decides.
 
     Returns:
-        The candidates that were tried, in order, and the largest scale that was accepted.
+        The candidates that were tried, in order, and the largest scale that was accepted. None is tried if the score of
+        `W_t` is not finite.
     """
     if not scales:
         return SearchResult(baseline=None, candidates=(), accepted_scale=0.0)
     baseline = evaluate(0.0)
+    if not math.isfinite(baseline.value):
+        return SearchResult(baseline, (), 0.0)
     best = baseline
     candidates: list[Candidate] = []
     for scale in scales:

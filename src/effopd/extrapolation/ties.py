@@ -1,5 +1,6 @@
-"""Validations that tell nothing, because every completion got the same score: all wrong, or all right."""
+"""Validations that tell nothing: every completion got the same score, all wrong or all right; or none got any."""
 
+import math
 import warnings
 
 from effopd.extrapolation.search import SearchResult
@@ -23,10 +24,19 @@ def all_scores_equal(result: SearchResult) -> bool:
 
 
 def warn_of_ties(result: SearchResult, step: int) -> bool:
-    """Warn if a candidate was accepted although every score is equal, and say whether that was so.
+    """Warn of a validation that tells nothing, and say whether it was one.
 
-    The paper's rule (arXiv 2605.11739, EffOPD: V(candidate) >= best) accepts such ties up to the largest scale.
+    W_t has no score, so that nothing was tried; or a candidate was accepted although every score is equal: the paper's
+    rule (arXiv 2605.11739, EffOPD: V(candidate) >= best) accepts such ties up to the largest scale.
     """
+    if result.baseline is not None and not math.isfinite(result.baseline.value):
+        warnings.warn(
+            f"Step {step}: the validation score of W_t is {result.baseline.value}, so no candidate was tried. Either "
+            "the reward gave None or NaN for all validation completions or infinity for one, or the weights diverged. "
+            "Give prompts that the reward can judge (validation_dataset). This warning is given once.",
+            stacklevel=2,
+        )
+        return True
     if not result.accepted_scale or not all_scores_equal(result):
         return False
     assert result.baseline is not None

@@ -118,13 +118,15 @@ class RewardValidator(Validator):
 
     @override
     def scores(self, trainer: Any, rollouts: Sequence[Rollout]) -> torch.Tensor:
-        """Compute the weighted sum of each rollout's rewards. None adds nothing, as in TRL; if all are, it is NaN."""
+        """Compute the weighted sum of each rollout's rewards, to which None and NaN add nothing; if all are, it is NaN.
+
+        `validate` leaves such rollouts out of the mean. Both is as TRL's `GRPOTrainer` does.
+        """
         columns = {key: [rollout.example[key] for rollout in rollouts] for key in rollouts[0].example}
         for ours in ("completion", "completion_ids"):
             columns.pop(ours, None)
         prompts = columns.pop("prompt")
-        total = torch.zeros(len(rollouts))
-        num_given = 0
+        total, is_judged = torch.zeros(len(rollouts)), torch.zeros(len(rollouts), dtype=torch.bool)
         for function, weight in zip(self.functions, self.weights, strict=True):
             values = function(
                 prompts=prompts,
@@ -138,9 +140,10 @@ class RewardValidator(Validator):
             if inspect.isawaitable(values):
                 values = trl_hooks.wait_for(trainer, values)
             check_rewards(function, values, len(rollouts))
-            num_given += sum(value is not None for value in values)
-            total += weight * torch.tensor([0.0 if value is None else float(value) for value in values])
-        return total if gather(torch.tensor([num_given], device=trainer.accelerator.device)).any() else total * math.nan
+            given = torch.tensor([math.nan if value is None else float(value) for value in values])
+            is_judged |= ~given.isnan()
+            total += weight * given.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
+        return total.masked_fill(~is_judged, math.nan)
 
 
 class TeacherKLValidator(Validator):
@@ -232,8 +235,9 @@ def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, An
             generation backend draws them per prompt.
 
     Returns:
-        Mean and standard error over the examples, and the cost of all processes. Where the examples cannot be divided
-        evenly, some are sampled twice; the second time counts as cost and not towards the score.
+        Mean and standard error over the examples whose score is a number, and the cost of all processes. Where the
+        examples cannot be divided evenly, some are sampled twice; the second time counts as cost and not towards the
+        score.
     """
     accelerator = trainer.accelerator
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -245,9 +249,10 @@ def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, An
     tokens = torch.tensor([sum(len(rollout.completion_ids) for rollout in rollouts)], device=accelerator.device)
     all_scores = gather(scores)[: len(examples)].double().cpu()
     num_tokens = int(gather(tokens).sum()) * validator.is_new
+    judged = all_scores[~all_scores.isnan()]
     return Score(
-        value=all_scores.mean().item(),
-        stderr=(all_scores.std() / math.sqrt(len(examples))).item() if len(examples) > 1 else math.nan,
+        value=judged.mean().item(),
+        stderr=(judged.std() / math.sqrt(len(judged))).item() if len(judged) > 1 else math.nan,
         rollouts=share * world * validator.is_new,
         generated_tokens=num_tokens,
         teacher_tokens=num_tokens * validator.teacher_passes,

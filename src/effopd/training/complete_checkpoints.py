@@ -22,6 +22,8 @@ TRAINER_STATE = "trainer_state.json"
 _TORCH = (".pt", ".pth")
 # Beginnings of the names of what a checkpoint has beside its model.
 STATE_FILES = (*_STATE, TRAINER_STATE, "effopd")
+# Not in the mark, because training goes on to the same weights without it; the update monitor checks its file itself.
+MONITOR = "effopd/monitor.safetensors"
 
 
 def prompts_per_step(config: Any) -> int:
@@ -45,7 +47,7 @@ def mark_complete(checkpoint: Path, totals: dict[str, float], config: Any) -> No
         if file.suffix in _TORCH and not zipfile.is_zipfile(file):
             raise CheckpointError(f"{file} was not written to its end. Make room on the disk, and start again.")
     sizes = {str(file.relative_to(checkpoint)): file.stat().st_size for file in checkpoint.rglob("*") if file.is_file()}
-    files = {name: sizes[name] for name in sorted(sizes) if not name.startswith(COMPLETE)}
+    files = {name: sizes[name] for name in sorted(sizes) if not name.startswith(COMPLETE) and name != MONITOR}
     by = {"processes": config.world_size, "prompts_per_step": prompts_per_step(config)}
     write_json(checkpoint / COMPLETE, {"totals": totals, **by, "files": files})
 

@@ -62,7 +62,7 @@ class MetricsCallback(TrainerCallback):
         self._written = True
         self._totals: dict[str, float] = {}
         self._saved_totals: dict[str, float] = {}
-        self._step_started = 0.0
+        self._step_started = self._learning_rate = 0.0
         self._effopd_before: list[float] = []
         trl_hooks.on_resume(trainer, self._load)
         trl_hooks.remove_old_checkpoints_last(trainer)
@@ -85,6 +85,7 @@ class MetricsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._write(args, state)
+        self._learning_rate = self.trainer.lr_scheduler.get_last_lr()[0]  # at the end of the step it is the next one's
         self.trainer.meter = StepMeter()
         self._step_started = time.perf_counter()
         self._effopd_before = self._effopd_seconds()
@@ -146,7 +147,7 @@ class MetricsCallback(TrainerCallback):
                 self.row[key] = metrics.get(f"eval_{key}")
             if math.isnan(metrics.get("eval_accuracy", 0.0)):
                 logger.warning(
-                    "Step %d has no accuracy: the reward gave NaN for an evaluation prompt, or None for all of them.",
+                    "Step %d has no accuracy: the reward gave None or NaN for all evaluation prompts.",
                     state.global_step,
                 )
 
@@ -172,7 +173,7 @@ class MetricsCallback(TrainerCallback):
         return {
             "step": state.global_step,
             "epoch": state.epoch,
-            "learning_rate": self.trainer.lr_scheduler.get_last_lr()[0],
+            "learning_rate": self._learning_rate,
             "loss": loss,
             "reverse_kl": reverse_kl if hasattr(self.trainer, "teacher_model") else None,
             "grad_norm": None,

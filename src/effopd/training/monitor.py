@@ -43,12 +43,12 @@ from effopd.checks import check_number
 from effopd.errors import UnsupportedError
 from effopd.files import append_json_line, drop_later_steps
 from effopd.parameters import clean_name, select
+from effopd.training.complete_checkpoints import MONITOR
 from effopd.training.update_sample import SPECTRAL, UpdateSample, choose_matrices, num_bytes
 
 logger = logging.getLogger(__name__)
 
 UPDATES = "updates.jsonl"
-STATE = "effopd/monitor.safetensors"
 NUM_MATRICES = 8
 
 
@@ -133,7 +133,7 @@ class UpdateMonitorCallback(TrainerCallback):
         """Copy the base, or read it from the checkpoint that training resumes from."""
         self._choose()  # once more, because FSDP2 has replaced the parameters, and perhaps changed their dtype
         rows = Path(args.output_dir) / UPDATES
-        saved, self._resume_from = self._resume_from and self._resume_from / STATE, None
+        saved, self._resume_from = self._resume_from and self._resume_from / MONITOR, None
         if state.is_world_process_zero:
             if state.global_step:
                 drop_later_steps(rows, state.global_step)
@@ -148,7 +148,7 @@ class UpdateMonitorCallback(TrainerCallback):
             return
         step, started = state.global_step, time.perf_counter()
         if step:
-            logger.warning("The checkpoint has no %s: the update is measured from step %d on.", STATE, step)
+            logger.warning("The checkpoint has no %s: the update is measured from step %d on.", MONITOR, step)
         self._progress = _Progress(step, (step // self.every + 1) * self.every)
         self._sample = UpdateSample(self._gather(), self.sampled)
         self.seconds += (seconds := time.perf_counter() - started)
@@ -185,7 +185,7 @@ class UpdateMonitorCallback(TrainerCallback):
     @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the weights that are remembered into the checkpoint that was just written."""
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE
+        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / MONITOR
         if state.is_world_process_zero:
             self._sample.save(path, {"progress": asdict(self._progress)})
 

@@ -131,7 +131,8 @@ def _train(
         if checkpoint and _had_ended(state):
             # Interrupted between its last checkpoint and its end. The Trainer would take one more step.
             if trainer.is_world_process_zero():
-                _copy_model(checkpoint, directory)
+                best = state["best_model_checkpoint"] if config.load_best_model_at_end else None
+                _copy_model(directory / Path(best or checkpoint).name, directory)
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             trainer.save_model(str(directory))
@@ -160,7 +161,7 @@ def _had_ended(state: dict[str, Any]) -> bool:
 
 
 def _copy_model(checkpoint: Path, directory: Path) -> None:
-    """Make a run's final model from its last checkpoint, which has the same files and those of the training's state."""
+    """Make a run's final model from a checkpoint, which has the same files and those of the training's state."""
     for file in checkpoint.iterdir():
         if file.is_file() and not file.name.startswith(STATE_FILES):
             with replaced(directory / file.name) as temporary:

@@ -36,7 +36,8 @@ class EvaluateNearTarget(TrainerCallback):
     It asks at the steps of `is_evaluation_step`, whenever the step's own rollouts, sampled before its update, were
     rewarded with at least `target - margin` on average, and after every accepted extrapolation. Where a step has fewer
     than 128 rollouts, those of the steps before it are averaged as well, until there are so many. The trainer then
-    evaluates whatever its `eval_strategy` is; it needs an `eval_dataset` and an `evaluation_reward`.
+    evaluates whatever its `eval_strategy` is; it needs an `eval_dataset` and an `evaluation_reward`. The rewards of the
+    steps before are in no checkpoint, so that with fewer than 128 rollouts a resumed run may evaluate at other steps.
 
     Args:
         trainer: Trainer that this callback is added to.

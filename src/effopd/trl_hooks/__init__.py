@@ -84,7 +84,7 @@ from effopd.trl_hooks.old_checkpoints import remove_old_checkpoints, remove_old_
 from effopd.trl_hooks.resume import on_resume, on_start
 from effopd.trl_hooks.rewards import wait_for
 from effopd.trl_hooks.rollouts import Rollout, empty_rollout, generate, is_divergence, make_rollouts
-from effopd.trl_hooks.step_rollouts import SAMPLING_LOGPROBS, StepRollouts, StepScore
+from effopd.trl_hooks.step_rollouts import SAMPLING_LOGPROBS, StepRollouts, StepScore, unwatch_rollouts
 from effopd.trl_hooks.trainer import (
     SAMPLING_METHODS,
     TESTED_TRAINERS,
@@ -132,5 +132,6 @@ __all__ = [
     "seeded_per_process",
     "token_logprobs",
     "tokenizer",
+    "unwatch_rollouts",
     "wait_for",
 ]

@@ -56,7 +56,7 @@ def remove_old_checkpoints(args: Any, newest: int, best: str | None = None) -> N
         return
     numbers = {path: path.name.removeprefix("checkpoint-") for path in directory.glob("checkpoint-*") if path.is_dir()}
     steps = {int(number): path for path, number in numbers.items() if number.isdecimal() and int(number) <= newest}
-    kept = {newest} | {step for step, path in steps.items() if best is not None and path.samefile(best)}
+    kept = {newest} | {step for step, path in steps.items() if best is not None and path.name == Path(best).name}
     others = sorted(steps.keys() - kept)
     for step in others[: len(others) - max(0, args.save_total_limit - len(kept))]:
         removed = directory / f".checkpoint-{step}.removed"

@@ -63,8 +63,13 @@ def generate(trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> lis
             batch = examples[start : start + batch_size]
             prompts = [example["prompt"] for example in batch]
             prompt_ids, images, fields = trainer._tokenize_prompts(prompts)
-            _check_logits(trainer, prompt_ids)
-            completion_ids = _sample(trainer, prompt_ids, images, fields)
+            try:
+                _check_logits(trainer, prompt_ids)
+                completion_ids = _sample(trainer, prompt_ids, images, fields)
+            except DivergedError as error:
+                error.rollouts = len(rollouts)
+                error.tokens = sum(len(rollout.completion_ids) for rollout in rollouts)
+                raise
             rollouts += make_rollouts(trainer, batch, prompt_ids, completion_ids)
     return rollouts
 

@@ -41,7 +41,8 @@ class StepScore(NamedTuple):
 class StepRollouts:
     """Watches a trainer's rollouts, which the teacher reads once for everything that is done with them.
 
-    It replaces two methods of the trainer, and must be made before training starts.
+    It replaces two methods of the trainer until `unwatch_rollouts` or another of its kind, and must be made before the
+    first rollouts are sampled.
 
     Args:
         trainer: A `DistillationTrainer`.
@@ -61,6 +62,7 @@ class StepRollouts:
         self._sampler_head: tuple[torch.Tensor, torch.Tensor | None] | None = None  # their head, and its bias
         self._index: int | None = None  # of the micro-batch under way
         self._num_rows: int | None = None  # how many of its rows, None for all
+        self._rates: list[float] = []  # of the step under way, by group of parameters
         self._watch(weakly(on_sampled))
 
     def score(self) -> StepScore:
@@ -138,6 +140,7 @@ class StepRollouts:
         deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED  # its backward pass steps the optimizer
         if deepspeed:
             schedule, model.lr_scheduler = model.lr_scheduler, None
+        scheduled = self._set_rates(self._rates)  # of the next step
         try:
             with metrics_kept(trainer, "train"):
                 for index, batch in enumerate(batches):
@@ -150,9 +153,18 @@ class StepRollouts:
             trainer.optimizer.step()
             model.zero_grad()
         finally:
+            self._set_rates(scheduled)
             trainer._prepare_inputs, trainer._step, trainer.effopd_trains_again = prepare, step, False
             if deepspeed:
                 model.lr_scheduler = schedule
+
+    def _set_rates(self, rates: list[float]) -> list[float]:
+        """Set the optimizer's learning rates, and return those that it had."""
+        groups = self.trainer.optimizer.param_groups
+        before = [group["lr"] for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+        return before
 
     def forget(self) -> None:
         """Free what was kept of the step. Call it when the step is over."""
@@ -162,17 +174,22 @@ class StepRollouts:
 
     def _watch(self, find_action: Callable[[], Callable[[], None] | None]) -> None:
         trainer = self.trainer
+        unwatch_rollouts(trainer)
         prepare, hidden_states = trainer._prepare_inputs, trainer._get_last_hidden_state
+        trainer.effopd_unwatched = prepare, hidden_states
 
         def prepare_inputs(batch: Any) -> Any:
             before = trainer._buffered_inputs
             inputs = prepare(batch)
             if not trainer.model.training:
+                self._index = None  # after an interruption, it may still be that of a step
                 return inputs
             if trainer._buffered_inputs is not before:
                 self.forget()
                 if (action := find_action()) is not None:
                     action()
+            if trainer.optimizer is not None:
+                self._rates = [group["lr"] for group in trainer.optimizer.param_groups]
             return self._trained_on(inputs)
 
         def hidden_states_once(model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -239,3 +256,9 @@ class StepRollouts:
                 self._read_by_teacher(index)
                 with self._micro_batch(index, num_rows) as batch:
                     trainer.compute_loss(trainer.model_wrapped, batch)
+
+
+def unwatch_rollouts(trainer: Any) -> None:
+    """Give a trainer back the methods that `StepRollouts` has replaced, if it has."""
+    if (methods := trainer.__dict__.pop("effopd_unwatched", None)) is not None:
+        trainer._prepare_inputs, trainer._get_last_hidden_state = methods
