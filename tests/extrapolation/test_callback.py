@@ -170,12 +170,20 @@ def test_only_selected_parameters_move(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_score_that_is_not_finite_is_recorded(tmp_path: Path) -> None:
     trainer = distillation_trainer(tmp_path, max_steps=1)
-    with_effopd(trainer, reward=lambda completions, **kwargs: [None] * len(completions))
+    seen: list[str] = []
+
+    def judge(completions: list[str], **kwargs: Any) -> list[float | None]:
+        """Judge the empty completion that is tried out, W_t, and then nothing."""
+        seen.extend(completions)
+        return [None if len(seen) > 11 else 1.0] * len(completions)
+
+    with_effopd(trainer, reward=judge)
     trainer.train()
     (row,) = records(tmp_path)
     assert row["accepted_scale"] == 0
-    assert row["baseline"]["score"] is None
-    assert "not finite" in row["candidates"][0]["reason"]
+    assert row["baseline"]["score"] == 1
+    (candidate,) = row["candidates"]
+    assert candidate["score"] is None and "not finite" in candidate["reason"]
 
 
 def test_a_candidate_that_overflows_is_rejected_without_being_sampled(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_metrics_hold_no_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     none = one | {"num_evaluation_examples": 4, "reward": ["rewards_of_none:none"]}
     [row] = train(*world(tmp_path / "none", none, **every))
     assert row["accuracy"] is None
-    assert "Step 1 has no accuracy: the reward gave NaN" in caplog.text
+    assert "Step 1 has no accuracy: the reward gave None or NaN for all" in caplog.text
 
 
 def test_the_end_of_sequence_pads_as_well_as_any_token(tmp_path: Path) -> None:
@@ -282,7 +282,8 @@ def test_a_checkpoint_that_lost_its_state_is_not_continued_from(name: str, tmp_p
 def test_the_best_model_is_the_final_one_also_after_an_interruption(tmp_path: Path) -> None:
     every = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "max_steps": 4, "learning_rate": 0.5}
     best = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "greater_is_better": False}
-    target = {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 20}
+    target: dict[str, Any] = {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 20}
+    target |= {"acceleration": "none", "extrapolation": None}
     train(*world(tmp_path, target, **every, **best))
     whole = load_file(tmp_path / "model.safetensors")
     kept = Path(read_json(tmp_path / "checkpoint-4" / "trainer_state.json")["best_model_checkpoint"]).name
