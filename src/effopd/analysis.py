@@ -111,6 +111,8 @@ def _check_same_models(sweep: Path, base: str | Path, runs: Mapping[str, str | P
     Raises:
         DataError: It is not, or a model cannot be found.
     """
+    if not (sweep / "sweep.json").exists():
+        raise DataError(f"{sweep} is not a sweep: it has no sweep.json. Give the --out of `effopd sweep`.")
     identity = read_json(sweep / "sweep.json")
     remedy = "Give the sweep of these models, or leave --sweep out."
     if model_directory(identity["base"]).resolve() != model_directory(base).resolve():

@@ -226,8 +226,11 @@ def test_wrong_arguments(name: str, keywords: dict[str, Any], message: str) -> N
         ('{"prompt": "a", "answer": "1"}\n{"prompt": "", "answer": "1"}\n', "row 2: got '' as prompt"),
         ('{"prompt": [{"role": "user"}], "answer": "1"}\n', "row 1: got .* as prompt"),
         ('{"prompt": "a", "answer": "1"}\n{"prompt": "b", "answer": " "}\n', "row 2: no answer"),
-        ('{"prompt": "a"}\n', "row 1: no answer; there are prompt"),
-        ('{"question": "a", "final": "1"}\n', r"row 1: no prompt and no answer; there are question, final\. Rows need"),
+        ('{"prompt": "a"}\n', "row 1: no answer; the keys are 'prompt'"),
+        (
+            '{"question": "a", "final": "1"}\n',
+            r"row 1: no prompt and no answer; the keys are 'question', 'final'\. Rows need",
+        ),
         ('{"prompt": "a", "tests": {"stdin": []}}\n', "row 1: "),
         ('["a"]\n', "row 1: got a list"),
         ("", "no rows"),
@@ -274,7 +277,9 @@ def test_rows_without_a_problem_or_an_answer(name: str, row: dict[str, Any], mes
 
 def test_a_row_that_is_not_the_benchmarks(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [MATH500, {"question": "?", "answer": "1"}])
-    with pytest.raises(DataError, match=r"row 2: no column 'problem'; there are question, answer. .*format of math500"):
+    with pytest.raises(
+        DataError, match=r"row 2: no column 'problem'; the keys are 'question', 'answer'. .*format of math500"
+    ):
         load_task("math500", data=path)
     with pytest.raises(DataError, match="row 1: tests: unit asserts nothing"):
         load_task("mbpp", data=write(path, [MBPP | {"test_list": ["double(2)"]}]))

@@ -1,12 +1,11 @@
 """`effopd evaluate`: how well a model does on a task."""
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
 
-from effopd.cli.options import Commands, keywords
+from effopd.cli.options import Commands, json_object, keywords
 
 
 def add(commands: Commands) -> None:
@@ -50,7 +49,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--chat-template-kwargs",
-        type=json.loads,
+        type=json_object,
         metavar="JSON",
         help="what the chat template is given besides the messages, such as '{\"enable_thinking\": false}'",
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Callable
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -92,6 +93,24 @@ def by_name(pairs: list[tuple[str, str | list[str]]], what: str) -> dict[str, st
             f"Got the {what} names {', '.join(names)}; expected each once. Join paths with commas."
         )
     return dict(pairs)
+
+
+def not_negative(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least 0")
+    return int(text)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Parse a JSON object."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f'got {text!r}, expected a JSON object such as {{"enable_thinking": false}}')
+    return found
 
 
 def positive(text: str) -> int:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from effopd.cli.options import Commands, positive
+from effopd.cli.options import Commands, not_negative, positive
 from effopd.errors import ConfigurationError
 
 
@@ -19,7 +19,9 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="where the world goes; default with --name: where world:NAME/base is looked for, $EFFOPD_HOME/worlds/NAME",
     )
-    build.add_argument("--seed", type=int, metavar="N", help="random seed of a world without a name; default: 0")
+    build.add_argument(
+        "--seed", type=not_negative, metavar="N", help="random seed of a world without a name; default: 0"
+    )
     build.set_defaults(call=_build_world)
     runs = actions.add_parser("runs", help="train with OPD, EffOPD and GRPO from the base, and keep the checkpoints")
     runs.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the runs go")

@@ -63,6 +63,6 @@ def _convert(name: str, number: int, row: Row, rng: random.Random, source: Path 
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"no column {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
-            f"{source}, row {number}: {what}; there are {', '.join(row)}. Is this the format of {name}?"
+            f"{source}, row {number}: {what}; the keys are {', '.join(map(repr, row))}. Is this the format of {name}?"
         ) from error
     return converted

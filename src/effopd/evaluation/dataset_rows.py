@@ -37,7 +37,7 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
         elif path.suffix == ".arrow":
             rows = Dataset.from_file(str(path)).to_list()
         else:
-            raise DataError(f"{path}: got a {path.suffix or 'nameless'} file, expected one of {', '.join(SUFFIXES)}.")
+            raise DataError(f"{path}: {of_suffix(path)}, expected one whose name ends in {', '.join(SUFFIXES)}.")
     except DataError:
         raise
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
@@ -48,6 +48,13 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
         if not isinstance(row, dict):
             raise DataError(f"{path}, row {number}: got a {type(row).__name__}, expected a JSON object.")
     return rows[:limit]
+
+
+def of_suffix(path: Path) -> str:
+    """Say what kind of file was given, or that there is none."""
+    if not path.exists():
+        return "there is no such file"
+    return f"got a {path.suffix} file" if path.suffix else "got a file whose name has no ending"
 
 
 def download_rows(name: str, config: str | None, split: str, limit: int | None = None) -> list[Row]:

@@ -166,8 +166,9 @@ class _Models:
     def check_teacher(self, tokenizer: PreTrainedTokenizerBase, pad_token: str | None) -> None:
         """Check that the teacher, if there is one, means the same tokens as the model."""
         if self.teacher is not None:
+            of_teacher = load_tokenizer(self.teacher, pad_token=pad_token)  # first: its error tells of a wrong name
             configs = [AutoConfig.from_pretrained(each) for each in (self.source, self.teacher)]
-            check_vocabularies(tokenizer, load_tokenizer(self.teacher, pad_token=pad_token), *configs)
+            check_vocabularies(tokenizer, of_teacher, *configs)
 
     def load(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Backend, PreTrainedModel | None]:
         """Load the backend with the model, and the teacher."""

@@ -27,8 +27,8 @@ def load_file(name: str, limit: int | None) -> Task:
     column = "tests" if code else "answer"
     if missing := [each for each in ("prompt", column) if rows[0].get(each) is None]:
         raise DataError(
-            f"{name}, row 1: no {' and no '.join(missing)}; there are {', '.join(rows[0])}. Rows need `prompt`, and "
-            "`answer` or `tests`."
+            f"{name}, row 1: no {' and no '.join(missing)}; the keys are {', '.join(map(repr, rows[0]))}. Rows need "
+            "`prompt`, and `answer` or `tests`."
         )
     for number, row in enumerate(rows, start=1):
         prompt, answer = row.get("prompt"), row.get(column)

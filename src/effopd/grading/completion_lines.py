@@ -62,7 +62,7 @@ def _read_row(line: str, grader: Grader) -> Row:
     if not isinstance(row, dict):
         raise DataError(f"got a {type(row).__name__}, expected an object with completion and {wanted}.")
     if missing := [key for key in ("completion", wanted) if row.get(key) is None]:
-        raise DataError(f"no {' and no '.join(missing)}; there are {', '.join(row) or 'no keys'}.")
+        raise DataError(f"no {' and no '.join(missing)}; the keys are {', '.join(map(repr, row)) or 'none'}.")
     completion = row["completion"]
     if not isinstance(completion, str) and not _are_messages(completion):
         raise DataError('completion: expected a text, or messages such as [{"role": "assistant", "content": "..."}].')

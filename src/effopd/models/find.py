@@ -52,7 +52,7 @@ def find_place(name_or_path: str | Path, revision: str | None = None) -> Path | 
     if revision is not None:
         raise ConfigurationError(f"revision: got {revision!r} for the directory {path}, which has none; leave it out.")
     if not path.is_dir():
-        raise DataError(f"{path} is a file; expected a model directory. Pass the one it is in, {path.parent}.")
+        raise DataError(f"{path} is a file; expected a model directory. Pass the one that it is in: '{path.parent}'.")
     return path
 
 

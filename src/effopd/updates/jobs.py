@@ -147,10 +147,9 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigurationError(
-            f"Got device {device!r}, which does not work: {reason} Expected cpu or cuda."
-        ) from error
+        kind = device.partition(":")[0]
+        found = "and torch sees no such device here; use cpu" if kind == "cuda" else "expected cpu or cuda"
+        raise ConfigurationError(f"device: got {device!r}, {found}.") from error
     torch.backends.cuda.matmul.allow_tf32 = False  # its ten bits are too few for the float32 product
 
 

@@ -43,8 +43,8 @@ def evidence(content: Mapping[str, Any]) -> str:
             f"{world}: {estimate(claim, of)} ({len(of['values'])} seeds; before Holm {of['verdict']})"
             for world, of in claim["worlds"].items()
         )
-        notes = f" {' '.join(f'{note}.' for note in claim['notes'])}" if claim["notes"] else ""
-        parts.append(f"- **{claim['name']}**: {claim['statistic']}. {worlds}.{notes}".replace("..", "."))
+        notes = "".join(f" {note.rstrip('.')}." for note in claim["notes"])
+        parts.append(f"- **{claim['name']}**: {claim['statistic'].rstrip('.')}. {worlds}.{notes}")
     if content.get("boundaries"):  # earlier versions did not look for them
         parts += ["", f"## {TITLE}", "", ABOUT, ""]
         parts += [table.markdown().replace("## ", "### ", 1) for table in boundary_tables(content)]

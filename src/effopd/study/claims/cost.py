@@ -16,6 +16,7 @@ QUANTITIES = {
     "tokens": "generated_tokens_to_target",
     "seconds": "seconds_to_target",
 }
+INCLUDED = dict.fromkeys(QUANTITIES, ", those of validation included") | {"steps": ""}
 SETTINGS = {"": "a careful learning rate", "-best": "vanilla's best learning rate and batch"}
 
 
@@ -49,7 +50,7 @@ def _claim(
         theme=THEME,
         statement=statement,
         source=source,
-        statistic=f"{quantity} until the target accuracy, those of validation included: {words}",
+        statistic=f"{quantity} until the target accuracy{INCLUDED[quantity]}: {words}",
         threshold=threshold,
         direction="above",
         needs=needs(COSTS, *roles),
