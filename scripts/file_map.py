@@ -7,6 +7,7 @@
 
 import argparse
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,9 +38,11 @@ def _line(name: str, path: Path, depth: int) -> str:
 
 
 def first_sentence(path: Path) -> str:
-    """Take the first sentence of a file's docstring; a long one only up to a colon, semicolon or comma."""
+    """Take the first sentence of a file's docstring; a long one without brackets, up to a colon, semicolon or comma."""
     text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0].split())
     sentence = text.partition(". ")[0].rstrip(".:")
+    if len(sentence) > LONGEST:
+        sentence = re.sub(r" \([^)]*\)", "", sentence)
     if len(sentence) <= LONGEST:
         return sentence
     cuts = [place for mark in (": ", "; ", ", ") if (place := sentence.rfind(mark, 0, LONGEST)) > 0]
