@@ -212,7 +212,8 @@ def test_as_chat() -> None:
         ("world", {"data": "rows.jsonl"}, "--data takes the rows of a benchmark"),
         ("taco", {}, "is a script"),
         ("absent.jsonl", {}, "absent.jsonl: cannot be read"),
-        ("math500", {"data": "rows.csv"}, "got a .csv file"),
+        ("math500", {"data": "rows.csv"}, r"there is no such file, expected one whose name ends in \.jsonl"),
+        ("math500", {"data": __file__}, r"got a \.py file, expected one whose name ends in \.jsonl"),
     ],
 )
 def test_wrong_arguments(name: str, keywords: dict[str, Any], message: str) -> None:

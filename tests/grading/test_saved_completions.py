@@ -180,7 +180,7 @@ def test_outputs_that_cannot_be_written(
         ('{"completion": "1", "answer": NaN}', "line 2: not JSON: NaN"),
         ("[1]", "got a list"),
         ('{"completion": "1"}', "no answer; the keys are 'completion'"),
-        ('{"text": "1"}', "no completion and no answer; there are text"),
+        ('{"text": "1"}', "no completion and no answer; the keys are 'text'"),
         ('{"completion": 1, "answer": "1"}', "expected a text, or messages"),
         ('{"completion": [], "answer": "1"}', "expected a text, or messages"),
         ('{"completion": "1", "answer": ["1"]}', "got a list, expected a text or a number"),

@@ -43,7 +43,7 @@ def test_a_missing_path_names_its_neighbours(qwen3: Path) -> None:
 def test_a_file_is_no_model_but_may_be_data(qwen3: Path) -> None:
     assert local_path(qwen3 / "config.json") == qwen3 / "config.json"
     for find_it in (find_place, find_model, model_directory, absolute_name):
-        with pytest.raises(DataError, match=rf"is a file; expected a model directory. Pass .* {qwen3}\."):
+        with pytest.raises(DataError, match=rf"is a file; expected a model directory. Pass .*: '{qwen3}'\."):
             find_it(qwen3 / "config.json")
 
 

@@ -77,7 +77,8 @@ def intervene(
     if dtype is not None:
         check_choice("dtype", dtype, get_args(Dtype))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not empty. Choose another directory, or remove it.")
+        what = "exists and is not empty" if out.is_dir() else "is a file"
+        raise DataError(f"{out} {what}. Choose another directory, or remove it.")
     pair = open_pair(base, trained)
     _warn_of_tied_embedding(pair)
     for intervention in interventions:
