@@ -71,7 +71,10 @@ def test_every_setup(tmp_path: Path, processes: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("judge", ["reward", "teacher_kl", "shared_kl", "ahead", "accumulated", "grpo"])
 def test_every_stage_is_like_ddp(tmp_path: Path, judge: str) -> None:
-    run(tmp_path, 2, *(f"{setup}/{judge}" for setup in ("ddp", "0-fp32", "1-fp32", "2-fp32", "3-fp32")))
+    setups = ["ddp", "0-fp32", "1-fp32", "2-fp32", "3-fp32"]
+    if judge == "accumulated":
+        setups.remove("0-fp32")  # where DeepSpeed halves the gradients of two micro-batches, in plain training too
+    run(tmp_path, 2, *(f"{setup}/{judge}" for setup in setups))
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ from effopd.training.complete_checkpoints import COMPLETE
 _TIMES = re.compile(r"seconds|(^|_)time|^train_runtime|_per_second$|^share$|^num_resumed$|^node$|^attempt$|^command$")
 # Lines of a model card with seconds, and with the directory's name.
 _CARD_TIMES = re.compile(r"# |\| (seconds|of them, )")
+# What identifies a checkpoint by the dates of its files, which a study trains anew.
+_IDENTITY = "files"
 # Log files of which every start writes one; the trainer's flops count differently after resuming.
 _LEFT_OUT = re.compile(r"(^|/)events\.out\.|(^|/)training_args\.bin$")
 
@@ -51,12 +53,15 @@ def _content(path: Path) -> Any:
         return [_without_times(json.loads(line)) for line in path.read_text().splitlines()]
     if path.name == CARD:
         return [line for line in path.read_text().splitlines() if not _CARD_TIMES.match(line)]
+    if path.suffix == ".html":
+        return [line for line in path.read_text().splitlines() if f"&quot;{_IDENTITY}&quot;: &quot;" not in line]
     return path.read_bytes()
 
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_times(each) for key, each in value.items() if not _TIMES.search(str(key))}
+        kept = {key: each for key, each in value.items() if not (key == _IDENTITY and isinstance(each, str))}
+        return {key: _without_times(each) for key, each in kept.items() if not _TIMES.search(str(key))}
     return [_without_times(each) for each in value] if isinstance(value, list) else value
 
 
