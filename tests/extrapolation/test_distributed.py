@@ -1,5 +1,6 @@
 """Two gloo processes: FSDP2 against one process, given the same scores; DDP with real rollouts."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from tiny import assert_same, tiny_model
 from torchrun import torchrun
+from transformers import Trainer
 
 from effopd.extrapolation.saved_state import load_state
 from effopd.extrapolation.snapshot import Snapshot
@@ -32,6 +34,11 @@ def anchor(checkpoint: Path) -> dict[str, torch.Tensor]:
     return snapshot._anchor | {f"previous.{name}": tensor for name, tensor in previous.items()}
 
 
+# To `cpu:0`, which torch does not know; on GPUs it is right. transformers 5.10.1 does so, 5.24 does not.
+MAPS_TO_THE_DEVICE = "map_location = self.args.device if" in inspect.getsource(Trainer._load_optimizer_and_scheduler)
+
+
+@pytest.mark.skipif(MAPS_TO_THE_DEVICE, reason="this version of transformers cannot resume several processes on CPUs")
 def test_replicas_agree_and_resume_to_the_bit(tmp_path: Path) -> None:
     seen = launch("run_replicated.py", tmp_path)
     assert seen.pop("moved")
