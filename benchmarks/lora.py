@@ -60,18 +60,19 @@ def planned(seeds: Sequence[int], quick: bool = False, worlds: Sequence[str] = t
         for world in worlds
         for way, acceleration in arms
         for rate, limit in LIMITS[world].items()
-        if is_wanted(world, way, acceleration, rate)
-        for seed in (seeds[:1] if world == "style" and rate == 1e-4 and acceleration != "line_search" else seeds)
+        for seed in seeds[: num_seeds(world, way, acceleration, rate)]
     ]
 
 
-def is_wanted(world: str, way: str, acceleration: str, rate: float) -> bool:
-    """Tell whether runs were not cut for time.
+def num_seeds(world: str, way: str, acceleration: str, rate: float) -> int | None:
+    """Tell how many seeds an arm has at a rate, after cuts for time; None for all.
 
     In `style` at 1e-4 only line search comes near the target within 4,096 rollouts, so that the others have one seed.
     Other worlds take ten times as long: there, the other two ways are run with line search and at one rate only.
     """
-    return world == "style" or way == "product" or (acceleration == "line_search" and rate == 3e-3)
+    if world == "style":
+        return 1 if rate == 1e-4 and acceleration != "line_search" else None
+    return None if way == "product" or (acceleration == "line_search" and rate == 3e-3) else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
