@@ -121,6 +121,13 @@ def drop_later_steps(path: Path, step: int) -> None:
         write_json_lines(path, [row for row in read_json_lines(path) if row["step"] <= step])
 
 
+def kind_of_file(path: Path) -> str:
+    """Say for a message what kind of file was given, or that there is none."""
+    if not path.exists():
+        return "there is no such file"
+    return f"got a {path.suffix} file" if path.suffix else "got a file whose name has no ending"
+
+
 def finite_or_none(value: float | None) -> float | None:
     """Return a number as JSON can hold it: None stands for NaN and infinity."""
     return value if value is not None and math.isfinite(value) else None

@@ -21,7 +21,6 @@ from effopd.console import print_places
 from effopd.errors import ConfigurationError, DataError
 from effopd.evaluation.backends import TransformersBackend
 from effopd.evaluation.dataset_rows import read_rows
-from effopd.evaluation.evaluate_model import choose_device
 from effopd.evaluation.prompts import encode_prompts
 from effopd.evaluation.resume import task_digest
 from effopd.evaluation.settings import TaskSettings
@@ -32,6 +31,7 @@ from effopd.linearized.contexts import Contexts, make_contexts
 from effopd.linearized.covariance import distillation, gradient_spread
 from effopd.linearized.root import GaussNewtonRoot, completion_logits
 from effopd.linearized.stages import Stages
+from effopd.models.device import choose_device
 from effopd.models.find import find_model
 from effopd.models.load import load_model, load_tokenizer
 from effopd.models.vocabulary import align_logits, check_vocabularies, vocabulary_size

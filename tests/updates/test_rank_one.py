@@ -41,6 +41,15 @@ def test_a_path_that_is_linear_in_the_accuracy_is_continued_exactly(target: floa
     assert found.r2 == pytest.approx(1.0)
 
 
+def test_the_rounding_of_a_coordinate_that_stands_still_does_not_count() -> None:
+    rounded = along(ACCURACIES)
+    for each, rounding in zip(rounded, (-2e-16, 1e-16, 3e-16, -1e-16), strict=True):
+        each.left[3, 0] = each.left[3, 0].sign() * 0.5 / each.singular_values[0] + rounding
+    found = extrapolate_rank_one(rounded, ACCURACIES, 0.9)
+    assert found is not None
+    torch.testing.assert_close(torch.outer(found.column, found.right), at(0.9), rtol=1e-9, atol=1e-9)
+
+
 def test_the_test_needs_the_signs_to_be_aligned() -> None:
     largest = [each.left[:, 0].abs().argmax() for each in along(ACCURACIES)]
     signs = {float(at(accuracy)[index, 0].sign()) for accuracy, index in zip(ACCURACIES, largest, strict=True)}

@@ -10,7 +10,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from effopd.errors import DataError
-from effopd.files import read_json_lines
+from effopd.files import kind_of_file, read_json_lines
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow")
@@ -37,7 +37,7 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
         elif path.suffix == ".arrow":
             rows = Dataset.from_file(str(path)).to_list()
         else:
-            raise DataError(f"{path}: {of_suffix(path)}, expected one whose name ends in {', '.join(SUFFIXES)}.")
+            raise DataError(f"{path}: {kind_of_file(path)}, expected one whose name ends in {', '.join(SUFFIXES)}.")
     except DataError:
         raise
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
@@ -48,13 +48,6 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
         if not isinstance(row, dict):
             raise DataError(f"{path}, row {number}: got a {type(row).__name__}, expected a JSON object.")
     return rows[:limit]
-
-
-def of_suffix(path: Path) -> str:
-    """Say what kind of file was given, or that there is none."""
-    if not path.exists():
-        return "there is no such file"
-    return f"got a {path.suffix} file" if path.suffix else "got a file whose name has no ending"
 
 
 def download_rows(name: str, config: str | None, split: str, limit: int | None = None) -> list[Row]:

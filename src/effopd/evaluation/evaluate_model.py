@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from effopd.checks import check_choice
 from effopd.console import progress_bar
-from effopd.errors import ConfigurationError, UnsupportedError
+from effopd.errors import UnsupportedError
 from effopd.evaluation.backends import Backend, TransformersBackend
 from effopd.evaluation.results import Evaluation, summarize
 from effopd.evaluation.resume import SUMMARY, evaluate_in, task_digest
@@ -21,6 +21,7 @@ from effopd.evaluation.settings import BACKENDS, TaskSettings
 from effopd.evaluation.task import Task
 from effopd.evaluation.vllm_backend import VLLMBackend
 from effopd.files import files_digest, write_json
+from effopd.models.device import choose_device
 from effopd.models.find import find_model
 from effopd.models.load import load_model, load_tokenizer
 from effopd.models.vocabulary import check_vocabularies
@@ -187,18 +188,6 @@ def _find_models(
             "--teacher needs the model's whole distributions, which vLLM does not give: --backend hf."
         )
     return _Models(find_model(model), None if teacher is None else find_model(teacher), backend, dtype, device)
-
-
-def choose_device(name: str | None) -> torch.device:
-    """Check a device, or choose `cuda` before `cpu` if none is given."""
-    available = torch.cuda.is_available()
-    try:
-        device = torch.device(name or ("cuda" if available else "cpu"))
-    except RuntimeError as error:
-        raise ConfigurationError(f"device: got {name!r}, expected cpu or cuda.") from error
-    if device.type == "cuda" and not available:
-        raise ConfigurationError(f"device: got {name!r}, and torch sees no CUDA device here; use cpu.")
-    return device
 
 
 def _files(source: Path | str) -> str | None:

@@ -12,6 +12,7 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetsError
 
 from effopd.errors import ConfigurationError, DataError
+from effopd.files import kind_of_file
 from effopd.models.find import local_path
 
 logger = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ def _read_file(path: Path) -> Dataset | dict[str, list[Any]]:
             raise DataError(f"{path}: not a parquet file, or a damaged one: {error}") from error
     if path.suffix in (".json", ".jsonl"):
         return _read_json(path)
-    raise DataError(f"{path}: got a {path.suffix or 'nameless'} file, expected .jsonl, .json or .parquet.")
+    raise DataError(f"{path}: {kind_of_file(path)}, expected one whose name ends in .jsonl, .json or .parquet.")
 
 
 def _read_json(path: Path) -> dict[str, list[Any]]:

@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from effopd.checkpoints import open_pair
 from effopd.checkpoints.writer import save_tensors as write_tensors
 from effopd.checks import check_whole
-from effopd.errors import CheckpointError, ConfigurationError
+from effopd.errors import CheckpointError
 from effopd.files import replaced
+from effopd.models.device import choose_device
 from effopd.run_directory import FinishedPieces, claimed
 from effopd.updates.gram import Precision
 from effopd.updates.measure import UpdateSource, displacement, measure_parameter
@@ -70,7 +71,8 @@ def measure_runs(
         DataError: A model cannot be read, or does not match the base; or another analysis is writing to `out`.
     """
     check_whole("workers", workers, 1)
-    _check_device(device)
+    choose_device(device)
+    torch.backends.cuda.matmul.allow_tf32 = False  # its ten bits are too few for the float32 product
     plan, jobs = plan_jobs(base, runs, out, ignore, precision, device)
     with claimed(out, ANALYSIS_FILE, plan, holds="an analysis", differing=differences):
         pieces = FinishedPieces(out / PROGRESS)
@@ -141,16 +143,6 @@ def _has_its_vectors(out: Path, row: Row) -> bool:
             return True
     except (OSError, SafetensorError):
         return False
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        kind = device.partition(":")[0]
-        found = "and torch sees no such device here; use cpu" if kind == "cuda" else "expected cpu or cuda"
-        raise ConfigurationError(f"device: got {device!r}, {found}.") from error
-    torch.backends.cuda.matmul.allow_tf32 = False  # its ten bits are too few for the float32 product
 
 
 @contextlib.contextmanager

@@ -17,6 +17,10 @@ FEWEST_CHECKPOINTS = 3
 """Number of checkpoints below which the paper's public code fits no trajectory."""
 
 
+ROUNDING = 1e-12
+"""Share of the largest entry up to which differences between checkpoints are the rounding of the SVD in float64."""
+
+
 class RankOneUpdate(NamedTuple):
     """The rank-1 update of a matrix that a trajectory predicts, `outer(column, right)`.
 
@@ -41,7 +45,9 @@ def extrapolate_rank_one(
     component on standardised coordinates, gives each a score; the accuracy is regressed on the score, the line is
     solved for the target, and the PLS maps that score back to a vector. The right vector is that of the last
     checkpoint. A trajectory that is linear in the accuracy, with one right vector, is continued exactly. Accuracies and
-    target may be in any unit, since a shift and a factor that all of them share change nothing.
+    target may be in any unit, since a shift and a factor that all of them share change nothing. Unlike there, a
+    coordinate that stands still but for rounding keeps its value: standardised, its rounding would count as much as
+    what the others learn.
 
     Args:
         vectors: At least the first singular vectors of the update at each checkpoint, in the order of training.
@@ -69,13 +75,15 @@ def extrapolate_rank_one(
         if columns_TM[index] @ columns_TM[index + 1] < 0:
             columns_TM[index] *= -1
     points_TM, values_T = columns_TM.double().numpy(), np.array([value for _, value in moved], dtype=np.float64)
-    if np.ptp(values_T) == 0 or np.ptp(points_TM, axis=0).max() == 0:
+    moving_M = np.ptp(points_TM, axis=0) > ROUNDING * np.abs(points_TM).max()
+    if np.ptp(values_T) == 0 or not moving_M.any():
         return None
-    pls = PLSRegression(n_components=1).fit(points_TM, values_T)
+    pls = PLSRegression(n_components=1).fit(points_TM[:, moving_M], values_T)
     line = LinearRegression().fit(pls.x_scores_, values_T)
     if line.coef_[0] == 0:
         return None
     score = (target - line.intercept_) / line.coef_[0]
-    column_M = pls.inverse_transform(np.array([[score]]))[0]
+    column_M = points_TM[-1].copy()
+    column_M[moving_M] = pls.inverse_transform(np.array([[score]]))[0]
     right_N = moved[-1][0].right[:, 0].double()
     return RankOneUpdate(torch.from_numpy(column_M), right_N, float(line.score(pls.x_scores_, values_T)))
