@@ -185,6 +185,7 @@ def help_page(summary: Record) -> str:
     for quantity, title in (("rollouts", "Rollouts"), ("cpu_seconds", "CPU seconds")):
         if table := _situations(summary, worlds, quantity):
             parts += [f"## {title}, against vanilla OPD", f"{label.capitalize()} in its default cell needs", table]
+    parts += _where_time_is_saved(summary, worlds, label)
     parts += ["## What was aimed at, and what was found", _outcomes(summary, worlds)]
     return "\n\n".join(parts) + "\n"
 
@@ -243,6 +244,34 @@ def _situations(summary: Record, worlds: Sequence[str], quantity: str) -> str:
         if any(key[0] == situation for key in found)
     ]
     return table_of(["than", *(f"`{world}`" for world in worlds)], rows) if rows else ""
+
+
+def _where_time_is_saved(summary: Record, worlds: Sequence[str], label: str) -> Iterable[str]:
+    """From which share of sampling on the method also arrives sooner, as a table; nothing if that is not known."""
+    found = {(row["prompts_per_step"], row["world"]): row for row in summary["break_even"]}
+    if not found:
+        return
+    rows = []
+    for prompts in dict.fromkeys(key[0] for key in found):
+        text = f"vanilla at its best rate, both with {prompts} prompts" if prompts else "vanilla's best cell"
+        rows.append([text, *(_share(found.get((prompts, world))) for world in worlds)])
+    yield (
+        f"{label.capitalize()} trains several times as long on a completion (passes over it, the optimizer, scoring), "
+        "and it needs fewer. So it saves time where sampling is what takes long. **Share of vanilla OPD's time that "
+        "sampling and the teacher must take for both to arrive at once**; in brackets what they take here, and how "
+        f"many times as long {label} trains on a completion:"
+    )
+    yield table_of(["against", *(f"`{world}`" for world in worlds)], rows)
+    yield (
+        f"This is arithmetic, with time in proportion to completions, and {label} at its default rate. What your share "
+        "is stands in `seconds` of a run's `metrics.jsonl`."
+    )
+
+
+def _share(row: Record | None) -> str:
+    if row is None:
+        return "not known"
+    return f"{row['needed']:.0%} ({row['here']:.0%}, {row['training_factor']:.1f} times)"
 
 
 def _searches(summary: Record) -> Iterable[tuple[str, str]]:

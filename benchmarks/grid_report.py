@@ -8,6 +8,7 @@ from grid_figure import heat_maps
 from grid_goals import NotMeasuredError, World, accuracy_at_target, failed, forgetting, group, judge_all
 from grid_pages import grid_page, help_page
 from grid_plan import Cell, Plan, cell_of
+from grid_seconds import break_evens
 from run_records import Record, costs, of_the_same_seeds, one_row_per_line, versions_of
 
 from effopd.experiments.censored_statistics import CensoredEstimate, median_cost, median_cost_ratio
@@ -54,6 +55,7 @@ def summarise(records: Sequence[Record], plan: Plan) -> Record:
         "worlds": [{"world": world.name, "target": plan.target(world.name)} for world in worlds],
         "goals": [{"world": world.name, **verdict._asdict()} for world in worlds for verdict in judge_all(world)],
         "comparisons": [row for world in worlds for row in comparisons(world)],
+        "break_even": [row for world in worlds for row in break_evens(world)],
         "tuning": [row for world in worlds for row in tuning(world)],
         "cells": [row for world in worlds for row in cell_rows(world)],
         "runs": [compact(run) for world in worlds for runs in world.runs.values() for run in runs],
