@@ -28,6 +28,9 @@ from effopd.parameters import Location, clean_name, locate, select
         ("model.visual.blocks.3.attn.qkv.weight", Location(3, "visual.attn.qkv", "attention")),
         ("vision_tower.encoder.layers.3.mlp.fc1.weight", Location(3, "vision_tower.mlp.fc1", "mlp")),
         ("model.visual.merger.mlp.0.weight", Location(None, "model.visual.merger.mlp.0", "mlp")),
+        ("transformer.blocks.3.norm_attn_norm.attn.Wqkv.weight", Location(3, "norm_attn_norm.attn.Wqkv", "attention")),
+        ("transformer.blocks.3.norm_attn_norm.norm_1.weight", Location(3, "norm_attn_norm.norm_1", "norm")),
+        ("model.visual.patch_embed.proj.weight", Location(None, "model.visual.patch_embed.proj", "other")),
         ("model.rotary.inverse_frequency", Location(None, "model.rotary.inverse_frequency", "other")),
     ],
 )

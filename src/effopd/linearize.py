@@ -14,24 +14,25 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from effopd.checks import check_number, check_whole
 from effopd.console import print_places
-from effopd.errors import ConfigurationError, DataError
+from effopd.errors import ConfigurationError, DataError, listing
 from effopd.evaluation.backends import TransformersBackend
 from effopd.evaluation.dataset_rows import read_rows
 from effopd.evaluation.prompts import encode_prompts
 from effopd.evaluation.resume import task_digest
 from effopd.evaluation.settings import TaskSettings
 from effopd.evaluation.task import Task
-from effopd.files import files_digest, replaced, write_json
+from effopd.files import replaced, write_json
 from effopd.grading import grade_math
 from effopd.linearized.contexts import Contexts, make_contexts
 from effopd.linearized.covariance import distillation, gradient_spread
 from effopd.linearized.root import GaussNewtonRoot, completion_logits
-from effopd.linearized.stages import Stages
+from effopd.linearized.stages import Stages, clean_up
 from effopd.models.device import choose_device
+from effopd.models.directory import weights_digest
 from effopd.models.find import find_model
 from effopd.models.load import load_model, load_tokenizer
 from effopd.models.vocabulary import align_logits, check_vocabularies, vocabulary_size
@@ -145,10 +146,11 @@ def linearize(
     tokenizer = load_tokenizer(places["student"], pad_token=pad_token)
     configs = [AutoConfig.from_pretrained(each) for each in places.values()]
     check_vocabularies(tokenizer, load_tokenizer(places["teacher"], pad_token=pad_token), *configs)
+    _check_checkpoints(runs, places["student"])
     settings = {
         **{name: str(place) for name, place in places.items()},
-        **{f"{name}_files": _files(place) for name, place in places.items()},
-        "checkpoints": {name: [str(place), _files(place)] for name, place in runs.items()},
+        **{f"{name}_files": weights_digest(place) for name, place in places.items()},
+        "checkpoints": {name: [str(place), weights_digest(place)] for name, place in runs.items()},
         "task": loaded.name,
         "task_digest": task_digest(loaded),
         "graded": graded,
@@ -185,7 +187,7 @@ def linearize(
                     "versions": installed_versions(_PACKAGES),
                 },
             )
-            stages.clean_up()
+        clean_up(out)  # an earlier start may have been killed before it could
         page = write_linearized_report(out)
     print_places(console, {"Report": page, "Numbers": out / RESULT, "Contexts": out / CONTEXTS})
     return out / RESULT
@@ -275,6 +277,24 @@ def _save(path: Path, contexts: Contexts) -> None:
         save_file({name: each.contiguous() for name, each in contexts._asdict().items()}, temporary)
 
 
+def _check_checkpoints(places: Mapping[str, Path | str], student: Path | str) -> None:
+    """Refuse a checkpoint that cannot have been trained from the student, before hours of work and not after them."""
+
+    def shapes(place: Path | str) -> dict[str, torch.Size]:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place))
+        return {name: each.shape for name, each in model.named_parameters()}
+
+    expected = shapes(student) if places else {}
+    for name, place in places.items():
+        found = shapes(place)
+        if wrong := [key for key in {**expected, **found} if expected.get(key) != found.get(key)]:
+            raise DataError(
+                f"checkpoint {name}, {place}: {len(wrong)} parameters have another shape than in the student "
+                f"{student}, or are in one of the two only: {listing(wrong)}. Give a model trained from the student."
+            )
+
+
 def _parameters(place: Path | str) -> dict[str, Tensor]:
     return {name: each.detach() for name, each in load_model(place).named_parameters()}
 
@@ -293,8 +313,3 @@ def _prompts_only(path: Path, asked: TaskSettings) -> Task:
         raise DataError(f"{path}, row {wrong[0]}: no prompt; expected text or messages in each row.")
     task = Task(str(path), found, [None] * len(found), grade_math, asked.max_new_tokens or MAX_NEW_TOKENS)
     return task.as_chat(asked.system_prompt, asked.chat_template_kwargs) if asked.chat else task
-
-
-def _files(place: Path | str) -> str | None:
-    """Compute a digest by which another model in the same directory is noticed; None for a model of the hub."""
-    return None if isinstance(place, str) else files_digest(place.glob("*.safetensors"))

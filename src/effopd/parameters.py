@@ -25,16 +25,17 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.(.+)$")
 _TOWER = re.compile(r"(?:^|\.)((?:visual|vision|image|audio|speech)\w*)\.")
 _ROLE = re.compile(r"\.(?:weight|bias|weight_scale|weight_scale_inv)$")
 
-# The first pattern that matches counts, so the most specific come first: q_norm inside self_attn is a norm.
+# The first pattern that matches counts, so the most specific come first: q_norm inside self_attn is a norm, and attn
+# inside norm_attn_norm is not. The projection of an image's patches is no table of embeddings.
 _KINDS: tuple[tuple[ModuleKind, re.Pattern[str]], ...] = (
-    ("norm", re.compile(r"norm|(?:^|\.)ln_\w+$|(?:^|\.)ln\d?$")),
+    ("norm", re.compile(r"norm[^.]*$|(?:^|\.)ln_\w+$|(?:^|\.)ln\d?$")),
     (
         "lm_head",
         re.compile(
             r"(?:^|\.)(?:lm_head|embed_out|output_projection)$|^output$|transformer\.output_layer$|shared_head\.head$"
         ),
     ),
-    ("embedding", re.compile(r"embed|(?:^|\.)(?:wte|wpe)$")),
+    ("embedding", re.compile(r"^(?!.*patch_embed).*embed|(?:^|\.)(?:wte|wpe)$")),
     ("attention", re.compile(r"attn|attention")),
     ("mlp", re.compile(r"mlp|feed_forward|ffn|experts|block_sparse_moe|shared_expert|(?:^|\.)fc[12]$")),
 )

@@ -114,6 +114,18 @@ def test_a_head_trained_on_a_tied_base(qwen3: Path, tmp_path: Path) -> None:
     assert torch.equal(pair.delta("lm_head.weight"), saved.double() - embedding.double())
 
 
+def test_an_embedding_that_comes_whole_leaves_the_tied_head_what_it_was(qwen3: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="tie_word_embeddings"):
+        merged = write_adapter(qwen3, tmp_path, modules_to_save=["embed_tokens"])
+    pair = open_pair(qwen3, tmp_path)
+    base = open_model(qwen3).read("model.embed_tokens.weight")
+    assert torch.equal(pair.read("model.embed_tokens.weight", torch.float32)[1], merged["model.embed_tokens.weight"])
+    assert pair.delta("model.embed_tokens.weight").any()
+    assert torch.equal(pair.read("lm_head.weight")[1], base)
+    assert not pair.delta("lm_head.weight").any()
+    assert torch.equal(merged["lm_head.weight"], base.float())  # as PEFT merges it
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

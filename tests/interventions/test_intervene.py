@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints.tiny_pairs import load_tensors, write_trained
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from effopd import __version__
@@ -159,7 +159,41 @@ def test_heads_stored_by_one_model_only(qwen3: Path, trained_qwen3: Path, tmp_pa
         assert not json.loads((tmp_path / str(number) / "config.json").read_text())["tie_word_embeddings"]
     with pytest.raises(UnsupportedError, match="an output head of its own"):
         intervene(qwen3, write_adapter(qwen3, tmp_path / "adapter", "lm_head"), [Scale(1)], tmp_path / "out")
+    whole = write_adapter(qwen3, tmp_path / "whole")
+    table = {"base_model.model.model.embed_tokens.weight": 2 * open_model(qwen3).read("model.embed_tokens.weight")}
+    weights = whole / "adapter_model.safetensors"
+    save_file(load_file(weights) | table, weights)
+    with pytest.raises(UnsupportedError, match="an output head of its own"):
+        intervene(qwen3, whole, [Scale(1)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_tokenizer_and_template_are_those_of_training(qwen3: Path, trained_qwen3: Path, tmp_path: Path) -> None:
+    """Also where the config is the base's: the base stores the tied head, or the trained model is an adapter."""
+    base = shutil.copytree(qwen3, tmp_path / "base")
+    tensors = load_tensors(base)
+    for file in base.glob("*.safetensors*"):
+        file.unlink()
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    (base / "chat_template.jinja").write_text("the base's")
+    (base / "generation_config.json").write_text('{"eos_token_id": 2}')
+    whole, adapter = shutil.copytree(trained_qwen3, tmp_path / "whole"), write_adapter(base, tmp_path / "adapter")
+    for trained in (whole, adapter):
+        shutil.copyfile(base / "tokenizer.json", trained / "tokenizer.json")
+        (trained / "generation_config.json").write_text('{"eos_token_id": 7}')
+        (trained / "chat_template.jinja").write_text("the trained one's")
+        intervene(base, trained, [Scale(1)], out := tmp_path / f"{trained.name}-out")
+        assert (out / "chat_template.jinja").read_text() == "the trained one's"
+        assert json.loads((out / "generation_config.json").read_text()) == {"eos_token_id": 7}
+        (trained / "chat_template.jinja").unlink()
+        intervene(base, trained, [Scale(1)], out := tmp_path / f"{trained.name}-without")
+        assert not (out / "chat_template.jinja").exists()
+    for file in [*adapter.glob("tokenizer*"), adapter / "generation_config.json"]:
+        file.unlink()
+    intervene(base, adapter, [Scale(1)], out := tmp_path / "none")
+    assert (out / "chat_template.jinja").read_text() == "the base's"
+    assert json.loads((out / "generation_config.json").read_text()) == {"eos_token_id": 2}
 
 
 def failing(error: BaseException) -> Any:

@@ -37,7 +37,7 @@ def made_up(holds: bool, *, world: str = "made-up", seeds: tuple[int, ...] = SEE
             for role, seed in keys
         },
         "finished": {
-            key: {"alphaopd": {"accuracy": (0.85 if holds else 0.95) + _noise(key[1])}}
+            key: {"alphaopd": {"steps": [250, 500], "accuracy": (0.85 if holds else 0.95) + _noise(key[1])}}
             for key in keys
             if key[0] == "alphaopd"
         },

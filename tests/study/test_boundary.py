@@ -114,3 +114,13 @@ def test_the_report_says_what_was_found_and_what_was_not_looked_for() -> None:
 def test_the_sentence_needs_two_levels() -> None:
     assert where_it_begins(["one"], [True]).startswith("Not looked for")
     assert where_it_begins([], []).startswith("Not looked for")
+
+
+def test_one_seed_is_no_test() -> None:
+    records = with_contrasts("a", **role_names(0.1, 0.1, 0.1))
+    records.sweep = records.sweep[records.sweep["seed"] == SEEDS[0]]
+    records.planned = frozenset((role, SEEDS[0]) for role, seed in records.planned)
+    entry = found([records], "longer")
+    assert [level["present"] for level in entry["levels"]] == [None] * 3
+    assert "too few seeds" in entry["levels"][0]["note"]
+    assert "fewer than two levels were measured" in entry["found"]

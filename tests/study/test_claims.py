@@ -8,7 +8,7 @@ from study.made_up import SEEDS, made_up, made_up_worlds, metrics
 
 from effopd.study.claims import CLAIMS, digest, linearized, written_down
 from effopd.study.claims.alignment import alignment
-from effopd.study.claims.claim import Claim
+from effopd.study.claims.claim import Bound, Claim
 from effopd.study.claims.cost import cost_ratio
 from effopd.study.claims.interventions import tail_cost, top_suffices
 from effopd.study.claims.linearized import by_module, over_worlds, ranks_of_updates
@@ -143,11 +143,25 @@ def test_runs_that_did_not_reach_the_target_count_only_where_they_decide() -> No
         return cost_ratio(records, 200, "steps", "opd", "effopd", threshold)
 
     assert ratio(metrics(400, 0.9), reached) == 4.0
-    assert ratio(late, reached) == 5.01  # vanilla spent 501 steps in vain: the ratio is at least this
-    assert ratio(reached, late) == 100 / 501  # EffOPD did: it is at most this
+    lower, upper = ratio(late, reached), ratio(reached, late)
+    assert isinstance(lower, Bound) and (lower, lower.is_lower) == (5.01, True)  # vanilla spent 501 steps in vain
+    assert isinstance(upper, Bound) and (upper, upper.is_lower) == (100 / 501, False)  # EffOPD did
+    assert lower.why == "opd did not reach the target within the steps"
     for slow, fast, threshold in ((late, reached, 6.0), (reached, late, 0.1), (late, late, 1.0)):
         with pytest.raises(UnresolvedError, match="did not reach the target"):
             ratio(slow, fast, threshold)
+
+
+def test_effopd_is_held_against_alphaopd_within_as_many_steps() -> None:
+    records = made_up(True)
+    claim = BY_NAME["against_alphaopd"]
+    assert claim.measure(records, 200) == pytest.approx(0.05, abs=0.01)  # 0.9 at step 101, against 0.85 at step 500
+    for last, accuracy in ((100, 0.8), (99, 0.1)):
+        alphaopd = {("alphaopd", 200): {"alphaopd": {"steps": [50, last], "accuracy": 0.85}}}
+        assert claim.measure(replace(records, finished=alphaopd), 200) == pytest.approx(accuracy - 0.85)
+    alphaopd = {("alphaopd", 200): {"alphaopd": {"steps": [10, 20], "accuracy": 0.85}}}
+    with pytest.raises(UnresolvedError, match="not evaluated within the 20 steps"):
+        claim.measure(replace(records, finished=alphaopd), 200)
 
 
 def test_a_base_or_a_run_that_gains_nothing_leaves_shares_unresolved() -> None:

@@ -9,9 +9,10 @@ import yaml
 from walk_through.test_walk_through import write_models
 
 from effopd.cli import main
-from effopd.errors import ConfigurationError
-from effopd.study import read_own_models
+from effopd.errors import ConfigurationError, EffOPDError
+from effopd.study import read_own_models, study
 from effopd.study.records import SWEEPS
+from effopd.world import base_dir
 
 CONTENT: dict[str, Any] = {
     "base": "world:base",
@@ -99,6 +100,16 @@ def test_errors_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for arguments in (["study"], ["study", "--seeds", "0", *out]):
         with pytest.raises(SystemExit):
             main(arguments)
+
+
+@pytest.mark.parametrize("field", ["base", "runs", "teacher", "tasks"])
+def test_a_path_that_is_wrong_leaves_nothing_behind(tmp_path: Path, field: str) -> None:
+    run, none = base_dir(), str(tmp_path / "none.jsonl")
+    spec = {"runs": {"OPD": str(run)}, "sweeps": ["update_norm"], "teacher": "world:teacher"}
+    spec[field] = {"runs": {"OPD": none}, "tasks": [none]}.get(field, none)
+    with pytest.raises(EffOPDError, match=r"none\.jsonl"):
+        study(read_own_models(write(tmp_path / "mine.yaml", **spec)), tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

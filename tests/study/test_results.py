@@ -54,6 +54,31 @@ def test_unresolved_runs_leave_a_claim_undecided() -> None:
     assert found["verdict"] == "undecided" and found["estimate"] is None
 
 
+def test_a_bound_holds_back_what_it_could_overturn() -> None:
+    records = made_up(True, seeds=tuple(range(200, 215)))
+    late = {("effopd", 203): metrics(900, 0.3, reached=False)}  # vanilla's 400 steps over 901 or more
+    claim = BY_NAME["effopd_rollouts"]
+    (found,) = judge([replace(records, metrics={**records.metrics, **late})], [claim])
+    assert found["p_holm"] < 0.001 and found["estimate"] > 3
+    assert found["verdict"] == found["worlds"]["made-up"]["verdict"] == "undecided"
+    note = "at most the given value, as effopd did not reach the target within the steps (seed 203)"
+    assert found["notes"] == [f"made-up: {note}"]
+    never = {("opd", 203): metrics(900, 0.3, reached=False)}  # 901 steps or more over EffOPD's 100
+    (found,) = judge([replace(records, metrics={**records.metrics, **never})], [claim])
+    assert found["verdict"] == found["worlds"]["made-up"]["verdict"] == "supported"
+    assert "at least the given value" in found["notes"][0]
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_sweep_of_which_evaluations_are_missing_decides_nothing() -> None:
+    records = replace(made_up(True), cells_left=2)
+    found = {claim["name"]: claim for claim in judge([records])}
+    for name in ("gain_per_norm", "mlp_over_attention", "embeddings_opd", "beta_plateau"):
+        assert found[name]["verdict"] == "undecided" and found[name]["estimate"] is None
+        assert "2 evaluations of the sweep failed or are not done" in found[name]["notes"][0]
+    assert found["spectral_ratio"]["verdict"] == found["effopd_steps"]["verdict"] == "supported"
+
+
 def test_worlds_that_disagree_and_json() -> None:
     records = [made_up(True, world="a"), made_up(False, world="b")]
     found = {claim["name"]: claim for claim in judge(records)}

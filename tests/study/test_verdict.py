@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from effopd.study.claims.claim import Claim
-from effopd.study.verdict import compare_world, compare_worlds, holm, overall
+from effopd.study.claims.claim import Bound, Claim
+from effopd.study.verdict import compare_world, compare_worlds, held_back, holm, overall
 
 
 def claim(direction: str = "above", threshold: float = 0.0, is_ratio: bool = False) -> Claim:
@@ -125,3 +125,30 @@ def test_the_level_is_kept_where_the_claim_is_at_its_threshold() -> None:
     rng = np.random.default_rng(1)
     decided = [compare_world(claim(), list(rng.normal(0, 1, 5))).p for _ in range(2000)]
     assert 0.035 < np.mean([p is not None and p < 0.05 for p in decided]) < 0.065
+
+
+def test_a_world_whose_seeds_all_agree_leaves_the_whole_without_an_interval() -> None:
+    values = {"a": [2.0] * 5, "b": [0.1, 0.2, 0.15, 0.12, 0.18]}
+    found = compare_worlds(claim(), values)
+    assert (found.low, found.high, found.p) == (None, None, None)
+    assert found.estimate == pytest.approx((2 + 0.15) / 2)
+
+
+@pytest.mark.parametrize(
+    ("direction", "is_lower", "kept"),
+    [
+        ("above", True, "supported"),
+        ("above", False, "contradicted"),
+        ("below", True, "contradicted"),
+        ("below", False, "supported"),
+        ("within", True, None),
+        ("within", False, None),
+    ],
+)
+def test_bounds_hold_back_the_verdict_of_their_other_side(direction: str, is_lower: bool, kept: str | None) -> None:
+    values = [1.0, Bound(2.0, is_lower, "it was stopped")]
+    for verdict in ("supported", "contradicted"):
+        expected = verdict if verdict == kept else "undecided"
+        assert held_back(verdict, claim(direction), values) == expected
+        assert held_back(verdict, claim(direction), [1.0, 2.0]) == verdict
+    assert held_back("not measured", claim(direction), values) == "not measured"

@@ -7,13 +7,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 from sweeps.short_runs import PAPER, counted, make, rows, write_checkpoint
 
 from effopd import evaluation
 from effopd.errors import CheckpointError, DataError
 from effopd.files import files_digest
 from effopd.sweeps import SweepSpec, plan_cells, sweep
-from effopd.world import base_dir
+from effopd.world import base_dir, model_path
 
 
 def test_two_sweeps_do_not_write_in_one_directory(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +160,17 @@ def test_cells_do_not_depend_on_how_paths_are_written(root: Path, monkeypatch: p
     absolute, relative = (plan_cells(spec).cells for spec in specs)
     assert [cell.key for cell in relative] == [cell.key for cell in absolute]
     assert all(cell.directory.is_absolute() for cell in relative)
+
+
+@pytest.mark.parametrize("model", ["base", "teacher"])
+def test_another_base_or_teacher_in_the_same_place_is_noticed(root: Path, tmp_path: Path, model: str) -> None:
+    place = shutil.copytree(model_path("world:base"), tmp_path / model)
+    spec = make(root, **({"teacher": "world:teacher"} | {model: str(place)}))
+    sweep(spec, tmp_path / "out", workers=1)
+    changed = {name: 2 * tensor for name, tensor in load_file(place / "model.safetensors").items()}
+    save_file(changed, place / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"other settings: {model}, whose files have changed since"):
+        sweep(spec, tmp_path / "out", workers=1)
 
 
 def test_a_checkpoint_that_has_changed_since_is_noticed(tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def test_a_run_that_has_grown_and_a_further_run_are_added(tmp_path: Path) -> Non
     ("change", "named"),
     [
         ("base", "base '.*/base' .now '.*/base2'"),
+        ("base's files", "base, whose files have changed since"),
         ("settings", "precision 'float64' .now 'float32'"),
         ("files", "run run, of which checkpoints or their files have changed"),
         ("fewer runs", "run run, which is not among the runs now"),
@@ -180,6 +181,9 @@ def test_another_analysis_in_the_same_place_is_refused(tmp_path: Path, change: s
     runs = {"run": run}
     if change == "base":
         base = write(tmp_path / "base2", random_tensors(9))
+    elif change == "base's files":
+        shutil.rmtree(base)
+        write(base, random_tensors(9))
     elif change == "settings":
         options["precision"] = "float32"
     elif change == "files":

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from effopd.checkpoints.lora import LoraFactors, open_adapter
-from effopd.checkpoints.model import ModelReader, natural_order, open_model, split_expert, untie
+from effopd.checkpoints.model import ModelReader, TensorInfo, natural_order, open_model, split_expert, untie
 from effopd.checkpoints.rounding import half_unit_square, round_to
 from effopd.errors import ConfigurationError, DataError, listing
 from effopd.models.directory import weights_kind
@@ -20,6 +20,7 @@ from effopd.parameters import OTHER, locate
 _SEPARATE = re.compile(r"\.(?:[qkv]|gate|up)_proj\.|experts\.\d+\.")
 _FUSED = re.compile(r"qkv|gate_up|experts\.[a-z]")
 _CHUNK = 2**16  # elements
+HEAD = "lm_head.weight"
 
 
 class Difference(NamedTuple):
@@ -179,6 +180,7 @@ def open_pair(base: str | Path, trained: str | Path, ignore: Sequence[str] = ())
         lora = adapter.factors
         changed: dict[str, tuple[int, ...]] = {name: factors.shape for name, factors in lora.items()}
         changed |= {name: info.shape for name, info in adapter.replacements.items()}
+        changed |= _head_that_stays(base_model, adapter.replacements)
         base_model = untie(base_model, changed)
         trained_model = ModelReader(trained_directory, base_model.tensors | adapter.replacements, base_model.tied)
     else:
@@ -191,6 +193,19 @@ def open_pair(base: str | Path, trained: str | Path, ignore: Sequence[str] = ())
     names = [name for name in everything if name not in ignored]
     _check_match(base_model, trained_model, lora, names)
     return Pair(base_model, trained_model, lora, names, sorted(ignored, key=natural_order))
+
+
+def _head_that_stays(base: ModelReader, replacements: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+    """Name a tied base's output head with its shape if an adapter brings an embedding of its own (`modules_to_save`).
+
+    PEFT then trains a copy of the embedding, and the head remains the base's.
+    """
+    kinds = {name: locate(name).kind for name in {**base.tensors, **replacements} if name.endswith("weight")}
+    embeddings = [name for name in base.tensors if kinds.get(name) == "embedding"]
+    tokens = max(embeddings, key=lambda name: base.tensors[name].shape[0], default=None)  # the others are positions
+    if tokens is None or not base.tied or tokens not in replacements or "lm_head" in kinds.values():
+        return {}
+    return {HEAD: base.tensors[tokens].shape}
 
 
 def _difference(trained: torch.Tensor, base: torch.Tensor) -> tuple[torch.Tensor, float]:

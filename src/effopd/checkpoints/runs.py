@@ -31,7 +31,7 @@ class Checkpoint(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """Describe the checkpoint as JSON, with a digest of its files by which another one in its place is noticed."""
         files = files_digest(weight_files(self.directory))
-        return {"step": self.step, "directory": str(self.directory), "files": files}
+        return {"step": self.step, "directory": str(self.directory.resolve()), "files": files}
 
 
 def find_checkpoints(path: str | Path | Sequence[str | Path]) -> list[Checkpoint]:

@@ -20,8 +20,9 @@ from effopd.evaluation.sample_batches import SampleBatches
 from effopd.evaluation.settings import BACKENDS, TaskSettings
 from effopd.evaluation.task import Task
 from effopd.evaluation.vllm_backend import VLLMBackend
-from effopd.files import files_digest, write_json
+from effopd.files import write_json
 from effopd.models.device import choose_device
+from effopd.models.directory import weights_digest
 from effopd.models.find import find_model
 from effopd.models.load import load_model, load_tokenizer
 from effopd.models.vocabulary import check_vocabularies
@@ -108,7 +109,7 @@ def evaluate_model(
     models.check_teacher(tokenizer, pad_token)
     settings = {
         "model": str(models.source),
-        "model_files": _files(models.source),
+        "model_files": weights_digest(models.source),
         "task": task,
         "task_digest": task_digest(loaded),
         "num_samples": num_samples,
@@ -118,7 +119,7 @@ def evaluate_model(
         "temperature": temperature,
         "max_new_tokens": loaded.max_new_tokens,
         "teacher": None if models.teacher is None else str(models.teacher),
-        "teacher_files": None if models.teacher is None else _files(models.teacher),
+        "teacher_files": None if models.teacher is None else weights_digest(models.teacher),
         "chat": chat,
         "system_prompt": system_prompt,
         "chat_template_kwargs": chat_template_kwargs,
@@ -188,11 +189,6 @@ def _find_models(
             "--teacher needs the model's whole distributions, which vLLM does not give: --backend hf."
         )
     return _Models(find_model(model), None if teacher is None else find_model(teacher), backend, dtype, device)
-
-
-def _files(source: Path | str) -> str | None:
-    """Compute a digest by which another model in the same directory is noticed; None for a model of the hub."""
-    return None if isinstance(source, str) else files_digest(source.glob("*.safetensors"))
 
 
 def _table(task: Task, evaluation: Evaluation, summary: dict[str, Any]) -> Table:

@@ -22,7 +22,7 @@ from effopd.interventions.pair_source import PairSource
 from effopd.interventions.plan import describe
 from effopd.interventions.realised import Dtype, warn_of_error
 from effopd.interventions.update import Intervention
-from effopd.models.directory import ADAPTER_WEIGHTS, CONFIG, MODEL_FILES
+from effopd.models.directory import ADAPTER_WEIGHTS, CONFIG, GENERATION_CONFIG, MODEL_FILES
 from effopd.parameters import locate
 
 RECORD = "intervention.json"
@@ -42,8 +42,9 @@ def intervene(
     """Apply interventions to the update of a trained model, and write the new model.
 
     One tensor at a time is in memory, and one file of the output. A matrix that is truncated is held several times in
-    float64. The new directory gets the trained model's config and tokenizer files (the base's tokenizer where the
-    trained model has none) and a record, `intervention.json`. It appears under its name only when it is complete: an
+    float64. The new directory gets the trained model's config, tokenizer, chat template and way to generate (the base's
+    where the trained model has none; the config of the one that stores the output head, if only one does) and a record,
+    `intervention.json`. It appears under its name only when it is complete: an
     interruption leaves nothing behind.
 
     Args:
@@ -93,7 +94,7 @@ def intervene(
 
     try:
         new_model.write(write, dtype)
-        _copy_tokenizer(pair.base.directory, staging)
+        _copy_tokenizer(pair, staging)
         record = {
             "base": str(base),
             "trained": str(trained),
@@ -149,16 +150,24 @@ def _warn_of_tied_embedding(pair: Pair) -> None:
         )
 
 
-def _copy_tokenizer(base: Path, directory: Path) -> None:
-    """Copy the base's tokenizer to a model that has none."""
-    if not any(directory.glob("tokenizer*")):
-        for file in {file for pattern in MODEL_FILES for file in base.glob(pattern) if file.is_file()}:
-            if not (directory / file.name).exists():
-                shutil.copyfile(file, directory / file.name)
+def _copy_tokenizer(pair: Pair, directory: Path) -> None:
+    """Give the new model the trained one's tokenizer with its template, or else the base's, and its way to generate."""
+    places = [pair.trained.directory, pair.base.directory]
+    source = next((place for place in places if any(place.glob("tokenizer*"))), places[1])
+    for file in _tokenizer_files(directory):
+        file.unlink()
+    generation = [file for place in places if (file := place / GENERATION_CONFIG).is_file()][:1]
+    for file in [*_tokenizer_files(source), *generation]:
+        shutil.copyfile(file, directory / file.name)
+
+
+def _tokenizer_files(directory: Path) -> set[Path]:
+    found = {file for pattern in MODEL_FILES for file in directory.glob(pattern) if file.is_file()}
+    return {file for file in found if file.name not in (CONFIG, GENERATION_CONFIG) and file.suffix != ".py"}
 
 
 def _like(pair: Pair, trained: str | Path) -> Path:
-    """Choose the model whose config and tokenizer the new one gets: the trained one, if it has all the tensors."""
+    """Choose the model whose config the new one gets: the trained one, if it has all the tensors."""
     for directory in (pair.trained.directory, pair.base.directory):
         if (directory / CONFIG).exists() and open_model(directory).tensors.keys() == set(pair.names):
             return directory

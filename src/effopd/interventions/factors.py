@@ -47,7 +47,8 @@ class SavedFactors:
         if not file.exists():
             return None
         try:
-            stored = {key: tensor.to(update.device, torch.float64) for key, tensor in load_file(file).items()}
+            found = load_file(file)
+            stored = {key: tensor.to(update.device, torch.float64) for key, tensor in found.items()}
             left, right, sigma = stored["left"], stored["right"], stored["singular_values"]
         except (SafetensorError, OSError, KeyError) as error:
             raise DataError(f"{file} cannot be read as saved factors ({error!r}). Run the analysis again.") from error
@@ -56,8 +57,9 @@ class SavedFactors:
                 f"{file}: these are not the singular vectors of this update of {name}. Pass the analysis, run and "
                 "checkpoint of the very models given as base and trained, or leave the factors out."
             )
-        rank = int((sigma > max(update.shape) * RANK_EPS * sigma[0]).sum())
-        return Decomposition(right if update.shape[0] >= update.shape[1] else left, rank)
+        # An analysis by version 0.1.0 has no rank, and the values of its Gram matrix may be noise at the bottom.
+        counted = (sigma > max(update.shape) * RANK_EPS * sigma[0]).sum()
+        return Decomposition(right if update.shape[0] >= update.shape[1] else left, int(found.get("rank", counted)))
 
 
 def open_factors(analysis: str | Path, run: str | None = None, checkpoint: int | None = None) -> SavedFactors:

@@ -1,13 +1,16 @@
 """Frobenius norms of a model's update, weight by weight, to which the updates of other models are scaled."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from effopd.checkpoints import Pair, open_pair
 from effopd.errors import DataError
 from effopd.interventions.update import NormReference, weights_in
+from effopd.updates.blocks import row_windows
 
 
 class UpdateNorms(Mapping[str, float]):
@@ -28,8 +31,14 @@ class UpdateNorms(Mapping[str, float]):
         if name not in self._norms:
             if name not in self._names:
                 raise KeyError(name)
-            self._norms[name] = float(torch.linalg.vector_norm(self._pair.delta(name)))
+            size = self._pair.matrices.get(name)
+            parts = [self._pair.delta(name)] if size is None else self._windows(name, size)
+            self._norms[name] = math.hypot(*(float(torch.linalg.vector_norm(part)) for part in parts))
         return self._norms[name]
+
+    def _windows(self, name: str, size: tuple[int, int]) -> Iterator[Tensor]:
+        """Read the update of a matrix a few rows at a time, since that of an embedding takes gigabytes."""
+        return (self._pair.delta(name, window) for window in row_windows(size))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -85,6 +85,11 @@ class Weight:
         """The update dW in float64, read when it is first asked for and then kept."""
         return self.source.delta(self.name)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether dW is in memory."""
+        return "delta" in vars(self)
+
 
 class NewWeight(NamedTuple):
     """A weight of the intervened model.
@@ -132,6 +137,9 @@ class Update:
 
     def norm(self) -> float:
         """Compute the Frobenius norm in float64."""
+        name, source = self.weight.name, self.weight.source
+        if self.coefficient and self.replaced is None and not self.weight.is_read and source.is_difference(name):
+            return abs(self.coefficient) * source.delta_norm(name)  # which holds no dW
         return abs(self.coefficient) * float(torch.linalg.vector_norm(self.tensor)) if self.coefficient else 0.0
 
     def decomposition(self, num_vectors: Callable[[int], int]) -> Decomposition:
@@ -172,7 +180,7 @@ class Update:
             new = base.to(dtype)
             if torch.promote_types(base.dtype, dtype) == dtype:
                 return NewWeight(new, Realised())
-        elif self.replaced is None and "delta" not in vars(self.weight) and is_difference:
+        elif self.replaced is None and not self.weight.is_read and is_difference:
             other = source.trained(name)
             new = scale_towards(base, other, self.coefficient, dtype)
         else:

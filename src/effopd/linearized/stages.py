@@ -89,10 +89,6 @@ class Stages:
             found["updates"][name] = self._stage(f"measures:{name}", partial(self._held_against, update))
         return found
 
-    def clean_up(self) -> None:
-        """Remove what only an interrupted linearisation needs."""
-        shutil.rmtree(self.out / _STEPS, ignore_errors=True)
-
     @property
     def spectrum(self) -> Spectrum:
         """Eigenpairs of A, from the steps that are there and those that are left."""
@@ -155,6 +151,11 @@ class Stages:
         for name, spread in spreads.items():
             found[name] = measures.spread_measures(spread, self._seed)
         return found
+
+
+def clean_up(out: Path) -> None:
+    """Remove from a directory what only an interrupted linearisation needs."""
+    shutil.rmtree(out / _STEPS, ignore_errors=True)
 
 
 def _read_step(path: Path) -> Step:

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Literal
 
 from effopd.errors import DataError, listing
+from effopd.files import files_digest
 
+GENERATION_CONFIG = "generation_config.json"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MODEL_FILES = (
     CONFIG,
-    "generation_config.json",
+    GENERATION_CONFIG,
     "*processor_config.json",
     "tokenizer*",
     "special_tokens_map.json",
@@ -71,6 +73,11 @@ def check_loadable(directory: Path) -> None:
     has_weights = any(name.endswith(".safetensors") for name in names)
     if not (CONFIG in names and has_weights and ADAPTER_CONFIG not in names):
         check_whole_model(directory)
+
+
+def weights_digest(place: Path | str) -> str | None:
+    """Compute a digest by which another model in the same directory is noticed; None for a hub name."""
+    return None if isinstance(place, str) else files_digest(place.glob("*.safetensors"))
 
 
 def _names(directory: Path) -> list[str]:

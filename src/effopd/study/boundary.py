@@ -127,7 +127,10 @@ def _entry(axis: Axis, world: str | None, levels: Sequence[tuple[str, dict[int, 
         row |= dict.fromkeys(("estimate", "low", "high", "p_holm", "present")) | {"note": note}
         if (each := compared.get(name)) is not None:
             row |= {"estimate": each.estimate, "low": each.low, "high": each.high, "p_holm": adjusted.get(name)}
-            row["present"] = each.verdict(adjusted.get(name)) == _PRESENT
+            if each.p is None:
+                row["note"] = "too few seeds, or seeds that all agree, for a test"
+            else:
+                row["present"] = each.verdict(adjusted.get(name)) == _PRESENT
         rows.append(row)
     sentence = where_it_begins([row["name"] for row in rows], [row["present"] for row in rows])
     return {"axis": axis.name, "title": axis.title, "world": world, "levels": rows, "found": sentence}

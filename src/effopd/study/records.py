@@ -58,6 +58,7 @@ class Records:
         alignments: Rows of `alignments.parquet`, likewise.
         embeddings: Rows of `embeddings.parquet`, likewise.
         sweep: Rows of a sweep's `results.parquet`, likewise; accuracies in [0, 1] in the column `mean`.
+        cells_left: Number of the sweep's evaluations that are not there.
         metrics: Rows of `metrics.jsonl` of finished runs, by role and seed.
         finished: Contents of `run.json` by role and seed.
         linearized: Contents of `linearized.json` by seed.
@@ -70,6 +71,7 @@ class Records:
     alignments: pd.DataFrame = field(default_factory=pd.DataFrame)
     embeddings: pd.DataFrame = field(default_factory=pd.DataFrame)
     sweep: pd.DataFrame = field(default_factory=pd.DataFrame)
+    cells_left: int = 0
     metrics: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     finished: Mapping[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
     linearized: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
@@ -114,8 +116,11 @@ class Records:
         Several tasks and seeds of sampling are averaged.
 
         Raises:
-            UnresolvedError: There are no such points.
+            UnresolvedError: There are no such points, or evaluations of the sweep are missing, and averages would be of
+                others than planned.
         """
+        if self.cells_left:
+            raise UnresolvedError(f"{self.cells_left} evaluations of the sweep failed or are not done")
         rows = _of(self.sweep, role, seed)
         rows = rows[(rows["sweep"] == sweep) & rows["kind"].isin(kinds)]
         if rows.empty:
@@ -197,8 +202,9 @@ def read_records(
             rows = rows[rows["run"].isin(list(names))]
             rows = rows.assign(role=[names[run][0] for run in rows["run"]], seed=[names[run][1] for run in rows["run"]])
         tables[table] = rows
-    swept = _table(sweep / "results.parquet")
+    swept, cells_left = _table(sweep / "results.parquet"), 0
     if not swept.empty:
+        cells_left = int(read_json(sweep / "sweep.json")["num_cells"]) - swept["cell"].nunique()
         roles = {label: role for role, label in labels.items()}
         swept = swept[swept["run"].isin(list(roles))]
         seeds = {role: sorted(seed for each, seed in runs if each == role) for role in labels}
@@ -212,6 +218,7 @@ def read_records(
         target,
         **tables,
         sweep=swept,
+        cells_left=cells_left,
         metrics={key: read_json_lines(path / "metrics.jsonl") for key, path in finished.items() if _has_costs(path)},
         finished={key: read_json(path / "run.json") for key, path in finished.items()},
         linearized={

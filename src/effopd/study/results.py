@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from effopd.study.claims import CLAIMS
-from effopd.study.claims.claim import Claim
+from effopd.study.claims.claim import Bound, Claim
 from effopd.study.records import Records, TooFewWorldsError, UnresolvedError
-from effopd.study.verdict import Comparison, Verdict, compare_world, compare_worlds, holm, overall
+from effopd.study.verdict import Comparison, Verdict, compare_world, compare_worlds, held_back, holm, overall
 
 
 @dataclass
@@ -33,9 +33,20 @@ class _Measured:
         """Whether every planned run has given a value."""
         return not self.unresolved and not any(self.lacking.values())
 
+    @property
+    def bounds(self) -> dict[tuple[str, str], list[int]]:
+        """Seeds of which only a bound is known, by world and what the bound is."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for world, values in self.values.items():
+            for seed, value in values.items():
+                if isinstance(value, Bound):
+                    side = "at least" if value.is_lower else "at most"
+                    found.setdefault((world, f"{side} the given value, as {value.why}"), []).append(seed)
+        return found
+
     def notes(self) -> list[str]:
-        """Say what is missing or unresolved."""
-        found = [*self.lacking.items(), *self.unresolved.items()]
+        """Say what is missing, unresolved, or known as a bound only."""
+        found = [*self.lacking.items(), *self.unresolved.items(), *self.bounds.items()]
         return [
             f"{world}: {what}" + (f" (seed {', '.join(map(str, seeds))})" if seeds else "")
             for (world, what), seeds in found
@@ -55,8 +66,8 @@ def judge(records: Sequence[Records], claims: Iterable[Claim] = CLAIMS) -> list[
     Returns:
         For each claim what was written down (`Claim.to_json`) and `needs`; `estimate`, `low` and `high` over all
         worlds; `p` and `p_holm`; `num_runs`, the number of runs that values come from; `worlds`, with `values` by seed,
-        `estimate`, `low`, `high` and `verdict` of each; `verdict`; and `notes`, which say what is missing or
-        unresolved. Numbers that cannot be computed are None.
+        `estimate`, `low`, `high` and `verdict` of each; `verdict`; and `notes`, which say what is missing,
+        unresolved, or known as a bound only. Numbers that cannot be computed are None.
     """
     measured = {claim: _measure(claim, records) for claim in claims}
     found = {claim: compare_worlds(claim, each.lists) for claim, each in measured.items() if each.values}
@@ -122,12 +133,15 @@ def _entry(
     claim: Claim, measured: _Measured, found: Comparison | None, adjusted: float | None, num_worlds: int
 ) -> dict[str, Any]:
     by_world = {world: compare_world(claim, values) for world, values in measured.lists.items()}
-    verdicts = {world: each.verdict(each.p) for world, each in by_world.items()}
+    verdicts = {
+        world: held_back(each.verdict(each.p), claim, measured.lists[world]) for world, each in by_world.items()
+    }
     verdict: Verdict = "undecided"
     if found is None and not measured.unresolved:
         verdict = "not measured"
     elif found is not None and measured.is_complete:
-        verdict = overall(found, adjusted, list(verdicts.values()))
+        every = [value for values in measured.lists.values() for value in values]
+        verdict = held_back(overall(found, adjusted, list(verdicts.values())), claim, every)
     return {
         **claim.to_json(),
         "needs": [str(need) for need in claim.needs],

@@ -11,16 +11,21 @@ threshold; Holm's procedure adjusts it over all claims of the study that have on
 The verdict is that of the side on which the mean lies if the adjusted p is below 0.05 and no world decides for the
 other side by its own interval; otherwise it is undecided. So a claim that holds in one world and fails in another is
 undecided.
+
+Bounds count as values. Values that the true ones are at least as large as can show that the true mean lies above the
+threshold, since the mean of the bounds lies below it; they cannot show that it lies below. So a verdict is held back if
+there is a bound towards its other side. A world in which all seeds have the same value has no interval, and with it the
+whole has none.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.stats import t as student_t
 
-from effopd.study.claims.claim import Claim
+from effopd.study.claims.claim import Bound, Claim
 
 LEVEL = 0.05
 Verdict = Literal["supported", "contradicted", "undecided", "not measured"]
@@ -80,7 +85,7 @@ def _compare(claim: Claim, groups: Sequence[Sequence[float]]) -> Comparison:
         return Comparison(float(back(mean)), None, None, None, None)
     parts = [float(array.var(ddof=1)) / len(array) / len(arrays) ** 2 for array in arrays]
     # Rounding errors are no spread: of values that are all equal, nothing is known about how seeds differ.
-    if math.sqrt(sum(parts)) <= 1e-12 * max(1.0, abs(mean)):
+    if any(float(array.std()) <= 1e-12 * max(1.0, abs(float(array.mean()))) for array in arrays):
         return Comparison(float(back(mean)), None, None, None, None)
     error = math.sqrt(sum(parts))
     freedom = sum(parts) ** 2 / sum(part**2 / (len(array) - 1) for part, array in zip(parts, arrays, strict=True))
@@ -119,6 +124,17 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p))
         adjusted[name] = largest
     return adjusted
+
+
+def held_back(verdict: Verdict, claim: Claim, values: Iterable[float]) -> Verdict:
+    """Return a verdict, or `undecided` if the true value behind a bound could lie on its other side."""
+    if verdict not in ("supported", "contradicted"):
+        return verdict
+    bounds = [value.is_lower for value in values if isinstance(value, Bound)]
+    if claim.direction == "within":
+        return "undecided" if bounds else verdict
+    says_above = (verdict == "supported") == (claim.direction == "above")
+    return verdict if all(is_lower == says_above for is_lower in bounds) else "undecided"
 
 
 def overall(found: Comparison, adjusted: float | None, by_world: Sequence[Verdict]) -> Verdict:

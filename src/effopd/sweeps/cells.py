@@ -16,7 +16,8 @@ from effopd.checkpoints import Checkpoint, Pair, find_checkpoints, open_pair
 from effopd.checks import check_list
 from effopd.interventions import make_intervention
 from effopd.interventions.realised import held_dtype
-from effopd.models.find import absolute_name, find_model, model_directory
+from effopd.models.directory import weights_digest
+from effopd.models.find import absolute_name, find_model, find_place, model_directory
 from effopd.parameters import locate
 from effopd.sweeps.spec import Seed, SweepSpec
 from effopd.sweeps.sweep_models import Entry, SweepModel, TrainingRun, X, thin
@@ -99,8 +100,8 @@ class SweepPlan(NamedTuple):
 
     Attributes:
         cells: Cells in the order of runs and checkpoints.
-        identity: Specification, base, and checkpoints of every run, as JSON can hold them. Its `dtype` is `stored`
-            where that is no narrower than what was asked for.
+        identity: Specification, base, digests of the files of base and teacher, and checkpoints of every run, as JSON
+            can hold them. Its `dtype` is `stored` where that is no narrower than what was asked for.
     """
 
     cells: list[Cell]
@@ -115,8 +116,9 @@ def plan_cells(spec: SweepSpec) -> SweepPlan:
         DataError: A model cannot be read, or does not match the base.
     """
     base = absolute_name(spec.base)
-    if spec.teacher is not None:
-        find_model(model_directory(spec.teacher))  # a missing teacher is an error now, and not one of each cell
+    places: dict[str, Path | str] = {"base": find_place(spec.base)}
+    if spec.teacher is not None:  # a missing one is an error now, and not one of each cell
+        places["teacher"] = find_model(model_directory(spec.teacher))
     found = {
         name: [tuple(map(_resolved, find_checkpoints(_located(seed, spec.root)))) for seed in run.seeds]
         for name, run in spec.runs.items()
@@ -138,6 +140,7 @@ def plan_cells(spec: SweepSpec) -> SweepPlan:
     identity = {
         "spec": spec.to_json() | ({"dtype": "stored"} if is_wide else {}),
         "base": base,
+        "files": {name: weights_digest(place) for name, place in places.items()},
         "runs": {name: [[each.identity() for each in seed] for seed in seeds] for name, seeds in found.items()},
     }
     return SweepPlan(cells, json.loads(json.dumps(identity)))

@@ -16,6 +16,12 @@ _CHUNK = 2**16  # elements
 _MAX_EXPONENT = 60  # of two, so that squares and their sums stay far from the limits of float32
 
 
+def row_windows(size: tuple[int, int]) -> Iterator[slice]:
+    """Yield slices of a matrix's rows, so short that four of them in float64 take the space of a block."""
+    rows = max(1, BLOCK_BYTES // (8 * size[1] * 4))
+    yield from (slice(start, min(start + rows, size[0])) for start in range(0, size[0], rows))
+
+
 class UpdateBlocks:
     """dW [m, n] in blocks, turned so that its long side is the first, and scaled if that is needed.
 

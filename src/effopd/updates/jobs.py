@@ -114,6 +114,7 @@ def do_job(job: Job) -> Row:
             "right": found.vectors.right.float(),
             "relative_gap": found.vectors.relative_gap,
             "singular_values": found.spectrum.singular_values,
+            "rank": torch.tensor(found.spectrum.rank),
         }
         save_tensors(tensors, vectors_file(job.out, job.run, job.checkpoint, job.parameter))
     return asdict(replace(found.record, displacement_norm=norm, displacement_cosine=cosine))

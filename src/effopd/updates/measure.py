@@ -13,7 +13,7 @@ from effopd.checkpoints import open_pair
 from effopd.checkpoints.pair import Difference
 from effopd.errors import DataError
 from effopd.parameters import locate
-from effopd.updates.blocks import BLOCK_BYTES, UpdateBlocks
+from effopd.updates.blocks import BLOCK_BYTES, UpdateBlocks, row_windows
 from effopd.updates.gram import Precision, gram_eigen
 from effopd.updates.records import UpdateRecord
 from effopd.updates.spectrum import Spectrum, spectrum
@@ -132,7 +132,8 @@ def measure_parameter(
     found: Spectrum | None = None
     vectors: SingularVectors | None = None
     if name in source.matrices:
-        eigen = gram_eigen(blocks, vectors=True, k=NUM_VECTORS, dtype=precision)
+        is_zero = not blocks.num_nonzero  # as those of frozen matrices are, and there is nothing to decompose
+        eigen = None if is_zero else gram_eigen(blocks, vectors=True, k=NUM_VECTORS, dtype=precision)
         found, vectors = spectrum(blocks, eigen=eigen), singular_vectors(blocks, NUM_VECTORS, eigen=eigen)
     norm = (
         found.frobenius_norm
@@ -193,8 +194,7 @@ def _windows(source: UpdateSource | None, name: str, size: tuple[int, int]) -> I
     if source is None or name not in source.matrices:
         yield ()
         return
-    rows = max(1, BLOCK_BYTES // (8 * size[1] * 4))
-    yield from ((slice(start, min(start + rows, size[0])),) for start in range(0, size[0], rows))
+    yield from ((window,) for window in row_windows(size))
 
 
 def _minus(one: Tensor | None, other: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ from effopd import __version__
 from effopd.checkpoints import Pair, find_checkpoints, open_pair
 from effopd.checks import check_file_name
 from effopd.errors import ConfigurationError, listing
+from effopd.models.directory import weights_digest
 from effopd.run_directory import differing_settings
 from effopd.updates.gram import Precision
 from effopd.updates.measure import parameters
@@ -98,7 +99,8 @@ def plan_jobs(
         raise ConfigurationError("Got no run to analyse; expected at least one, NAME=DIR.")
     _check_something_is_left(ignore, ignored, jobs)
     settings = {
-        "base": str(base_directory),
+        "base": str(base_directory.resolve()),
+        "base_files": weights_digest(base_directory),
         "runs": described,
         "settings": {"ignore": list(ignore), "precision": precision},
         "ignored": list(ignored),
@@ -119,6 +121,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     plain = [{"base": each["base"], **each["settings"]} for each in (before, now)]
     changed = differing_settings(*plain)
+    if before.get("base_files", now["base_files"]) != now["base_files"]:
+        changed.append("base, whose files have changed since")
     runs = {run["name"]: run["checkpoints"] for run in now["runs"]}
     for run in before["runs"]:
         if run["name"] not in runs:

@@ -62,7 +62,11 @@ def singular_vectors(update: Tensor | UpdateBlocks, k: int = 20, *, eigen: GramE
     """
     if k < 1:
         raise DataError(f"Got k={k}; expected at least 1.")
-    eigen = eigen or gram_eigen(update, vectors=True, k=k)
+    blocks = eigen.blocks if eigen else UpdateBlocks.of(update)
+    if not blocks.num_nonzero and blocks.shape == tuple(update.shape):
+        sizes = ((blocks.shape[0], 0), (blocks.shape[1], 0), (0,), (0,))
+        return SingularVectors(*(torch.zeros(size, dtype=torch.float64) for size in sizes))
+    eigen = eigen or gram_eigen(blocks, vectors=True, k=k)
     short = len(eigen.values)
     if eigen.vectors is None or eigen.blocks.shape != tuple(update.shape) or eigen.vectors.shape[1] < min(k, short):
         vectors = "none" if eigen.vectors is None else eigen.vectors.shape[1]

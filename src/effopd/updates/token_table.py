@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from effopd.checkpoints import Pair
+from effopd.updates.blocks import row_windows
 from effopd.updates.embedding import embedding_picture
 
-_CHUNK_ROWS = 8192
 _NUM_PICTURED = 300
 _METHODS: dict[str, Literal["pca", "tsne"]] = {"": "pca", "tsne_": "tsne"}
 _PLACES = [f"{method}{which}_{axis}" for method in _METHODS for which in ("base", "trained") for axis in "xy"]
@@ -73,12 +73,11 @@ def token_tables(finals: Mapping[str, Mapping[str, FinalShift]], tokenizer: Any)
 
 def row_chunks(pair: Pair, parameter: str, ids: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """Yield chunks of rows: index of the first row, base rows and trained rows in float64, and the ids among them."""
-    for start in range(0, pair.matrices[parameter][0], _CHUNK_ROWS):
-        chunk = ids[(ids >= start) & (ids < start + _CHUNK_ROWS)]
+    for window in row_windows(pair.matrices[parameter]):
+        chunk = ids[(ids >= window.start) & (ids < window.stop)]
         if len(chunk):
-            window = slice(start, start + _CHUNK_ROWS)
             base = pair.base.read(parameter, window).double()
-            yield start, base, base + pair.delta(parameter, window), chunk
+            yield window.start, base, base + pair.delta(parameter, window), chunk
 
 
 def _pictures(parameter: str, runs: Mapping[str, FinalShift], ids: Tensor) -> dict[str, dict[str, Tensor]]:

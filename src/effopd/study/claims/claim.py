@@ -10,6 +10,24 @@ Direction = Literal["above", "below", "within"]
 PAPER = "arXiv 2605.11739"
 
 
+class Bound(float):
+    """A value of a statistic of which only a bound is known.
+
+    Attributes:
+        is_lower: Whether the true value is at least this one; otherwise it is at most this one.
+        why: What made the true value unknown.
+    """
+
+    is_lower: bool
+    why: str
+
+    def __new__(cls, value: float, is_lower: bool, why: str) -> "Bound":
+        """Make a number that knows to be a bound."""
+        bound = super().__new__(cls, value)
+        bound.is_lower, bound.why = is_lower, why
+        return bound
+
+
 @dataclass(frozen=True)
 class Claim:
     """A claim that a study tests.
@@ -24,8 +42,8 @@ class Claim:
         direction: Where the mean has to lie for the claim to hold: `above` or `below` the threshold, or `within` the
             threshold on either side of 0.
         needs: Records that the statistic is computed from.
-        measure: Function that computes it for one seed of a world. It raises `UnresolvedError` where the records do not
-            determine it.
+        measure: Function that computes it for one seed of a world. It returns a `Bound` where that is all that is
+            known, and raises `UnresolvedError` where the records do not determine it.
         is_ratio: Whether the statistic is a ratio, which is above 0 and of which logarithms are averaged.
         digits: Number of decimals that reports show.
         over_worlds: Function that computes the statistic for one seed from all worlds together, in place of `measure`;

@@ -1,12 +1,13 @@
 """What reaching the target accuracy costs: EffOPD against vanilla OPD and its rivals, in four quantities.
 
-A run that was stopped before the target bounds the ratio of costs on one side. The bound is taken where it decides the
-question against the threshold; otherwise the seed is unresolved, and so is the claim's verdict.
+A run that was stopped before the target bounds the ratio of costs on one side. The bound is taken as the value where it
+lies on its own side of the threshold, and then no verdict for the other side is given (see `study.verdict`). Otherwise
+the seed is unresolved, and so is the claim's verdict.
 """
 
 import math
 
-from effopd.study.claims.claim import PAPER, Claim
+from effopd.study.claims.claim import PAPER, Bound, Claim
 from effopd.study.records import COSTS, Records, UnresolvedError, needs
 
 THEME = "Cost of reaching the target accuracy"
@@ -34,12 +35,13 @@ def cost_ratio(
     ratio = top / bottom
     if math.isfinite(top_high) and math.isfinite(bottom_high):
         return ratio
-    if math.isfinite(bottom_high) and ratio > threshold:
-        return ratio  # the true ratio is larger still
-    if math.isfinite(top_high) and ratio < threshold:
-        return ratio  # the true ratio is smaller still
     late = [role for role, high in ((numerator, top_high), (denominator, bottom_high)) if not math.isfinite(high)]
-    raise UnresolvedError(f"{' and '.join(late)} did not reach the target within the steps")
+    why = f"{' and '.join(late)} did not reach the target within the steps"
+    if math.isfinite(bottom_high) and ratio > threshold:
+        return Bound(ratio, True, why)
+    if math.isfinite(top_high) and ratio < threshold:
+        return Bound(ratio, False, why)
+    raise UnresolvedError(why)
 
 
 def _claim(

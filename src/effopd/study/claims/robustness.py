@@ -9,15 +9,19 @@ SIZES = (10, 20, 100, 200)
 
 
 def against_alphaopd(records: Records, seed: int) -> float:
-    """Compute how much more accurate EffOPD is at its end than what AlphaOPD extrapolates to.
+    """Compute how much more accurate EffOPD is, within as many steps, than what AlphaOPD extrapolates to.
 
     Raises:
-        UnresolvedError: AlphaOPD's extrapolation was not measured.
+        UnresolvedError: AlphaOPD's extrapolation was not measured, or EffOPD was not within its steps.
     """
-    extrapolated = (records.finished.get(("alphaopd", seed), {}).get("alphaopd") or {}).get("accuracy")
-    if extrapolated is None:
+    extrapolated = records.finished.get(("alphaopd", seed), {}).get("alphaopd") or {}
+    if extrapolated.get("accuracy") is None:
         raise UnresolvedError("run.json of alphaopd has no accuracy of the extrapolated model")
-    return records.final_accuracy("effopd", seed) - float(extrapolated)
+    steps = extrapolated["steps"][-1]
+    rows = [row for row in records.metrics["effopd", seed] if row["step"] <= steps and row.get("accuracy") is not None]
+    if not rows:
+        raise UnresolvedError(f"effopd was not evaluated within the {steps} steps of alphaopd")
+    return float(rows[-1]["accuracy"]) - float(extrapolated["accuracy"])
 
 
 def _rate(name: str, words: str) -> Claim:
@@ -69,7 +73,7 @@ CLAIMS = (
         theme=THEME,
         statement="After as many steps, EffOPD is more accurate than AlphaOPD's extrapolation to the teacher.",
         source=f"{PAPER}, EffOPD against other methods; AlphaRL is arXiv 2510.00553",
-        statistic="accuracy: EffOPD at its end less AlphaOPD's extrapolated model",
+        statistic="accuracy: EffOPD at its last evaluation within AlphaOPD's steps, less AlphaOPD's extrapolated model",
         threshold=0.0,
         direction="above",
         needs=needs(COSTS, "effopd", "alphaopd"),
