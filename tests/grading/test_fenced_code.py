@@ -33,6 +33,13 @@ from effopd.grading.fenced_code import extract_code
         *((f"```{language}\nx = 1\n```", "") for language in ("pycon", "python2", "pytb", "perl")),
         ("```python title='a.py'\nx = 1\n```", "x = 1\n"),
         ("~~~python\nx = 1\n~~~", "x = 1\n"),
+        ("```python\nx = 1\n````\n```python\ny", "y"),
+        ("```python\nx = 1\n````\nDone.", "x = 1\n"),
+        ("```python\nx = 1\n   ```\nDone.", "x = 1\n"),
+        ('```python\ns = """\n    ```\n    1\n    ```\n"""\n```\n', 's = """\n    ```\n    1\n    ```\n"""\n'),
+        ('- ```python\n  s = """\n      ```\n  """\n  ```\nDone.', 's = """\n    ```\n"""\n'),
+        ('```python\ns = """\n\t```\n"""\n```\n', 's = """\n\t```\n"""\n'),
+        ("     So: ```python\n     x = 1\n     ```\nDone.", "     x = 1\n"),
         ("```python\nx = '```'\n```", "x = '```'\n"),
         ("<think>\n```python\ndraft\n```\n</think>\nfinal = 1", "final = 1"),
         ("<think>```python\ndraft\n```</think>\n```python\nfinal = 1\n```", "final = 1\n"),
@@ -47,7 +54,12 @@ def test_extract_code(text: str, program: str) -> None:
     assert extract_code(text) == program
 
 
-@pytest.mark.parametrize("text", ["```python\nx```\n" * 50_000, "a ```" * 100_000, " " * 500_000 + "x", "- " * 500_000])
+INDENTED = "".join(f"{' ' * columns}```python\nx```\n" for columns in range(700)) + (" " * 800 + "```\n") * 300
+
+
+@pytest.mark.parametrize(
+    "text", ["```python\nx```\n" * 50_000, "a ```" * 100_000, " " * 500_000 + "x", "- " * 500_000, INDENTED]
+)
 def test_long_completions_take_no_long_time(text: str) -> None:
     started = time.process_time()
     extract_code(text)

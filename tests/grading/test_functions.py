@@ -29,6 +29,10 @@ TESTS = {"unit": "def check(candidate):\n    assert candidate([1, 2]) == 5\n\nch
             True,
         ),
         ("```python\ndef total(xs):\n    return sum(xs)\n```", False),
+        (
+            "~~~python\ndef total(xs):\n    '''\n```\ntotal([1])\n```\n    '''\n    return sum(xs) + 2\n~~~",
+            True,
+        ),
         ("```java\nreturn 5;\n```", False),
         ("", False),
     ],

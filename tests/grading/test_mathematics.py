@@ -106,6 +106,11 @@ def test_most_answers_need_no_worker() -> None:
         (r"\boxed{0.0}", "1.6e-19", False),
         (r"\boxed{\frac{1}{10^{20}}}", "1.6e-19", False),
         (r"\boxed{10^{-16}\sqrt{2}}", r"10^{-16}\sqrt{3}", False),
+        (r"\boxed{2516_7}", "2516_8", False),
+        (r"\boxed{2516_{7}}", "$2516_8$", False),
+        (r"\boxed{2515_8}", "2516_8", False),
+        (r"\boxed{02516_{\text{8}}}", "2516_8", True),
+        (r"\boxed{2516}", "2516_8", True),
         (r"\boxed{\frac{1}{2000}}", r"0.0005", True),
     ],
 )

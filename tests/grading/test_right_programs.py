@@ -59,6 +59,12 @@ def test_that_read_and_print(program: str, given: str, expected: str) -> None:
         ("def f(): raise KeyError", "try: f()\nexcept KeyError as e: assert 'f' not in str(e)"),
         ("def f(a): pass", "row = [1]\na = [row]\nf(a)\nassert a[0] is row"),
         ("class S(list):\n    def top(self): return self[-1]", "s = S()\ns.append(3)\nassert s.top() == 3"),
+        (
+            "class S:\n    def __init__(self): self.x = [1, 2]\n    def __len__(self): return 2\n"
+            "    def __getitem__(self, i): return self.x[i]\n    def __str__(self): return 'S!'",
+            "s = S()\nassert (len(s), s[1], str(s), list(s)) == (2, 2, 'S!', [1, 2])\n"
+            "assert np.allclose(s, [1, 2])\nassert vars(s) == {'x': [1, 2]}\nassert S.__name__ == 'S'",
+        ),
         ("def f(x): return x", HEAD.replace("    def", "    @unittest.expectedFailure\n    def")),
         ("import numpy as np\ndef f(): return np.zeros((0, 3))", "assert f().shape == (0, 3)"),
         ("import numpy as np\ndef f(): return np.ones((2, 3))", "assert f().tolist() == [[1.0] * 3] * 2"),

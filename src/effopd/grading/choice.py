@@ -9,9 +9,15 @@ from effopd.grading.verdict import Verdict
 
 _NAMED = re.compile(
     r"\b(?i:answer(?:\s+is)?|(?:option|choice)\s+is)[\s:*$]*(?i:(?:option|choice)\s+)?(?:\(([A-Za-z])\)|([A-H])\b(?!'))"
+    r"(?![\s*$]+is\s+(?:wrong|incorrect|false|not\s+(?:right|correct|true))\b)"
 )
 _BOXED = re.compile(
     r"[\s($]*(?:(?i:answer(?:\s+is)?|option|choice)[\s:($]+)*(?:([A-Za-z])(?=[\s)$.]*\Z|[).:])|([A-Z])(?![A-Za-z]))"
+)
+_JOINING = r"(?:[,;/&]|(?:and|or)\b)"
+_ANOTHER = re.compile(  # what follows the first of several letters: `, B`, `) or (C)`
+    rf"[\s).$\\]*(?:{_JOINING}[\s($\\]*)+(?i:(?:option|choice)\s+)?"
+    rf"(?:[B-H]\b|[A-Za-z](?=[\s).$\\]*(?:\Z|{_JOINING})))"
 )
 _ALONE = re.compile(r"\A[\s(*$]*([A-Za-z])()[\s)*$.]*\Z")
 
@@ -20,8 +26,9 @@ def grade_choice(completions: Sequence[str], answers: Sequence[str]) -> list[Ver
     r"""Grade multiple choice.
 
     Only what follows the last `</think>` counts. The choice is the letter in the last `\boxed{}` (`C`, `(C)`,
-    `C. because`, `\text{C}`). Without a box, it is the letter after the last `answer`, `answer is`, `option is` or
-    `choice is`, if that is in upper case or in parentheses; or a single letter that is the whole text.
+    `C. because`, `\text{C}`); a box that names several (`A or C`) is no answer. Without a box, it is the letter after
+    the last `answer`, `answer is`, `option is` or `choice is`, if that is in upper case or in parentheses, and if the
+    text does not go on to call it wrong (`the answer A is wrong`); or a single letter that is the whole text.
 
     Args:
         completions: N texts.
@@ -46,7 +53,9 @@ def _choice(text: str) -> str | None:
     text = without_thinking(text)
     boxed = last_boxed(text)
     if boxed is not None:
-        match = _BOXED.match(strip_text_commands(boxed))
-        return (match[1] or match[2]).upper() if match else None
+        boxed = strip_text_commands(boxed)
+        match = _BOXED.match(boxed)
+        return (match[1] or match[2]).upper() if match and not _ANOTHER.match(boxed, match.end()) else None
+    text = strip_text_commands(text)
     found = [*_ALONE.finditer(text), *_NAMED.finditer(text)]
     return (found[-1][1] or found[-1][2]).upper() if found else None

@@ -14,6 +14,7 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z ]+")
 _CHOICE = re.compile(r"\(?[A-E]\)?")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,?\\!|\\[,;: ]|~|\{,\})(?=\d{3}(?!\d))")
 _CURRENCY = re.compile(r"\\\$|[£€]")
+_BASED = re.compile(r"(\d+)_\{?(\d+)\}?")
 _PERCENT = re.compile(r"\s*\\?%\Z")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)([eE][-+]?\d{1,6})?")
 _LEAST_DECIMAL = Decimal("1e-3")
@@ -55,6 +56,9 @@ def compare_text(text: str, expected: str) -> bool | None:
         return False
     if given.casefold() == wanted.casefold():  # they differ in case only, which math-verify would ignore
         return False
+    given_number, wanted_number = _digits_and_base(given), _digits_and_base(wanted)
+    if given_number and wanted_number:  # math-verify would ignore the bases
+        return given_number == wanted_number
     return False if boxed is not None and len(boxed) > _MAX_ANSWER_LENGTH else None
 
 
@@ -79,6 +83,12 @@ def readable(text: str) -> str:
 
 def _plain(answer: str) -> str:
     return readable(strip_text_commands(answer)).lstrip(_SPACE + "$").rstrip(_SPACE + "$.")
+
+
+def _digits_and_base(answer: str) -> list[str] | None:
+    """Split a number such as `2516_8`; None for any other answer."""
+    number = _BASED.fullmatch(answer)
+    return [part.lstrip("0") for part in number.groups()] if number else None
 
 
 def _fold_words(text: str) -> str:

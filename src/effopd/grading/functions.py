@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effopd.grading.fenced_code import extract_code
-from effopd.grading.programs import grade_code
+from effopd.grading.problem_tests import parse_tests
+from effopd.grading.programs import iterate_program_verdicts
 from effopd.grading.verdict import Verdict
 
 _FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
@@ -28,9 +29,9 @@ def grade_functions(completions: Sequence[str], answers: Sequence[Mapping[str, A
         _program(answer["prefix"], code) if (code := extract_code(completion)) else ""
         for completion, answer in zip(completions, answers, strict=True)
     ]
-    return grade_code(programs, [answer["tests"] for answer in answers])
+    return list(iterate_program_verdicts(programs, [parse_tests(answer["tests"]) for answer in answers]))
 
 
 def _program(prefix: str, code: str) -> str:
     imports = "".join(_FUTURE.findall(code))  # these have to come first
-    return f"```python\n{imports}{prefix}\n{_FUTURE.sub('', code)}\n```"
+    return f"{imports}{prefix}\n{_FUTURE.sub('', code)}\n"

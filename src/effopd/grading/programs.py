@@ -85,6 +85,24 @@ def iterate_code_verdicts(
         ValueError: The numbers of completions and of tests differ.
         UnsupportedError: There is no working sandbox.
     """
+    programs = [extract_code(completion_text(completion)) for completion in completions]
+    yield from iterate_program_verdicts(programs, tests, workers=workers, limits=limits, unsafe=unsafe)
+
+
+def iterate_program_verdicts(
+    programs: Sequence[str],
+    tests: Sequence[Tests],
+    *,
+    workers: int | None = None,
+    limits: Limits | None = None,
+    unsafe: bool = False,
+) -> Iterator[Verdict]:
+    """Like `iterate_code_verdicts`, but take source code as it is.
+
+    Raises:
+        ValueError: The numbers of programs and of tests differ.
+        UnsupportedError: There is no working sandbox.
+    """
     if unsafe:
         warn_unsafe()
     pool = ThreadPoolExecutor(workers or min(num_processors(), _MOST_WORKERS), thread_name_prefix="effopd-grade")
@@ -92,10 +110,8 @@ def iterate_code_verdicts(
     stop = threading.Event()
     try:
         futures = [
-            pool.submit(
-                grade_program, extract_code(completion_text(completion)), each, limits, unsafe=unsafe, stop=stop
-            )
-            for completion, each in zip(completions, tests, strict=True)
+            pool.submit(grade_program, program, each, limits, unsafe=unsafe, stop=stop)
+            for program, each in zip(programs, tests, strict=True)
         ]
         for future in futures:
             yield future.result()

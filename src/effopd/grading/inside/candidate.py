@@ -26,6 +26,9 @@ def serve(path: str, descriptors: dict[str, int]) -> None:
     - or, after an exception, `raised`, the names of its class and of the bases of that, and its `text`;
     - and `printed`, if that was to be captured.
 
+    A `value` that is a class of exceptions comes with `exception`, the names of that class and of its bases. Instead of
+    all this, an answer may have `unsupported`, a text. The tests' side checks the form of every answer.
+
     Args:
         path: Path of the program's source.
         descriptors: File descriptors `requests`, to read from, and `answers`, to write to.
