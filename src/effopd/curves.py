@@ -8,22 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from rich.console import Console
 from scipy.stats import t as student_t
 
 from effopd.checkpoints.runs import step_of
 from effopd.console import print_places
 from effopd.errors import ConfigurationError, DataError
-from effopd.files import read_json, read_json_lines
+from effopd.files import load_yaml, read_json, read_json_lines
 from effopd.report.accuracy import write_accuracy
 
 Places = Mapping[str, str | Path | Sequence[str | Path]]
 """For each name, a directory that holds evaluations, at any depth, or a list of those."""
 
 IN_TRAINING = "evaluated in training"
-_SUMMARY, _METRICS = "summary.json", "metrics.jsonl"
+_SUMMARY, _METRICS, _CONFIG = "summary.json", "metrics.jsonl", "config.yaml"
 # What evaluations of one task must share, because accuracies differ with it.
-_SHARED = ("task_digest", "temperature", "max_new_tokens", "chat")
+_SHARED = ("task_digest", "temperature", "max_new_tokens", "chat", "system_prompt", "chat_template_kwargs")
+# Of training's own evaluations, those are fields of the run's config.yaml.
+_SHARED_IN_TRAINING = (
+    *("evaluation_dataset_name", "evaluation_config", "evaluation_split", "num_evaluation_examples", "reward"),
+    *("system_prompt", "prompt_template", "temperature", "max_completion_length"),
+)
 _NORMAL = 1.959964  # of a 95 % interval
 
 
@@ -54,7 +60,7 @@ def draw_curves(
     Raises:
         ConfigurationError: There is no run.
         DataError: There are no evaluations, one cannot be read or has no step, or evaluations of one task differ in
-            their problems or in how completions were sampled.
+            their problems or in how completions were prompted and sampled.
     """
     if not runs:
         raise ConfigurationError("Got no run to draw; expected at least one, NAME=DIR.")
@@ -100,31 +106,48 @@ def _of_evaluate(place: Path) -> Iterator[dict[str, Any]]:
         yield {
             **{"place": str(path.parent), "task": summary["task"], "step": step_of(Path(summary["model"]))},
             **{"accuracy": summary["mean"], "low": low, "high": high, "num_problems": summary["num_problems"]},
-            **{name: summary.get(name) for name in _SHARED},
+            "shared": {name: summary.get(name) for name in _SHARED},
         }
 
 
 def _of_training(place: Path) -> Iterator[dict[str, Any]]:
     path = place / _METRICS
-    for row in read_json_lines(path) if path.is_file() else []:
+    if not path.is_file():
+        return
+    shared = _shared_in_training(place / _CONFIG)
+    for row in read_json_lines(path):
         if (accuracy := row.get("accuracy")) is not None:
             half = _NORMAL * (row.get("accuracy_stderr") or 0.0)
             yield {
                 **{"place": str(path), "task": IN_TRAINING, "step": row["step"], "num_problems": None},
                 **{"accuracy": accuracy, "low": max(accuracy - half, 0.0), "high": min(accuracy + half, 1.0)},
-                **dict.fromkeys(_SHARED),
+                "shared": shared,
             }
 
 
+def _shared_in_training(path: Path) -> dict[str, Any]:
+    """Read what identifies training's own evaluation; of a run without a config.yaml, nothing is known."""
+    if not path.is_file():
+        return {}
+    try:
+        config = load_yaml(path.read_text(encoding="utf-8"))
+        return {name: config[name] for name in _SHARED_IN_TRAINING if name in config}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read as settings of a run ({error}). Mend the file, or remove it."
+        ) from error
+
+
 def _check_comparable(rows: Sequence[Mapping[str, Any]]) -> None:
-    first: dict[str, Mapping[str, Any]] = {}
+    first: dict[tuple[str, str], Mapping[str, Any]] = {}
     for row in rows:
-        one = first.setdefault(row["task"], row)
-        for name in _SHARED:
-            if row[name] != one[name]:
+        for name, value in row["shared"].items():
+            one = first.setdefault((row["task"], name), row)
+            if value != one["shared"][name]:
                 raise DataError(
                     f"The evaluations in {one['place']} and {row['place']} of {row['task']} differ in {name}: "
-                    f"{one[name]} and {row[name]}. They cannot be compared; evaluate all models in the same way."
+                    f"{one['shared'][name]} and {value}. They cannot be compared; evaluate all models in the same way, "
+                    "with `effopd evaluate`."
                 )
 
 

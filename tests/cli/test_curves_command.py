@@ -104,7 +104,15 @@ def test_the_accuracies_of_a_training_run_count(tmp_path: Path, points: list[pd.
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("task_digest", "e"), ("temperature", 0.0), ("max_new_tokens", 128), ("chat", False)]
+    ("field", "value"),
+    [
+        ("task_digest", "e"),
+        ("temperature", 0.0),
+        ("max_new_tokens", 128),
+        ("chat", False),
+        ("system_prompt", "Be brief."),
+        ("chat_template_kwargs", {"enable_thinking": False}),
+    ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path: Path, field: str, value: Any) -> None:
     one = evaluation(tmp_path / "one", 0.5)
@@ -112,6 +120,24 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, field: str, value: A
     with pytest.raises(DataError, match=f"of math500 differ in {field}: .*evaluate all models in the same way"):
         draw_curves({"A": one}, tmp_path / "out", baselines={"B": other})
     assert not list(tmp_path.glob("out*"))
+
+
+def test_runs_evaluated_on_other_data_in_training_are_refused(tmp_path: Path) -> None:
+    def run(name: str, config: str | None) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 2, "accuracy": 0.5}\n')
+        if config is not None:
+            (tmp_path / name / "config.yaml").write_text(config)
+        return tmp_path / name
+
+    settings = "evaluation_dataset_name: world:test\nnum_evaluation_examples: 64\nlearning_rate: "
+    unknown, one, like = run("unknown", None), run("one", f"{settings}1e-3"), run("like", f"{settings}1e-4")
+    draw_curves({"A": unknown, "B": one, "C": like}, tmp_path / "out")  # of the first, nothing is known
+    other = run("other", settings.replace("64", "65") + "1e-3")
+    with pytest.raises(DataError, match=r"one/.* and .*other/.* differ in num_evaluation_examples: 64 and 65\. They"):
+        draw_curves({"A": unknown, "B": one, "C": other}, tmp_path / "refused")
+    with pytest.raises(DataError, match=r"(?s)config\.yaml cannot be read as settings of a run .* Mend the file"):
+        draw_curves({"A": run("damaged", "a: [")}, tmp_path / "refused")
 
 
 def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:

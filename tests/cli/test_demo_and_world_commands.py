@@ -22,6 +22,16 @@ def test_they_are_called_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert calls[2] == ((tmp_path,), {"seeds": 1, "learning_rates": [1e-4, 1e-3], "quick": True})
 
 
+@pytest.mark.parametrize("rate", ["0", "-0.001", "nan", "inf"])
+def test_a_rate_at_which_nothing_is_learned_is_refused_before_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rate: str
+) -> None:
+    monkeypatch.setattr("effopd.experiments.demo.train", lambda *args: pytest.fail("a run was begun"))
+    assert status_of("demo", "--out", str(tmp_path / "out"), "--learning-rate", "1e-3", rate) == 1
+    assert f"learning_rates: got {float(rate)!r}, expected a finite number, above 0." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_named_worlds_are_built_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,18 @@ def test_problems_that_have_changed_are_refused(root: Path, tmp_path: Path) -> N
         sweep(spec, tmp_path / "out", workers=1)
 
 
+def test_problems_that_have_changed_are_refused_after_a_sweep_of_another_task(root: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "problems.jsonl", tmp_path / "out"
+    path.write_text('{"prompt": "3+4=", "answer": "7"}\n{"prompt": "1+1=", "answer": "2"}\n')
+    spec, other = make(root, **ONE, tasks=[str(path)]), make(root, **ONE)
+    for each in (spec, other, spec, other):
+        sweep(each, out, workers=1)
+    path.write_text('{"prompt": "3+4=", "answer": "7"}\n')
+    with pytest.raises(CheckpointError, match=r"the problems of .*problems\.jsonl have changed since"):
+        sweep(spec, out, workers=1)
+    assert sweep(other, out, workers=1).failed == []
+
+
 def test_ends_and_middles_of_the_first_runs_come_first(root: Path) -> None:
     spec = make(root, sweeps=PAPER, seeds=[0, 1], teacher="world:teacher")
     cells = plan_cells(spec).cells

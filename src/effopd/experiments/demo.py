@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from transformers import TrainerCallback
 
+from effopd.checks import check_number
 from effopd.console import print_places
 from effopd.experiments.arguments import (
     EVALUATION_PROBLEMS,
@@ -98,9 +99,11 @@ def run_demo(
         not reach the target are None.
 
     Raises:
-        ConfigurationError: `out` holds runs with other settings.
+        ConfigurationError: A learning rate is not above 0, or `out` holds runs with other settings.
     """
     settings = QUICK if quick else FULL
+    for rate in learning_rates or ():
+        check_number("learning_rates", rate, above=0)
     if learning_rates:
         settings = settings._replace(learning_rates=tuple(dict.fromkeys(learning_rates)))
     display = RunDisplay()

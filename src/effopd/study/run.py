@@ -77,6 +77,8 @@ def study(
         EffOPDError: Runs or evaluations failed, or a piece cannot be done. The report is of the others.
     """
     out, console = Path(out), console or Console(highlight=False)
+    if isinstance(what, OwnModels):
+        what.check()
     texts = written_down()
     settings = _settings(what) | {"claims_sha256": digest(texts)}
     failed: list[str] = []

@@ -18,7 +18,7 @@ from effopd.files import load_yaml
 from effopd.study import boundary
 from effopd.study.claims import CLAIMS
 from effopd.study.records import SWEEPS
-from effopd.sweeps import SweepSpec, make_spec, run_places
+from effopd.sweeps import SweepSpec, make_spec, prepare, run_places
 
 ROLES = tuple(dict.fromkeys((*(need.role for claim in CLAIMS for need in claim.needs), *boundary.ROLES)))
 _SAME = {"grpo": "rl"}
@@ -42,6 +42,15 @@ class OwnModels:
     target: float | None
     linearized: str | None
     name: str
+
+    def check(self) -> None:
+        """Check that base, runs, teacher and tasks are there and go together, so that a slip costs no new `out`.
+
+        Raises:
+            ConfigurationError: They do not go together.
+            DataError: A model or task is not there, or cannot be read.
+        """
+        prepare(self.sweep)
 
     def places(self) -> dict[tuple[str, int], str | list[str]]:
         """Return what `effopd.checkpoints.find_checkpoints` takes of every run, by role and number of the seed."""

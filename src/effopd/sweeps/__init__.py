@@ -29,7 +29,7 @@ interruption or a dead node costs only the cells that were under way. The figure
 from effopd.sweeps.cells import Cell, plan_cells, run_places
 from effopd.sweeps.execute import connected, import_ray, num_workers
 from effopd.sweeps.presets import PRESETS
-from effopd.sweeps.run import SweepResult, sweep
+from effopd.sweeps.run import SweepResult, prepare, sweep
 from effopd.sweeps.spec import SweepSpec, make_spec, read_spec, shipped_specs
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "make_spec",
     "num_workers",
     "plan_cells",
+    "prepare",
     "read_spec",
     "run_places",
     "shipped_specs",

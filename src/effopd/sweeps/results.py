@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from effopd.errors import DataError
-from effopd.files import replaced, write_json_lines
+from effopd.files import read_json, replaced, write_json_lines
 from effopd.parameters import ModuleKind
 from effopd.run_directory import differing_settings
 from effopd.sweeps.cells import REALISED, Cell, SweepPlan, Use
@@ -140,6 +140,13 @@ class ResultsDirectory:
         return table
 
 
+def with_earlier_problems(directory: Path, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to what a `sweep.json` will hold the digests of tasks of earlier sweeps, whose results are still there."""
+    path = directory / SWEEP_FILE
+    before = read_json(path).get("problems", {}) if path.exists() else {}
+    return {**now, "problems": {**before, **now["problems"]}}
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Describe in what a sweep differs from an earlier one, so that it cannot take over that one's results.
 
@@ -152,7 +159,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         {"base": before.get("base")} | {name: earlier.get(name) for name in spec if name not in (*_CHOICE, "base")},
         {"base": now["base"]} | {name: spec[name] for name in spec if name not in (*_CHOICE, "base")},
     )
-    problems = before.get("problems", {})
+    files, problems = before.get("files", {}), before.get("problems", {})
+    changed += [
+        f"{name}, whose files have changed since"
+        for name, digest in now["files"].items()
+        if files.get(name, digest) != digest
+    ]
     changed += [
         f"tasks, as the problems of {name} have changed since"
         for name, digest in now["problems"].items()

@@ -12,15 +12,16 @@ from effopd.checks import check_whole
 from effopd.evaluation.dataset_rows import SUFFIXES
 from effopd.evaluation.resume import problem_rows, task_digest
 from effopd.evaluation.settings import TaskSettings
+from effopd.evaluation.task import Task
 from effopd.files import write_json_lines
 from effopd.models.find import absolute_name
 from effopd.report.sweep import write_sweep_report
 from effopd.run_directory import claimed
-from effopd.sweeps.cells import plan_cells
+from effopd.sweeps.cells import SweepPlan, plan_cells
 from effopd.sweeps.estimate import describe_work
 from effopd.sweeps.execute import check_workers, execute, num_workers
 from effopd.sweeps.progress import SweepProgress
-from effopd.sweeps.results import PROBLEMS, SWEEP_FILE, ResultsDirectory, differences
+from effopd.sweeps.results import PROBLEMS, SWEEP_FILE, ResultsDirectory, differences, with_earlier_problems
 from effopd.sweeps.spec import SweepSpec
 from effopd.sweeps.teacher import check_teacher
 from effopd.sweeps.tokenizers import check_prompts
@@ -43,6 +44,24 @@ class SweepResult(NamedTuple):
     num_left: int
     failed: list[str]
     written: list[Path]
+
+
+def prepare(spec: SweepSpec) -> tuple[SweepPlan, dict[str, TaskSettings], dict[str, Task]]:
+    """Plan the cells, load the tasks, and check that they, the models and the teacher go together; write nothing.
+
+    Returns:
+        The plan; and how each task is put to a model, and its problems, by its name.
+
+    Raises:
+        ConfigurationError: The specification does not fit the models, or the teacher has another tokenizer.
+        DataError: A model or task cannot be read.
+    """
+    plan = plan_cells(spec)
+    check_teacher(spec, plan.cells)
+    asked = {name: _anywhere(each) for name, each in spec.task_settings().items()}
+    tasks = {name: each.load() for name, each in asked.items()}
+    check_prompts(spec.base, plan.cells, tasks)
+    return plan, asked, tasks
 
 
 def sweep(
@@ -84,13 +103,7 @@ def sweep(
     if limit_cells is not None:
         check_whole("limit_cells", limit_cells, 0)
     out, console = Path(out), console or Console(highlight=False)
-    plan = plan_cells(spec)
-    check_teacher(spec, plan.cells)
-    asked = {name: _anywhere(each) for name, each in spec.task_settings().items()}
-    tasks = {
-        name: each.load() for name, each in asked.items()
-    }  # a wrong name is an error now, and not one of each cell
-    check_prompts(spec.base, plan.cells, tasks)
+    plan, asked, tasks = prepare(spec)
     problems = {name: task_digest(task) for name, task in tasks.items()}
     settings = CellSettings(
         base=absolute_name(spec.base),
@@ -108,6 +121,7 @@ def sweep(
         "num_cells": len(plan.cells),
         "versions": {"effopd": __version__},
     }
+    identity = with_earlier_problems(out, identity)
     with claimed(out, SWEEP_FILE, identity, holds="a sweep", differing=differences):
         for name, task in tasks.items():
             write_json_lines(out / PROBLEMS / f"{problems[name]}.jsonl", problem_rows(task))
