@@ -41,6 +41,7 @@ class Verdict(NamedTuple):
         found: Number that the outcome rests on, as text with its interval; what is missing, if it is not measured.
         needed: Number that is needed, as text.
         by: Text that says by how much the goal is met or missed; empty if it is neither.
+        interval: For the page, a ratio with its interval, and whether that reaches across the number that is needed.
     """
 
     goal: str
@@ -48,6 +49,7 @@ class Verdict(NamedTuple):
     found: str
     needed: str = ""
     by: str = ""
+    interval: str = ""
 
 
 class NotMeasuredError(Exception):
@@ -159,8 +161,10 @@ def judge_all(world: World) -> list[Verdict]:
     return verdicts
 
 
-def _at_most(found: CensoredEstimate, bound: float, *, strictly: bool = False) -> Verdict:
-    """Judge a ratio that should be at most a bound."""
+def _at_most(
+    found: CensoredEstimate, bound: float, *, strictly: bool = False, among: Sequence[CensoredEstimate] = ()
+) -> Verdict:
+    """Judge a ratio that should be at most a bound, or that is the largest among those that should be."""
 
     def holds(value: float) -> bool:
         return value < bound if strictly else value <= bound
@@ -168,7 +172,15 @@ def _at_most(found: CensoredEstimate, bound: float, *, strictly: bool = False) -
     outcomes = {holds(found.at_least), holds(found.at_most)}
     outcome = UNDECIDED if len(outcomes) > 1 else MET if outcomes == {True} else MISSED
     by = _percent(1 - found.at_least / bound) if found.is_exact else ""
-    return Verdict("", outcome, found.format(".2f"), f"{'below' if strictly else 'at most'} {bound:g}", by)
+    needed = f"{'below' if strictly else 'at most'} {bound:g}"
+    return Verdict("", outcome, found.format(".2f"), needed, by, _interval(found, among or [found], holds))
+
+
+def _interval(shown: CensoredEstimate, judged: Sequence[CensoredEstimate], holds: Callable[[float], bool]) -> str:
+    """Write a ratio with its interval, and for how many of those judged the interval has both outcomes in it."""
+    across = sum(holds(each.low) != holds(each.high) for each in judged)
+    of = f" in {across} of {len(judged)} cases" if len(judged) > 1 else ""
+    return shown.format(".2f") + (f"; the interval reaches across{of}" if across else "")
 
 
 def _percent(share: float) -> str:
@@ -180,7 +192,7 @@ def _worst(verdicts: Sequence[tuple[str, CensoredEstimate]], bound: float, *, st
     where, largest = max(verdicts, key=lambda item: (item[1].at_least, item[1].at_most))
     judged = [_at_most(found, bound, strictly=strictly).outcome for _, found in verdicts]
     outcome = MISSED if MISSED in judged else UNDECIDED if UNDECIDED in judged else MET
-    verdict = _at_most(largest, bound, strictly=strictly)
+    verdict = _at_most(largest, bound, strictly=strictly, among=[found for _, found in verdicts])
     return verdict._replace(outcome=outcome, found=f"{verdict.found} {where}")
 
 
@@ -197,7 +209,8 @@ def _speedup(world: World) -> Verdict:
     by = _percent(least.at_least / needed - 1) if least.is_exact else ""
     rate, prompts = cell_of(best[0])
     text = f"{least.format('.2f')} {where}, against {rate_text(rate)} with {prompts} prompts"
-    return Verdict("", outcome, text, f"at least {needed}", by)
+    interval = _interval(least, [estimate for _, estimate in found], lambda value: value >= needed)
+    return Verdict("", outcome, text, f"at least {needed}", by, interval)
 
 
 def _same_prompts(world: World) -> Verdict:
@@ -231,10 +244,10 @@ def _against_reuse(world: World) -> Verdict:
         [failed(run) for (name, _), runs in world.runs.items() if name in names for run in runs]
         for names in ([world.method], reuse)
     )
-    text = f"{verdict.found}; failed: {sum(ours)} of {len(ours)} runs, of reuse {sum(theirs)} of {len(theirs)}"
-    return verdict._replace(
-        found=text, outcome=MISSED if any(ours) else verdict.outcome, needed="at most 1; none failed"
-    )
+    text = f"; failed: {sum(ours)} of {len(ours)} runs, of reuse {sum(theirs)} of {len(theirs)}"
+    outcome, needed = MISSED if any(ours) else verdict.outcome, "at most 1; none failed"
+    texts = {"found": verdict.found + text, "interval": verdict.interval + text}
+    return verdict._replace(outcome=outcome, needed=needed, **texts)
 
 
 def _final_accuracy(world: World) -> Verdict:

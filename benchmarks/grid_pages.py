@@ -186,7 +186,13 @@ def help_page(summary: Record) -> str:
         if table := _situations(summary, worlds, quantity):
             parts += [f"## {title}, against vanilla OPD", f"{label.capitalize()} in its default cell needs", table]
     parts += _where_time_is_saved(summary, worlds, label)
-    parts += ["## What was aimed at, and what was found", _outcomes(summary, worlds)]
+    parts += [
+        "## What was aimed at, and what was found",
+        _outcomes(summary, worlds),
+        "The goals were set for medians, before the runs: **met** means that the median meets the goal, in each of its "
+        "cases; the number is that of the case nearest to missing it. Where a 95 % interval reaches across what is "
+        "needed, other seeds may give another outcome.",
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -297,6 +303,8 @@ def _outcomes(summary: Record, worlds: Sequence[str]) -> str:
         row = by_goal[goal, world]
         if row["outcome"] not in (MET, MISSED):
             return str(row["outcome"])
+        if row["interval"]:
+            return f"**{row['outcome']}** ({row['interval']})"
         return f"**{row['outcome']}**{' by ' if row['by'] else ''}{row['by']}"
 
     rows = [[text, *(cell(goal, world) for world in worlds)] for goal, text in _statements(summary).items()]

@@ -36,7 +36,7 @@ QUICK: dict[str, Any] = {"prompts_per_step": 16, "evaluation_problems": 16}
 
 
 def planned(seeds: Sequence[int], quick: bool = False, worlds: Sequence[str] = tuple(LIMITS)) -> list[Run]:
-    """All runs but those that were cut. Line search is evaluated more often, since it arrives after fewer steps."""
+    """All runs but those that were cut. All are evaluated as often, but in `style`: see `evaluate_every`."""
     arms = [("product", "none")] + [(way, preset) for way in WAYS for preset in ("paper", "line_search")]
     if quick:
         given = QUICK | {"target_accuracy": 0.6, "limit": 64}
@@ -52,7 +52,7 @@ def planned(seeds: Sequence[int], quick: bool = False, worlds: Sequence[str] = t
             acceleration,
             seed,
             rate,
-            evaluate_every=(1 if acceleration == "line_search" else 2) * (1 if world == "style" else 2),
+            evaluate_every=evaluate_every(world, acceleration),
             target_accuracy=TARGETS[world],
             limit=limit,
             **SETTINGS,
@@ -62,6 +62,11 @@ def planned(seeds: Sequence[int], quick: bool = False, worlds: Sequence[str] = t
         for rate, limit in LIMITS[world].items()
         for seed in seeds[: num_seeds(world, way, acceleration, rate)]
     ]
+
+
+def evaluate_every(world: str, acceleration: str) -> int:
+    """Tell the steps between evaluations. Those of `style` were done with two numbers, as its page says."""
+    return 1 if world == "style" and acceleration == "line_search" else 2
 
 
 def num_seeds(world: str, way: str, acceleration: str, rate: float) -> int | None:

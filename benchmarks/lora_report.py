@@ -52,7 +52,7 @@ def section(world: str, run: dict[str, Any], cells: Cells) -> list[str]:
         f"## World `{world}`",
         "",
         f"{run['prompts_per_step']} prompts per step, to {run['target_accuracy']:g} on {run['evaluation_problems']} "
-        "problems; a run is given up after the rollouts that are named as not enough.",
+        "problems; a run is given up after the rollouts that are named as not enough. " + measured(cells),
         "",
     ]
     for title, cell in TABLES.items():
@@ -62,6 +62,26 @@ def section(world: str, run: dict[str, Any], cells: Cells) -> list[str]:
         if kept:
             lines += [f"### {title}", "", table_of(["arm", *map(rate_text, rates)], kept), ""]
     return lines
+
+
+def measured(cells: Cells) -> str:
+    """Say after how many steps each arm's accuracy was measured, and by how many rollouts that can overstate a cost."""
+    arms: dict[int, list[str]] = {}
+    for arm, by_rate in cells.items():
+        run = next(iter(by_rate.values()))[0]["run"]
+        arms.setdefault(run["evaluate_every"], []).append(arm)
+    parts = [
+        f"every {steps} steps ({'; '.join(names)}), which can overstate what an arm needs by "
+        f"{(steps - 1) * run['prompts_per_step']} rollouts, and by those of a validation in between"
+        if steps > 1
+        else f"every step ({'; '.join(names)})"
+        for steps, names in sorted(arms.items())
+    ]
+    text = f"Accuracy was measured after {'; after '.join(parts)}."
+    uneven = (
+        " Ratios of what an arm that is measured less often needs to what another needs can be too large by as much."
+    )
+    return text + uneven * (len(arms) > 1)
 
 
 ORDER = ["vanilla"] + [

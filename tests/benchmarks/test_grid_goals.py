@@ -83,6 +83,26 @@ def test_the_speed_up_must_hold_at_every_rate():
     assert verdict.by == "6.1%"
 
 
+def test_it_is_said_where_intervals_reach_across_what_is_needed():
+    assert judged(outcomes())["a"].interval == "2.73 [2.50, 2.95]"
+
+    def spread(run):  # at 1e-4, seeds 0 to 4 take 80 to 720, of a median of 400; vanilla takes 704 [640, 768]
+        return (
+            {"rollouts": 80 + 160 * run.seed} if run.learning_rate == 1e-4 else {"rollouts": 4 * run.prompts_per_step}
+        )
+
+    verdicts = judged(outcomes(spread))
+    assert verdicts["a"].outcome == MET
+    assert verdicts["a"].interval.startswith("1.76 [1.07, 8.")
+    assert verdicts["a"].interval.endswith("]; the interval reaches across in 1 of 3 cases")
+    assert (verdicts["c"].outcome, verdicts["c"].interval) == (MET, "1.56 [1.07, 3.20]; the interval reaches across")
+    assert verdicts["g"].interval == "0.57 [0.12, 0.94]"  # the seeds are paired
+    only = judged(outcomes(spread), world="long")
+    assert only["a"].interval.endswith("; the interval reaches across")
+    reached = judged(outcomes(of_the_other_rates(512)))["c"]  # exactly what is allowed
+    assert (reached.outcome, reached.interval) == (MET, "2.00 [2.00, 2.00]")
+
+
 def test_a_run_that_is_given_up_misses_goals():
     verdicts = judged(outcomes(of_the_other_rates(None)))
     assert {goal for goal, each in verdicts.items() if each.outcome == MISSED} == set("abcdg")

@@ -138,6 +138,8 @@ def test_the_page_for_practitioners(summary):
     assert "facts" not in page  # nothing is known of it
     assert "sibling" not in page
     assert page.splitlines()[0] == "# When does line search help?"
+    assert "its worst costs at most twice its best. | **met** (1.00 [1.00, 1.00]) |" in page
+    assert "**met** means that the median meets the goal" in page
 
 
 def test_records_of_one_method_make_a_page_without_comparisons(made):

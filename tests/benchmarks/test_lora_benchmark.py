@@ -1,5 +1,6 @@
 """The rivals that `lora.py` compares with do what they are named for, and its page says what its records hold."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,15 @@ def test_runs_have_names_of_their_own() -> None:
     assert {run.arm for run in runs} == set(report.ORDER)
 
 
+def test_all_arms_are_measured_as_often_where_nothing_was_run_yet() -> None:
+    every = {(run.world, run.acceleration): run.evaluate_every for run in benchmark.planned([0, 1, 2])}
+    assert {number for (world, _), number in every.items() if world != "style"} == {2}
+    path = benchmark.RESULTS / "lora-runs"
+    for run in benchmark.planned([0]):
+        if (path / f"{run.name}.json").exists():
+            assert json.loads((path / f"{run.name}.json").read_text())["run"] == asdict(run)
+
+
 def record(run: Run, rollouts: int | None, shares: tuple[float, ...] = ()) -> dict[str, Any]:
     quantities = {f"{name}_to_target": rollouts for name in ("steps", "rollouts", "cpu_seconds")}
     return {
@@ -122,4 +132,10 @@ def test_the_page_has_costs_ratios_and_what_is_lost(tmp_path: Path) -> None:
     ):
         assert row in text, row
     assert "**Not finished.**" in text
+    style, sibling = text.split("## World `sibling`")
+    assert "measured after every step (product, line_search); after every 2 steps (vanilla; product, paper;" in style
+    assert "overstate what an arm needs by 64 rollouts, and by those of a validation" in style
+    assert "needs to what another needs can be too large by as much." in style
+    assert "measured after every 2 steps (vanilla; product, paper; product, line_search)" in sibling
+    assert "too large by as much" not in sibling
     assert text.index("World `style`") < text.index("> 8,192") < text.index("World `sibling`") < text.index("> 16,384")
