@@ -62,6 +62,7 @@ def test_a_linearisation_and_the_roles_of_the_boundary_can_be_given(tmp_path: Pa
     [
         ({"runs": {"mine": "x"}}, r"No run has a role: got runs named mine.*roles: \{opd: mine\}"),
         ({"roles": {"opd": "nobody"}}, "roles: opd: got 'nobody', expected one of GRPO, OPD"),
+        ({"roles": {"rl": "GRPO", "dapo": "GRPO"}}, "roles: dapo and rl are the same run, GRPO; expected another run"),
         ({"roles": {"teacher": "OPD"}}, "roles: got 'teacher', expected one of opd, rl"),
         ({"roles": ["opd"]}, r"roles: got \['opd'\]"),
         ({"target": 2}, "target: got 2"),

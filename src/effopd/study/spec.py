@@ -122,4 +122,8 @@ def _roles(roles: Any, runs: Any) -> dict[str, str]:
     for role, run in named.items():
         check_choice("roles", role, ROLES)
         check_choice(f"roles: {role}", run, [str(name) for name in runs])
+        if len(others := [each for each, other in named.items() if other == run]) > 1:
+            raise ConfigurationError(
+                f"roles: {' and '.join(others)} are the same run, {run}; expected another run for each. Leave one out."
+            )
     return named
