@@ -11,6 +11,7 @@ from pathlib import Path
 
 from effopd.files import read_json, write_json, write_text
 from effopd.report.study import evidence
+from effopd.study.plan import make_plan
 
 RECORDS = Path(__file__).parent / "results" / "study.json"
 PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
@@ -22,8 +23,10 @@ QUICK = (
     "[what reaching an accuracy costs](results.md)."
 )
 SHORT = (
-    "**This is the short study**: {seeds} seeds, all methods, and runs that are short because their learning rate is a "
-    "third of the best one, and not a tenth, with 64 prompts per step. "
+    "**This is the short study**, {worlds}: {seeds} seeds, all methods, and runs that are short because their learning "
+    "rate is a third of the best one, and not a tenth, with 64 prompts per step. "
+    "After the runs in `style` had begun, and before a verdict of them had been computed, a review found rules of "
+    "claims that were wrong; [the log](log.md) says which. They were mended, and the digest below is of the mended ones. "
 )
 FULL = (
     "Other comparisons, which were not planned as tests, are in [what holds by analysis](world_analysis.md), [by "
@@ -37,7 +40,7 @@ def page(content: dict) -> str:
 
     seeds = len(content["study"]["seeds"])
     about = {"quick": QUICK, "short": SHORT + FULL, "full": FULL}[content["study"]["plan"]]
-    about = about.format(seeds=seeds, factor=t.ppf(0.975, seeds - 1))
+    about = about.format(seeds=seeds, factor=t.ppf(0.975, seeds - 1), worlds=_worlds(content["study"]["worlds"]))
     verdicts, _, rest = evidence(content).partition("## How verdicts are reached")
     return "\n".join(
         [
@@ -51,6 +54,13 @@ def page(content: dict) -> str:
             verdicts + "## How verdicts are reached" + rest,
         ]
     )
+
+
+def _worlds(studied: list[str]) -> str:
+    """Name the worlds, and those that the plan has and that are to be done."""
+    left = [world for world in make_plan("short").worlds if world not in studied]
+    names = f"of the world{'s' if len(studied) > 1 else ''} {', '.join(f'`{world}`' for world in studied)}"
+    return f"{names} (still to be done: {', '.join(f'`{world}`' for world in left)})" if left else names
 
 
 def main() -> None:

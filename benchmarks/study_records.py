@@ -87,6 +87,7 @@ def _narrow(table: pa.Table) -> pa.Table:
     def narrowed(field: pa.Field) -> pa.Field:
         return field.with_type(pa.float32()) if field.type == pa.float64() and field.name != "value" else field
 
+    table = table.select([name for name in table.column_names if not name.startswith("vector_")])  # no claim reads them
     return table.cast(pa.schema([narrowed(field) for field in table.schema]))
 
 
