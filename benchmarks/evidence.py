@@ -26,7 +26,7 @@ SHORT = (
     "**This is the short study**, {worlds}: {seeds} seeds, all methods, and runs that are short because their learning "
     "rate is a third of the best one, and not a tenth, with 64 prompts per step. "
     "After the runs in `style` had begun, and before a verdict of them had been computed, a review found rules of "
-    "claims that were wrong; [the log](log.md) says which. They were mended, and the digest below is of the mended ones. "
+    "claims that were wrong; [the log](log.md) says which. They were mended; the digest below is of the mended ones. "
 )
 FULL = (
     "Other comparisons, which were not planned as tests, are in [what holds by analysis](world_analysis.md), [by "
