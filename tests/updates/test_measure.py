@@ -96,7 +96,7 @@ def test_a_state_dict_and_a_path_are_refused(tmp_path: Path) -> None:
 
 
 def test_displacements_are_those_between_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effopd.updates.measure.BLOCK_BYTES", 32 * 16 * 5)  # five rows of 16 at a time
+    monkeypatch.setattr("effopd.updates.blocks.BLOCK_BYTES", 32 * 16 * 5)  # five rows of 16 at a time
     base, run, states = write_run(tmp_path, 3)
     pairs = [open_pair(base, run / f"checkpoint-{step}") for step in (10, 20, 30)]
     for name, size in parameters(pairs[0]).items():

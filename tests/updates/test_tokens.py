@@ -52,7 +52,8 @@ def test_the_shift_of_the_tokens_of_a_text(pair, tmp_path: Path) -> None:
 
 def test_all_rows_without_a_text_and_in_chunks(pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, trained, ids = pair
-    monkeypatch.setattr("effopd.updates.token_table._CHUNK_ROWS", 5)
+    columns = load_file(base / "model.safetensors")["model.embed_tokens.weight"].shape[1]
+    monkeypatch.setattr("effopd.updates.blocks.BLOCK_BYTES", 32 * columns * 5)  # five rows at a time
     monkeypatch.setattr("effopd.updates.token_table._NUM_PICTURED", 6)
     write_embedding_tables(base, {"run": trained}, tmp_path)
     row = pd.read_parquet(tmp_path / "embeddings.parquet").set_index("parameter").loc["model.embed_tokens.weight"]
