@@ -138,7 +138,7 @@ def test_against_reuse_neither_the_cost_nor_a_failure_is_allowed():
     fell = outcomes(lambda run: {"rollouts": 128, "fell": run.seed == 3 and run.prompts_per_step == 256})
     verdict = judged(fell)["d"]
     assert verdict.outcome == MISSED
-    assert "failed: 3 of 45 runs, of reuse 0 of 34" in verdict.found
+    assert "failed: 3 of 60 runs, of reuse 0 of 48" in verdict.found
 
 
 def test_the_final_accuracy_may_be_one_point_below():

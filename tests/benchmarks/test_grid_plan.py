@@ -143,7 +143,7 @@ def test_what_is_missing_is_said(tmp_path):
     records, note = grid.finished(made, ["style"], tmp_path)
     assert len(records) == 33
     planned = len(made.all_runs(["style"], records.values())[0])
-    assert note.startswith(f"**Not finished: {planned - 33} of {planned} planned runs are to be done, and 2 stages")
+    assert note.startswith(f"**Not finished: {planned - 33} of {planned} planned runs are to be done, and 3 stages")
     made.stages = tuple(VANILLA)
     assert grid.finished(made, ["style"], tmp_path)[1] == ""
 

@@ -31,7 +31,7 @@ def made_up(run):
 def made():
     chosen = plan()
     stages = ["vanilla", "vanilla-few-prompts", "vanilla-best", "line-search-default", "line-search", "vanilla-default"]
-    stages += ["line-search-elsewhere", "vanilla-small", "vanilla-small-best"]
+    stages += ["line-search-few-prompts", "line-search-elsewhere", "vanilla-small", "vanilla-small-best"]
 
     def outcome(run):
         return None if run.optim == "sgd" else made_up(run)
@@ -71,7 +71,7 @@ def test_what_the_search_for_rate_and_prompts_costs(made):
     assert rows["vanilla"]["best"] == (1e-3, 16)
     assert rows["vanilla"]["search_with_early_stopping"] == 33 * 160  # the best takes 160, and the diverged one as many
     assert rows["vanilla"]["best_rollouts"]["at_least"] == 168
-    assert rows["line_search"]["search_rollouts"] == 3 * 4 * (32 + 64 + 256)
+    assert rows["line_search"]["search_rollouts"] == 3 * 4 * (16 + 32 + 64 + 256)
     assert rows["line_search"]["default_rollouts"]["at_least"] == 258
     assert "paper" not in rows
 
@@ -114,7 +114,7 @@ def test_the_page_with_every_number(summary):
     assert "| vanilla OPD | 1e-5 | 256 | 1 | > 24,000 |" in page  # one seed: no interval
     assert "| line search | 1e-4 | 64 | 5 | 258 [256, 260] |" in page
     assert "| c | style | met | 1.00 [1.00, 1.00] | at most 2 | 50% |" in page
-    assert "| d | style | not measured yet | 18 of the 18 cells of 2 passes and 4 passes have no run |" in page
+    assert "| d | style | not measured yet | 24 of the 24 cells of 2 passes and 4 passes have no run |" in page
     assert "line search needs at least 1.5 times fewer" in page
 
 
