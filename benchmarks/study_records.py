@@ -12,7 +12,6 @@ that is finished.
 import argparse
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,19 +28,15 @@ TABLES = (
     "analysis/embeddings.parquet",
     "sweep/results.parquet",
 )
-RUNS = (
-    "runs.jsonl.gz"  # a line for each run: its name, its run.json, and the rows of its metrics.jsonl with an accuracy
-)
+# A line for each run: its name, its run.json, and the rows of its metrics.jsonl with an accuracy.
+RUNS = "runs.jsonl.gz"
 
 
 def pack(study: Path, records: Path) -> list[str]:
     """Write the records of the worlds that are finished, and return their names."""
-    worlds = sorted(path.parent.name for path in study.glob(f"*/{FINISHED}"))
-    write_json(records / STUDY, read_json(study / STUDY))
+    worlds = _copy_json(study, records)
     for world in worlds:
         source, to = study / world, records / world
-        for file in _copied(source):
-            write_json(to / file, read_json(source / file))
         for name in TABLES:
             with replaced(to / name) as temporary:
                 pq.write_table(
@@ -56,12 +51,9 @@ def pack(study: Path, records: Path) -> list[str]:
 
 def unpack(records: Path, study: Path) -> list[str]:
     """Put the records of the worlds where `effopd study` looks for them, and return their names."""
-    worlds = sorted(path.parent.name for path in records.glob(f"*/{FINISHED}"))
-    write_json(study / STUDY, read_json(records / STUDY))
+    worlds = _copy_json(records, study)
     for world in worlds:
         source, to = records / world, study / world
-        for file in _copied(source):
-            write_json(to / file, read_json(source / file))
         for name in TABLES:
             with replaced(to / name) as temporary:
                 temporary.write_bytes((source / name).read_bytes())
@@ -71,8 +63,13 @@ def unpack(records: Path, study: Path) -> list[str]:
     return worlds
 
 
-def _copied(source: Path) -> Iterator[Path]:
-    yield from (path.relative_to(source) for pattern in COPIED for path in sorted(source.glob(pattern)))
+def _copy_json(source: Path, to: Path) -> list[str]:
+    """Copy what is small as it is: the study's settings, and of finished worlds, whose names are returned, `COPIED`."""
+    worlds = sorted(path.parent.name for path in source.glob(f"*/{FINISHED}"))
+    files = [path for world in worlds for pattern in COPIED for path in (source / world).glob(pattern)]
+    for file in [source / STUDY, *files]:
+        write_json(to / file.relative_to(source), read_json(file))
+    return worlds
 
 
 def _run(directory: Path) -> dict[str, object]:
