@@ -3,19 +3,24 @@
 Where runs are censored, a ratio is known between bounds only. A goal is met or missed if both bounds say so.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
 from typing import NamedTuple
 
-from grid_plan import Cell, Plan, cell_of
+from grid_plan import cell_of
+from grid_world import (
+    NotMeasuredError,
+    World,
+    accuracy_at_target,
+    difference,
+    failed,
+    forgetting,
+    kl_to_base,
+    points_lost,
+    ratio,
+)
 from run_records import Record, costs, of_the_same_seeds, rate_text
 
-from effopd.experiments.censored_statistics import CensoredEstimate, largest_cost_ratio, median_cost, median_cost_ratio
-
-Runs = dict[tuple[str, Cell], list[Record]]
-"""Runs of one world by method and cell, in the order of their seeds."""
+from effopd.experiments.censored_statistics import CensoredEstimate, largest_cost_ratio
 
 MET, MISSED, UNDECIDED, UNMEASURED = "met", "missed", "not decided", "not measured yet"
 STATEMENTS = {
@@ -41,7 +46,7 @@ class Verdict(NamedTuple):
         found: Number that the outcome rests on, as text with its interval; what is missing, if it is not measured.
         needed: Number that is needed, as text.
         by: Text that says by how much the goal is met or missed; empty if it is neither.
-        interval: For the page, a ratio with its interval, and whether that reaches across the number that is needed.
+        interval: For the page, an estimate with its interval, and whether that reaches across what is needed.
     """
 
     goal: str
@@ -50,104 +55,6 @@ class Verdict(NamedTuple):
     needed: str = ""
     by: str = ""
     interval: str = ""
-
-
-class NotMeasuredError(Exception):
-    """Raised where records are missing; the message says which."""
-
-
-def group(records: Sequence[Record], world: str) -> Runs:
-    """Runs of a world by method and cell."""
-    runs: Runs = {}
-    for record in sorted(records, key=lambda record: record["run"]["seed"]):
-        if record["run"]["world"] == world:
-            runs.setdefault((record["run"]["method"], cell_of(record)), []).append(record)
-    return runs
-
-
-def failed(record: Record) -> bool:
-    """Whether a run diverged, did not arrive within its limit, or fell back afterwards."""
-    after = record["after_target"]
-    return bool(record["diverged"] or after is None or after["fell"])
-
-
-@dataclass(frozen=True)
-class World:
-    """The records of one world, and what the plan says of it."""
-
-    name: str
-    runs: Runs
-    plan: Plan
-
-    @property
-    def rates(self) -> list[float]:
-        """Rates that the goals speak of in this world."""
-        if self.name in self.plan.goals["only_default"]:
-            return [self.plan.default(self.method)[0]]
-        return [float(rate) for rate in self.plan.goals["learning_rates"]]
-
-    @property
-    def method(self) -> str:
-        """The method that the goals speak of."""
-        return str(self.plan.goals["method"])
-
-    def default_cells(self) -> list[Cell]:
-        """The method's cells with its default number of prompts."""
-        return [(rate, self.plan.default(self.method)[1]) for rate in self.rates]
-
-    def enough(self, method: str, cell: Cell) -> list[Record]:
-        """The runs of a cell, if there are enough for a goal."""
-        runs, needed = self.runs.get((method, cell), []), self.plan.settings["seeds_for_a_goal"]
-        if len(runs) < needed:
-            raise NotMeasuredError(
-                f"{len(runs)} of {needed} seeds of {self.plan.methods[method]['label']} at {rate_text(cell[0])} "
-                f"with {cell[1]} prompts"
-            )
-        return runs
-
-    def best(self, methods: Sequence[str], quantity: str = "rollouts", prompts: int | None = None) -> list[Record]:
-        """Runs of the cell with the least median cost, among those with enough seeds.
-
-        Every planned cell must have been run, and the cheapest by seed 0 must be among those with enough seeds.
-        """
-        cells = [
-            (method, cell)
-            for method in methods
-            for cell in self.plan.grid(method, self.name)
-            if prompts in (None, cell[1])
-        ]
-        label = " and ".join(self.plan.methods[method]["label"] for method in methods)
-        if missing := [key for key in cells if key not in self.runs]:
-            raise NotMeasuredError(f"{len(missing)} of the {len(cells)} cells of {label} have no run")
-        if not cells:
-            raise NotMeasuredError(f"the plan has no cells of {label} with {prompts} prompts")
-        self.enough(*min(cells, key=lambda key: _cost(self.runs[key][:1], quantity)))
-        needed = self.plan.settings["seeds_for_a_goal"]
-        measured = (self.runs[key] for key in cells if len(self.runs[key]) >= needed)
-        return min(measured, key=lambda runs: _cost(runs, quantity))
-
-    def best_cell(self, method: str) -> Cell | None:
-        """A method's cell with the least median rollouts, among those with enough seeds for a goal if there are any."""
-        runs = {cell: runs for (name, cell), runs in self.runs.items() if name == method}
-        needed = self.plan.settings["seeds_for_a_goal"]
-        runs = {cell: each for cell, each in runs.items() if len(each) >= needed} or runs
-        medians = {cell: _cost(each, "rollouts") for cell, each in runs.items()}
-        arrived = [cell for cell, (at_most, _) in medians.items() if math.isfinite(at_most)]
-        return min(arrived, key=lambda cell: (medians[cell], cell), default=None)
-
-
-def _cost(runs: Sequence[Record], quantity: str) -> tuple[float, float]:
-    """Upper and lower bound of a median cost: a cell that does not arrive comes after all that do."""
-    found = median_cost(costs(runs, quantity), num_resamples=1)
-    return found.at_most, found.at_least
-
-
-def ratio(numerator: Sequence[Record], denominator: Sequence[Record], quantity: str = "rollouts") -> CensoredEstimate:
-    """Ratio of median costs over the seeds that both have."""
-    paired = of_the_same_seeds([numerator, denominator])
-    if paired is None:
-        raise NotMeasuredError("no seeds in common")
-    return median_cost_ratio(*(costs(runs, quantity) for runs in paired))
 
 
 def judge_all(world: World) -> list[Verdict]:
@@ -176,11 +83,13 @@ def _at_most(
     return Verdict("", outcome, found.format(".2f"), needed, by, _interval(found, among or [found], holds))
 
 
-def _interval(shown: CensoredEstimate, judged: Sequence[CensoredEstimate], holds: Callable[[float], bool]) -> str:
-    """Write a ratio with its interval, and for how many of those judged the interval has both outcomes in it."""
+def _interval(
+    shown: CensoredEstimate, judged: Sequence[CensoredEstimate], holds: Callable[[float], bool], spec: str = ".2f"
+) -> str:
+    """Write an estimate with its interval, and for how many of those judged the interval has both outcomes in it."""
     across = sum(holds(each.low) != holds(each.high) for each in judged)
     of = f" in {across} of {len(judged)} cases" if len(judged) > 1 else ""
-    return shown.format(".2f") + (f"; the interval reaches across{of}" if across else "")
+    return shown.format(spec) + (f"; the interval reaches across{of}" if across else "")
 
 
 def _percent(share: float) -> str:
@@ -251,56 +160,42 @@ def _against_reuse(world: World) -> Verdict:
 
 
 def _final_accuracy(world: World) -> Verdict:
-    def accuracy(runs: Sequence[Record]) -> float:
-        return median(run["final"]["accuracy"] if run["final"] else 0.0 for run in runs)  # 0: diverged
+    def accuracies(runs: Sequence[Record]) -> list[float]:
+        return [100 * run["final"]["accuracy"] if run["final"] else 0.0 for run in runs]  # 0: diverged
 
-    baseline = accuracy(world.best(["vanilla"]))
-    found = {cell[0]: accuracy(world.enough(world.method, cell)) - baseline for cell in world.default_cells()}
-    rate = min(found, key=found.__getitem__)
-    points = 100 * found[rate]
-    outcome = MET if points >= -1 else MISSED
+    best = world.best(["vanilla"])
+    found = {cell[0]: difference(world.enough(world.method, cell), best, accuracies) for cell in world.default_cells()}
+    rate, least = min(found.items(), key=lambda item: item[1].at_least)
+    points = least.at_least
     by = f"{abs(points + 1):.2f} points"
-    return Verdict("", outcome, f"{points:+.2f} points at {rate_text(rate)}", "at least -1 point", by)
+    interval = _interval(least, list(found.values()), lambda value: value >= -1, "+.2f")
+    text = f"{points:+.2f} points at {rate_text(rate)}"
+    return Verdict(
+        "", MET if points >= -1 else MISSED, text, "at least -1 point", by, interval.replace("]", "] points")
+    )
 
 
 def _forgetting(world: World) -> Verdict:
     best = world.best(["vanilla"])
     arrived = [run for run in best if run["at_target"]]  # of the others it is unknown
-    vanilla = forgetting(arrived)
-    found = {cell[0]: forgetting(world.enough(world.method, cell)) for cell in world.default_cells()}
-    if vanilla is None or None in found.values():
+    vanilla, cells = forgetting(arrived), [world.enough(world.method, cell) for cell in world.default_cells()]
+    if vanilla is None or any(forgetting(runs) is None for runs in cells):
         raise NotMeasuredError("a run that did not arrive, or a world without a second skill")
-    excess = {
-        rate: tuple(mine - theirs for mine, theirs in zip(each, vanilla, strict=True))
-        for rate, each in found.items()
-        if each is not None
-    }
-    loss, kl = (max(each[index] for each in excess.values()) for index in range(2))
-    outcome = MET if loss <= 0 and kl <= 0 else MISSED
+    loss, kl = (
+        max((difference(runs, arrived, measured) for runs in cells), key=lambda found: found.at_least)
+        for measured in (points_lost, kl_to_base)
+    )
+    outcome = MET if max(loss.at_least, kl.at_least) <= 0 else MISSED
     text = (
         f"against vanilla's loss of {100 * vanilla[0]:.2f} points and KL of {vanilla[1]:.4f} nats, "
-        f"{100 * loss:+.2f} points and {kl:+.4f} nats, at accuracies from "
-        f"{min(accuracy_at_target(world.runs[world.method, cell]) for cell in world.default_cells()):.3f} "
-        f"against {accuracy_at_target(best):.3f}"
+        f"{loss.format('+.2f')} points and {kl.format('+.4f')} nats, at accuracies from "
+        f"{min(map(accuracy_at_target, cells)):.3f} against {accuracy_at_target(best):.3f}"
     )
     if len(arrived) < len(best):
         text += f"; vanilla's are the {len(arrived)} of {len(best)} runs that arrived"
-    return Verdict("", outcome, text, "both at most 0")
-
-
-def accuracy_at_target(runs: Sequence[Record]) -> float:
-    """Median accuracy with which the target was reached; nan if no run reached it."""
-    reached = [run["at_target"]["accuracy"] for run in runs if run["at_target"]]
-    return median(reached) if reached else math.nan
-
-
-def forgetting(runs: Sequence[Record]) -> tuple[float, float] | None:
-    """Median loss of accuracy on the second skill and median KL to the base there, at the target; None if unknown."""
-    measured = [(run["base_second_skill"], (run["at_target"] or {}).get("second_skill")) for run in runs]
-    if not measured or any(base is None or now is None for base, now in measured):
-        return None
-    losses = [base["accuracy"] - now["accuracy"] for base, now in measured]
-    return median(losses), median(now["kl_to_base"] for _, now in measured)
+    across = "; an interval reaches across" if max(loss.high, kl.high) > 0 >= max(loss.low, kl.low) else ""
+    interval = f"accuracy lost {loss.format('+.2f')} points, KL {kl.format('+.3f')} nats{across}"
+    return Verdict("", outcome, text, "both at most 0", interval=interval)
 
 
 def _seconds(world: World) -> Verdict:

@@ -5,10 +5,11 @@ from pathlib import Path
 from statistics import median
 
 from grid_figure import heat_maps
-from grid_goals import NotMeasuredError, World, accuracy_at_target, failed, forgetting, group, judge_all
+from grid_goals import judge_all
 from grid_pages import grid_page, help_page
 from grid_plan import Cell, Plan, cell_of
 from grid_seconds import break_evens
+from grid_world import NotMeasuredError, World, accuracy_at_target, failed, forgetting, group
 from run_records import Record, costs, of_the_same_seeds, one_row_per_line, versions_of
 
 from effopd.experiments.censored_statistics import CensoredEstimate, median_cost, median_cost_ratio

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from grid_goals import NotMeasuredError, World
+from grid_world import NotMeasuredError, World
 from run_records import Record
 
 SAMPLING = ("generation", "teacher")  # phases of which a completion costs the same under every method

@@ -2,7 +2,8 @@
 
 import pytest
 from fabricated_runs import fabricate, plan, record
-from grid_goals import MET, MISSED, UNDECIDED, UNMEASURED, World, failed, group, judge_all
+from grid_goals import MET, MISSED, UNDECIDED, UNMEASURED, judge_all
+from grid_world import World, failed, group
 
 # Vanilla's best cell is 1e-3 with 32 prompts, and 640 rollouts; with 16, 64 and 256 prompts 800, 1,280 and 5,120.
 VANILLA_STEPS = {1e-5: 2_000, 3e-5: 500, 1e-4: 100, 3e-4: 40, 1e-3: 20, 3e-3: 60}
@@ -147,6 +148,19 @@ def test_the_final_accuracy_may_be_one_point_below():
     assert judged(outcomes(of_the_other_rates(256, final=0.955)))["e"].by == "0.50 points"
     diverged = judged(outcomes(of_the_other_rates(256, diverged=True)))["e"]
     assert (diverged.outcome, diverged.found) == (MISSED, "-97.00 points at 1e-4")
+
+
+def test_accuracy_and_forgetting_have_intervals_over_pairs_of_seeds():
+    def differs(run):  # vanilla ends at 0.97 and loses one point
+        return {"rollouts": 256, "final": 0.955 + 0.005 * run.seed, "lost": 0.01 + 0.004 * (run.seed - 3)}
+
+    verdicts = judged(outcomes(differs))
+    assert (verdicts["e"].outcome, verdicts["f"].outcome) == (MET, MET)
+    e = "-0.50 [-1.50, +0.50] points; the interval reaches across in 3 of 3 cases"
+    assert verdicts["e"].interval == e
+    assert verdicts["f"].interval.startswith("accuracy lost -0.40 [-1.20, +0.40] points, KL +0.000 [")
+    assert verdicts["f"].interval.endswith("nats; an interval reaches across")
+    assert "reaches" not in judged(outcomes())["f"].interval
 
 
 @pytest.mark.parametrize(("harm", "outcome"), [({"lost": 0.02}, MISSED), ({"kl": 0.003}, MISSED), ({"kl": 0.001}, MET)])

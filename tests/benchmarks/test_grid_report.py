@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from fabricated_runs import ROOT, fabricate, plan, record
 from grid_figure import heat_maps, shared_rates, short
-from grid_goals import World, group
 from grid_pages import grid_page, help_page, times
 from grid_report import cell_rows, comparisons, summarise, tuning, write_report
+from grid_world import World, group
 
 from effopd.experiments.censored_statistics import CensoredEstimate
 

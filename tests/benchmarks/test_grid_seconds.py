@@ -2,8 +2,8 @@
 
 import pytest
 from fabricated_runs import plan, record
-from grid_goals import World, group
 from grid_seconds import break_even, break_evens, sampling_share, training_cost
+from grid_world import World, group
 
 SECONDS = {"generation": 30.0, "teacher": 10.0, "update": 55.0, "validation": 5.0}
 

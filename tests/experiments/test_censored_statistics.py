@@ -9,6 +9,7 @@ from effopd.experiments.censored_statistics import (
     largest_cost_ratio,
     median_cost,
     median_cost_ratio,
+    median_difference,
 )
 
 
@@ -110,3 +111,14 @@ def test_the_interval_covers_as_often_as_it_says():
 def test_no_runs_are_refused():
     with pytest.raises(DataError, match="no runs"):
         median_cost([])
+
+
+def test_a_difference_of_medians_resamples_pairs():
+    paired = median_difference([3.0, 5.0, 10.0], [1.0, 3.0, 8.0])
+    assert (paired.low, paired.at_least, paired.at_most, paired.high) == (2.0, 2.0, 2.0, 2.0)  # as in every pair
+    other = median_difference([1.0, 2.0, 4.0], [4.0, 2.0, 1.0])
+    assert (other.low, other.at_least, other.high) == (-3.0, 0.0, 3.0)
+    with pytest.raises(DataError, match="groups of 1 and 2 runs"):
+        median_difference([1.0], [1.0, 2.0])
+    with pytest.raises(DataError, match="no runs"):
+        median_difference([], [])

@@ -152,6 +152,33 @@ def largest_cost_ratio(
     return _estimate(top_low.max(0) / bottom_high.min(0), top_high.max(0) / bottom_low.min(0), confidence)
 
 
+def median_difference(
+    minuend: Sequence[float],
+    subtrahend: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> CensoredEstimate:
+    """Compute the median of one group less that of another, with a percentile bootstrap interval that resamples pairs.
+
+    Args:
+        minuend: Values of one group, all finite.
+        subtrahend: Values of the other group, in the same order of seeds.
+        confidence: Coverage of the interval, in (0, 1).
+        num_resamples: Number of bootstrap resamples.
+        seed: Random seed for resampling.
+
+    Raises:
+        DataError: There are no values, or they are not paired.
+    """
+    if len(minuend) != len(subtrahend):
+        raise DataError(f"Got groups of {len(minuend)} and {len(subtrahend)} runs; expected the same seeds in both.")
+    exact = [[(value, value) for value in values] for values in (minuend, subtrahend)]
+    first, second = _resampled_medians(exact, num_resamples, seed)[0]
+    return _estimate(first - second, first - second, confidence)
+
+
 _Floats = npt.NDArray[np.float64]
 
 
