@@ -1,12 +1,12 @@
-"""The records of the finished worlds of a study, small enough to commit, so that the study can go on elsewhere.
+"""The records of a study, small enough to commit, so that it can go on elsewhere.
 
-    effopd study --short --out runs/study                  # interrupted by Ctrl-C once a world is finished, or not
+    effopd study --short --out runs/study                  # interrupted by Ctrl-C
     python benchmarks/study_records.py pack runs/study     # to benchmarks/results/study-records
     python benchmarks/study_records.py unpack runs/study   # later, or on another machine
-    effopd study --short --out runs/study                  # judges what is there, and goes on with the other worlds
+    effopd study --short --out runs/study                  # judges what is there, and does what is left
 
 Weights, singular vectors and completions are left out: no claim needs them, and `effopd study` does not look at a world
-that is finished.
+that is finished. Of other worlds, those finished runs are packed whose weights are not going to be analysed.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from effopd.files import read_json, read_json_lines, replaced, write_json, write
 from effopd.study.run import FINISHED, STUDY
 
 RECORDS = Path(__file__).parent / "results" / "study-records"
-COPIED = (FINISHED, "sweep/sweep.json", "linearized/*/linearized.json")
+COPIED = ("sweep/sweep.json", "linearized/*/linearized.json")
+# What these say of directories on the machine of the study is left out.
+PLACES = ("student", "teacher", "base", "runs", "spec")
 TABLES = (
     "analysis/updates.parquet",
     "analysis/alignments.parquet",
@@ -32,44 +34,49 @@ TABLES = (
 RUNS = "runs.jsonl.gz"
 
 
-def pack(study: Path, records: Path) -> list[str]:
-    """Write the records of the worlds that are finished, and return their names."""
-    worlds = _copy_json(study, records)
-    for world in worlds:
-        source, to = study / world, records / world
+def pack(study: Path, records: Path) -> dict[str, int]:
+    """Write the records, and return the number of packed runs of each world."""
+    write_json(records / STUDY, read_json(study / STUDY))
+    return {each.parent.name: _pack_world(study, each.parent.name, records) for each in sorted(study.glob("*/runs"))}
+
+
+def _pack_world(study: Path, world: str, records: Path) -> int:
+    source, to = study / world, records / world
+    if (source / FINISHED).exists():
+        runs = [source / "runs" / name for name in read_json(source / FINISHED)["runs"]]
+        write_json(to / FINISHED, read_json(source / FINISHED))
+        for file in (path for pattern in COPIED for path in source.glob(pattern)):
+            content = {name: value for name, value in read_json(file).items() if name not in PLACES}
+            write_json(to / file.relative_to(source), content)
         for name in TABLES:
             with replaced(to / name) as temporary:
-                pq.write_table(
-                    _narrow(pq.read_table(source / name)), temporary, compression="zstd", compression_level=19
-                )
-        runs = read_json(source / FINISHED)["runs"]
-        lines = "".join(json.dumps(_run(source / "runs" / name)) + "\n" for name in runs)
-        with replaced(to / RUNS) as temporary:
-            temporary.write_bytes(gzip.compress(lines.encode(), mtime=0))
-    return worlds
+                table = _narrow(pq.read_table(source / name))
+                pq.write_table(table, temporary, compression="zstd", compression_level=19)
+    else:
+        analysed = {role for role, method in read_json(study / STUDY)["methods"].items() if method["swept"]}
+        finished = sorted(path.parent for path in source.glob("runs/*/run.json"))
+        runs = [run for run in finished if run.name.rpartition("-")[0] not in analysed]
+    lines = "".join(json.dumps(_run(run)) + "\n" for run in runs)
+    with replaced(to / RUNS) as temporary:
+        temporary.write_bytes(gzip.compress(lines.encode(), mtime=0))
+    return len(runs)
 
 
-def unpack(records: Path, study: Path) -> list[str]:
-    """Put the records of the worlds where `effopd study` looks for them, and return their names."""
-    worlds = _copy_json(records, study)
-    for world in worlds:
-        source, to = records / world, study / world
-        for name in TABLES:
-            with replaced(to / name) as temporary:
-                temporary.write_bytes((source / name).read_bytes())
-        for run in read_json_lines(source / RUNS, may_be_cut=False):
-            write_json(to / "runs" / run["name"] / "run.json", run["run"])
-            write_json_lines(to / "runs" / run["name"] / "metrics.jsonl", run["metrics"])
-    return worlds
-
-
-def _copy_json(source: Path, to: Path) -> list[str]:
-    """Copy what is small as it is: the study's settings, and of finished worlds, whose names are returned, `COPIED`."""
-    worlds = sorted(path.parent.name for path in source.glob(f"*/{FINISHED}"))
-    files = [path for world in worlds for pattern in COPIED for path in (source / world).glob(pattern)]
-    for file in [source / STUDY, *files]:
-        write_json(to / file.relative_to(source), read_json(file))
-    return worlds
+def unpack(records: Path, study: Path) -> dict[str, int]:
+    """Put the records where `effopd study` looks for them, and return the number of runs of each world."""
+    packed = {
+        path.parent.name: list(read_json_lines(path, may_be_cut=False)) for path in sorted(records.glob(f"*/{RUNS}"))
+    }
+    for file in records.rglob("*"):
+        if file.is_file() and file.name != RUNS:
+            with replaced(study / file.relative_to(records)) as temporary:
+                temporary.write_bytes(file.read_bytes())
+    for world, runs in packed.items():
+        for run in runs:
+            to = study / world / "runs" / run["name"]
+            write_json(to / "run.json", run["run"])
+            write_json_lines(to / "metrics.jsonl", run["metrics"])
+    return {world: len(runs) for world, runs in packed.items()}
 
 
 def _run(directory: Path) -> dict[str, object]:
@@ -95,7 +102,7 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=RECORDS)
     args = parser.parse_args()
     worlds = pack(args.study, args.records) if args.do == "pack" else unpack(args.records, args.study)
-    print(f"{args.do}ed: {', '.join(worlds) or 'no world is finished'}")
+    print(f"{args.do}ed: {', '.join(f'{runs} runs of {world}' for world, runs in worlds.items()) or 'nothing'}")
 
 
 if __name__ == "__main__":

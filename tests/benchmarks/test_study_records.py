@@ -8,9 +8,11 @@ import pytest
 from study.made_up import SEEDS, TARGET, made_up
 from study_records import pack, unpack
 
+from effopd.experiments.arguments import world_run_arguments
 from effopd.files import write_json, write_json_lines
 from effopd.study.records import Records, read_records
 from effopd.study.results import judge
+from effopd.training.run import train
 
 KEYS = sorted(made_up(True).planned)
 
@@ -27,7 +29,7 @@ def write_study(root: Path) -> None:
     sweep = sweep.drop(columns=["role", "seed"]).assign(cell=[f"cell-{row}" for row in range(len(sweep))])
     (world / "sweep").mkdir()
     sweep.to_parquet(world / "sweep" / "results.parquet")
-    write_json(world / "sweep" / "sweep.json", {"num_cells": len(sweep)})
+    write_json(world / "sweep" / "sweep.json", {"num_cells": len(sweep), "base": "/somewhere/base"})
     for role, seed in KEYS:
         run = world / "runs" / f"{role}-{seed}"
         write_json(run / "run.json", records.finished.get((role, seed), {"steps": 3}))
@@ -37,8 +39,13 @@ def write_study(root: Path) -> None:
     for seed, view in records.linearized.items():
         write_json(world / "linearized" / str(seed) / "linearized.json", view)
     write_json(world / "finished.json", {"runs": [f"{role}-{seed}" for role, seed in KEYS]})
-    write_json(root / "study.json", {"plan": "short"})
-    (root / "unfinished" / "runs").mkdir(parents=True)
+    write_json(
+        root / "study.json", {"plan": "short", "methods": {"opd": {"swept": "all"}, "opd-best": {"swept": None}}}
+    )
+    for name in ("opd-1", "opd-best-1", "opd-best-2"):
+        write_json_lines(root / "unfinished" / "runs" / name / "metrics.jsonl", [{"step": 1, "accuracy": 0.5}])
+    for name in ("opd-1", "opd-best-1"):
+        write_json(root / "unfinished" / "runs" / name / "run.json", {"steps": 1})
 
 
 def read(root: Path) -> Records:
@@ -56,11 +63,11 @@ def read(root: Path) -> Records:
 
 def test_what_is_unpacked_is_judged_alike(tmp_path: Path) -> None:
     write_study(tmp_path / "study")
-    assert pack(tmp_path / "study", tmp_path / "records") == ["w"]
-    assert not (tmp_path / "records" / "unfinished").exists()
+    assert pack(tmp_path / "study", tmp_path / "records") == {"unfinished": 1, "w": len(KEYS)}
+    assert "somewhere" not in (tmp_path / "records" / "w" / "sweep" / "sweep.json").read_text()
     assert sum(path.stat().st_size for path in (tmp_path / "records").rglob("*") if path.is_file()) < 1_000_000
-    assert unpack(tmp_path / "records", tmp_path / "again") == ["w"]
-    assert json.loads((tmp_path / "again" / "study.json").read_text()) == {"plan": "short"}
+    assert unpack(tmp_path / "records", tmp_path / "again") == {"unfinished": 1, "w": len(KEYS)}
+    assert json.loads((tmp_path / "again" / "study.json").read_text())["plan"] == "short"
     before, after = (judge([read(tmp_path / name)]) for name in ("study", "again"))
     assert [claim["verdict"] for claim in before] == [claim["verdict"] for claim in after]
     assert sum(claim["verdict"] == "supported" for claim in before) > 40
@@ -69,6 +76,17 @@ def test_what_is_unpacked_is_judged_alike(tmp_path: Path) -> None:
         assert one["estimate"] == (
             None if other["estimate"] is None else pytest.approx(other["estimate"], rel=1e-5, abs=1e-6)
         )
+
+
+def test_of_an_unfinished_world_what_needs_no_weights_is_kept_as_finished(tmp_path: Path) -> None:
+    write_study(tmp_path / "study")
+    pack(tmp_path / "study", tmp_path / "records")
+    unpack(tmp_path / "records", tmp_path / "again")
+    runs = tmp_path / "again" / "unfinished" / "runs"
+    assert [path.name for path in runs.iterdir()] == ["opd-best-1"]  # neither what is analysed nor what is unfinished
+    assert not (tmp_path / "again" / "unfinished" / "finished.json").exists()
+    arguments, config = world_run_arguments(runs / "opd-best-1", acceleration="none", learning_rate=1e-3, seed=1)
+    assert [row["accuracy"] for row in train(arguments, config)] == [0.5]  # it is used, and not trained again
 
 
 def test_packing_again_gives_the_same_bytes(tmp_path: Path) -> None:
