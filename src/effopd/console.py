@@ -43,4 +43,4 @@ def progress_bar(
 def print_places(console: Console, places: Mapping[str, object]) -> None:
     """Print a line for each place where results are, with a label before it."""
     for label, place in places.items():
-        console.print(f"{label + ':':9}{place}", soft_wrap=True)
+        console.print(f"{label + ':':8} {place}", soft_wrap=True)

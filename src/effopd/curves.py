@@ -14,7 +14,7 @@ from scipy.stats import t as student_t
 
 from effopd.checkpoints.runs import step_of
 from effopd.console import print_places
-from effopd.errors import ConfigurationError, DataError
+from effopd.errors import ConfigurationError, DataError, listing
 from effopd.files import load_yaml, read_json, read_json_lines
 from effopd.report.accuracy import write_accuracy
 
@@ -64,9 +64,11 @@ def draw_curves(
     """
     if not runs:
         raise ConfigurationError("Got no run to draw; expected at least one, NAME=DIR.")
+    if not Path(out).name:
+        raise ConfigurationError(f"--out {str(out)!r} has no name for files; give a path without a suffix, DIR/NAME.")
     rows = [row | {"role": "run", "name": name} for name, place in runs.items() for row in _evaluations(place)]
     if base is not None:
-        start = [row | {"step": 0} for row in _evaluations(base)]
+        start = [row | {"step": 0} for row in _of_one_step(base)]
         rows += [row | {"role": "run", "name": name} for name in runs for row in start]
     if lost := [row["place"] for row in rows if row["step"] is None]:
         raise DataError(
@@ -74,8 +76,11 @@ def draw_curves(
             "one with trainer_state.json. Give the base as --base, and a single model as --baseline."
         )
     for name, place in (baselines or {}).items():
-        found = pd.DataFrame(_evaluations(place)).fillna({"step": -1})
-        last = found[found["step"] == found.groupby("task")["step"].transform("max")]
+        ends = []
+        for each in [place] if isinstance(place, str | Path) else place:  # runs may end at different steps
+            found = pd.DataFrame(_evaluations(each)).fillna({"step": -1})
+            ends.append(found[found["step"] == found.groupby("task")["step"].transform("max")])
+        last = pd.concat(ends).assign(step=lambda table: table.groupby("task")["step"].transform("max"))
         rows += [row | {"role": "baseline", "name": name} for row in last.to_dict("records")]
     _check_comparable(rows)
     written = write_accuracy(_points(rows), Path(out))
@@ -94,6 +99,16 @@ def _evaluations(places: str | Path | Sequence[str | Path]) -> list[dict[str, An
                 "what `effopd evaluate` or `effopd train` wrote."
             )
         rows += found
+    return rows
+
+
+def _of_one_step(places: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
+    rows = _evaluations(places)
+    if len(steps := {row["step"] for row in rows}) > 1:
+        raise DataError(
+            f"--base {rows[0]['place']}: got evaluations of steps {listing(sorted(map(str, steps)))}; expected "
+            "those of one model, from which the runs started."
+        )
     return rows
 
 

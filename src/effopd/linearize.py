@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from effopd.checks import check_number, check_whole
 from effopd.console import print_places
@@ -34,7 +34,7 @@ from effopd.linearized.stages import Stages, clean_up
 from effopd.models.device import choose_device
 from effopd.models.directory import weights_digest
 from effopd.models.find import find_model
-from effopd.models.load import load_model, load_tokenizer
+from effopd.models.load import load_config, load_model, load_tokenizer
 from effopd.models.vocabulary import align_logits, check_vocabularies, vocabulary_size
 from effopd.report.linearized import write_linearized_report
 from effopd.run_directory import claimed
@@ -138,13 +138,13 @@ def linearize(
             chat_template_kwargs=chat_template_kwargs,
             max_new_tokens=max_new_tokens,
         )
-        loaded = asked.load() if prompts is None else _prompts_only(prompts, asked)
+        loaded = asked.load() if prompts is None else _prompts_only(prompts.expanduser(), asked)
     assert isinstance(loaded, Task)
     graded = prompts is None
     places = {"student": find_model(student), "teacher": find_model(teacher)}
     runs = {name: find_model(each) for name, each in (checkpoints or {}).items()}
     tokenizer = load_tokenizer(places["student"], pad_token=pad_token)
-    configs = [AutoConfig.from_pretrained(each) for each in places.values()]
+    configs = [load_config(each) for each in places.values()]
     check_vocabularies(tokenizer, load_tokenizer(places["teacher"], pad_token=pad_token), *configs)
     _check_checkpoints(runs, places["student"])
     settings = {
@@ -282,7 +282,7 @@ def _check_checkpoints(places: Mapping[str, Path | str], student: Path | str) ->
 
     def shapes(place: Path | str) -> dict[str, torch.Size]:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(place))
+            model = AutoModelForCausalLM.from_config(load_config(place))
         return {name: each.shape for name, each in model.named_parameters()}
 
     expected = shapes(student) if places else {}

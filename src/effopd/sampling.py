@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from effopd.errors import ConfigurationError, DivergedError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -78,8 +80,13 @@ def sample_tokens(
 
     Returns:
         Ids of the new tokens, int64 [B, T], with T at most `max_new_tokens`.
+
+    Raises:
+        ConfigurationError: The model has fewer positions than a prompt and its continuation need.
+        DivergedError: The model's logits are not finite.
     """
-    from transformers import GenerationConfig  # here, because the random numbers are needed without transformers too
+    # Imported here, because the random numbers are needed without transformers too.
+    from transformers import GenerationConfig, LogitsProcessorList
 
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     generation = GenerationConfig(
@@ -95,8 +102,24 @@ def sample_tokens(
             input_ids=input_ids_BP.to(model.device),
             attention_mask=attention_mask_BP.to(model.device),
             generation_config=generation,
+            logits_processor=LogitsProcessorList([_finite]),
         )
+    except IndexError as error:  # of learned positions, on a CPU
+        raise ConfigurationError(
+            f"{model.name_or_path}: prompts of {input_ids_BP.shape[1]} tokens and {max_new_tokens} new ones may be "
+            "more than the model has positions for. Lower the number of new tokens, or leave long prompts out."
+        ) from error
     finally:
         model.generation_config = own
     new_tokens_BT: torch.Tensor = sequences_BL[:, input_ids_BP.shape[1] :]
     return new_tokens_BT
+
+
+def _finite(input_ids_BL: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+    """Return logits as they are, unless one is NaN or infinite, or none in a row is above minus infinity."""
+    if not torch.isfinite(logits_BV.amax(-1)).all():
+        raise DivergedError(
+            "The model's logits are not finite, so that nothing can be sampled from it: its training has diverged, or "
+            "its weights are damaged."
+        )
+    return logits_BV

@@ -148,3 +148,22 @@ def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no run"):
         draw_curves({}, tmp_path / "out")
     assert main(["curves", "--run", "A=a", "--run", "A=b", "--out", str(tmp_path / "out")]) == 1
+
+
+def test_seeds_of_a_baseline_may_end_at_different_steps(tmp_path: Path, points: list[pd.DataFrame]) -> None:
+    opd = evaluation(tmp_path / "opd", 0.5)
+    for seed, (last, mean) in enumerate(((100, 0.9), (90, 0.3))):
+        for step in (10, last):
+            evaluation(tmp_path / f"rl{seed}" / str(step), mean if step == last else 0.1, model=f"checkpoint-{step}")
+    draw_curves({"OPD": opd}, tmp_path / "out", baselines={"RL": [tmp_path / "rl0", tmp_path / "rl1"]})
+    (rl,) = points[0][points[0]["role"] == "baseline"].to_dict("records")
+    assert (rl["step"], rl["accuracy"], rl["evaluations"]) == (100, pytest.approx(0.6), 2)
+
+
+def test_a_base_of_several_steps_and_an_output_without_a_name_are_refused(tmp_path: Path) -> None:
+    for step in (10, 20):
+        evaluation(tmp_path / "opd" / str(step), 0.5, model=f"checkpoint-{step}")
+    with pytest.raises(DataError, match=r"--base .*got evaluations of steps 10, 20; expected"):
+        draw_curves({"OPD": tmp_path / "opd"}, tmp_path / "out", base=tmp_path / "opd")
+    with pytest.raises(ConfigurationError, match="has no name for files"):
+        draw_curves({"OPD": tmp_path / "opd"}, ".")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from cli.status import status_of
+from safetensors import SafetensorError
 
 from effopd import __version__
 from effopd.errors import DataError
@@ -42,7 +43,11 @@ def test_as_a_module() -> None:
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
-    [(DataError("the file is empty"), 1, "the file is empty"), (KeyboardInterrupt(), 130, "continues where")],
+    [
+        (DataError("the file is empty"), 1, "the file is empty"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), 1, "No space left on device. What was"),
+        (KeyboardInterrupt(), 130, "continues where"),
+    ],
 )
 def test_errors_and_interruptions(
     error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -1,5 +1,7 @@
 """Evaluating a model in memory: seeds, lengths, KL, chat templates, and what is left untouched."""
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +10,17 @@ from typing import Any
 import pytest
 import torch
 from training.tiny_models import make_tokenizer, write_tiny_qwen3
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from effopd import world
-from effopd.errors import ConfigurationError, DataError
+from effopd.errors import ConfigurationError, DataError, DivergedError
 from effopd.evaluation import Evaluation, Task, evaluate, load_task
 from effopd.evaluation.backends import TransformersBackend
 from effopd.evaluation.divergence import reverse_kl
@@ -120,6 +129,24 @@ def test_greedy(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
     assert evaluate(base, tokenizer, WORLD, temperature=0, seed=5, batch_size=7) == result
     with pytest.raises(ConfigurationError, match="2 samples would be equal"):
         evaluate(base, tokenizer, WORLD, temperature=0, num_samples=2)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("broken", ["student", "teacher"])
+def test_logits_that_are_not_finite_are_named(
+    broken: str, temperature: float, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    damaged = copy.deepcopy(teacher)
+    damaged.lm_head.weight.data.fill_(math.nan)
+    student, guide = (damaged, None) if broken == "student" else (teacher, damaged)
+    with pytest.raises(DivergedError, match="logits are not finite" if broken == "student" else "KL .* is not finite"):
+        evaluate(student, tokenizer, WORLD, teacher=guide, temperature=temperature)
+
+
+def test_more_tokens_than_a_model_has_positions_for_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=10, n_embd=8, n_layer=1, n_head=1)
+    with pytest.raises(ConfigurationError, match="more than the model has positions for"):
+        evaluate(GPT2LMHeadModel(config), tokenizer, WORLD)
 
 
 def test_padding_does_not_change_what_is_generated(qwen: PreTrainedModel) -> None:

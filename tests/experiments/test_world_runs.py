@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from effopd.checkpoints import find_checkpoints, open_pair
-from effopd.errors import ConfigurationError
+from effopd.errors import CheckpointError, ConfigurationError
 from effopd.experiments.world_runs import WorldRunSteps, world_runs
 from effopd.world import base_dir
 
@@ -24,3 +24,7 @@ def test_runs_keep_their_checkpoints_and_are_not_done_again(tmp_path: Path, caps
     with pytest.raises(ConfigurationError, match="another --out"):
         world_runs(tmp_path, seeds=1, steps=STEPS._replace(grpo=(2, 1)))
     assert "grpo-0: 1 checkpoints" in capsys.readouterr().out
+    (tmp_path / "grpo-0" / "run.json").unlink()
+    with pytest.raises(CheckpointError, match="grpo-0 is not empty and holds no run of"):
+        world_runs(tmp_path, seeds=1, steps=STEPS)
+    assert (tmp_path / "grpo-0" / "model.safetensors").exists()

@@ -52,7 +52,7 @@ def snapshots() -> tuple[dict[str, torch.Tensor], Snapshot]:
 def test_parameters_are_chosen_by_utility_or_alignment() -> None:
     _, snapshot = snapshots()
     displacement = snapshot.displacement()
-    assert displacement.has_previous
+    assert displacement.cosine_to_previous is not None
     assert displacement.moving == ("far", "near", "back", "still")
     assert displacement.moving_fraction == 1
     squares = {name: move.square for name, move in displacement.parameters.items()}

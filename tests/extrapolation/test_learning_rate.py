@@ -24,11 +24,15 @@ def moved_by_a_step(optimizer: torch.optim.Optimizer) -> float:
 
 def test_it_multiplies_the_rate_while_the_optimizer_steps_and_only_then() -> None:
     optimizer, multiple = sgd(0.125), LearningRateMultiple(4.0)
-    multiple.attach(optimizer)
+    active = True
+    multiple.attach(optimizer, lambda: active)
     assert moved_by_a_step(optimizer) == 0.5
     assert optimizer.param_groups[0]["lr"] == 0.125
-    multiple.attach(optimizer)  # a second time, which does not multiply twice
+    multiple.attach(optimizer, lambda: active)  # a second time, which does not multiply twice
     assert moved_by_a_step(optimizer) == 0.5
+    active = False
+    assert moved_by_a_step(optimizer) == 0.125
+    active = True
     multiple.detach()
     assert moved_by_a_step(optimizer) == 0.125
 

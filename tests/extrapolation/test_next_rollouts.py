@@ -254,6 +254,7 @@ def test_after_training_the_trainer_is_as_it_was(tmp_path: Path) -> None:
     trainer = distillation_trainer(tmp_path, max_steps=2)
     callback = add(trainer, passes=2)
     trainer.train()
+    assert not trainer.optimizer.optimizer._optimizer_step_pre_hooks  # of the multiple of the learning rate
     for name in ("_prepare_inputs", "_get_last_hidden_state"):
         assert getattr(trainer, name).__func__ is getattr(type(trainer), name)
     trainer.remove_callback(callback)
@@ -297,6 +298,26 @@ def test_another_preset_after_an_interrupted_line_search_is_alone(tmp_path: Path
         (row,) = records(tmp_path / str(interrupted))
         scores.append((row["baseline"], row["candidates"]))
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("preset", [None, "adaptive"])
+def test_a_rate_found_before_an_interruption_has_no_part_in_other_training(preset: str | None, tmp_path: Path) -> None:
+    moves = []
+    for multiple in (1.0, 2.0**20):
+        trainer = distillation_trainer(tmp_path / str(multiple), max_steps=1)
+        callback, stop = add(trainer), Interrupt()
+        trainer.add_callback(stop)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        callback._rate.multiple = multiple
+        for each in (callback, stop):
+            trainer.remove_callback(each)
+        if preset:
+            trainer.add_callback(EffOPDCallback(trainer, preset=preset, num_prompts=8, schedule=(1,), scales=()))
+        set_seed(0)
+        trainer.train()
+        moves.append(weights(trainer))
+    assert_same(*moves)
 
 
 @pytest.mark.parametrize("reset", [None, False])

@@ -97,3 +97,16 @@ def test_holm_is_over_the_claims_that_were_tested() -> None:
     many = {claim["name"]: claim for claim in judge([records])}
     assert one["p_holm"] == one["p"] == many["evr"]["p"]
     assert many["evr"]["p_holm"] > one["p_holm"]
+
+
+def test_a_run_that_moved_nothing_leaves_claims_undecided_and_stops_no_report() -> None:
+    records = made_up(True)
+    updates = records.updates.copy()
+    measures = ["frobenius_norm", "spectral_to_frobenius", "effective_rank", "top1pct_norm_ratio"]
+    updates.loc[updates["role"] == "rl", measures] = 0.0
+    found = {claim["name"]: claim for claim in judge([replace(records, updates=updates)])}
+    json.dumps(list(found.values()), allow_nan=False)
+    assert "made-up: the statistic is not defined for these runs (seed 200, 201, 202, 203)" in str(
+        found["effective_rank"]
+    )
+    assert found["effective_rank"]["verdict"] == "undecided"

@@ -14,6 +14,7 @@ from effopd import evaluation
 from effopd.errors import CheckpointError, DataError
 from effopd.files import files_digest
 from effopd.sweeps import SweepSpec, plan_cells, sweep
+from effopd.sweeps.worker import Worker
 from effopd.world import base_dir, model_path
 
 
@@ -171,6 +172,32 @@ def test_another_base_or_teacher_in_the_same_place_is_noticed(root: Path, tmp_pa
     save_file(changed, place / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=f"other settings: {model}, whose files have changed since"):
         sweep(spec, tmp_path / "out", workers=1)
+
+
+def test_training_seeds_may_be_added(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    sweep(make(root, runs={"OPD": {"seeds": ["opd-0"]}}), out, workers=1)
+    before, calls = rows(out), counted(monkeypatch)
+    sweep(make(root, runs={"OPD": {"seeds": ["opd-0", "opd-1"]}}), out, workers=1)
+    assert len(calls) == len(rows(out)) - len(before) > 0
+    assert rows(out)[lambda frame: frame["training_seed"] == 0].reset_index(drop=True).equals(before)
+    with pytest.raises(CheckpointError, match="runs, as checkpoints of OPD"):
+        sweep(make(root, runs={"OPD": {"seeds": ["opd-1", "opd-0"]}}), out, workers=1)
+
+
+def test_a_failure_is_kept_until_its_cell_is_tried_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, out = make(root, runs={"OPD": "opd-0"}), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(Worker, "run", lambda *args: (_ for _ in ()).throw(DataError("broken")))
+        result = sweep(spec, out, workers=1)
+    assert result.failed
+    before = (out / "failed.jsonl").read_bytes()
+    sweep(spec, out, workers=1, limit_cells=0)
+    assert (out / "failed.jsonl").read_bytes() == before
+    assert not sweep(spec, out, workers=1).failed
+    assert not (out / "failed.jsonl").exists()
 
 
 def test_a_checkpoint_that_has_changed_since_is_noticed(tmp_path: Path) -> None:

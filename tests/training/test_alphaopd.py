@@ -96,6 +96,9 @@ def test_a_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert record["steps"] == [2, 4, 6]
     assert record["rollouts"] == rows[-1]["rollouts"] + 3 * 60
     assert 0 <= record["accuracy"] <= 1
+    card = (tmp_path / "alpha" / "README.md").read_text()
+    assert f"the model in `alphaopd`, whose accuracy was {record['accuracy']:.3f}" in card
+    assert "by whose accuracy AlphaOPD extrapolated | 180 |" in card
     extrapolated = load_file(tmp_path / "alpha" / "alphaopd" / "model.safetensors")
     assert extrapolated.keys() == left.keys()
     assert record["matrices"] > 0 and not all(extrapolated[name].equal(left[name]) for name in left)
@@ -113,7 +116,7 @@ def test_a_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             "set eval_strategy and save_strategy",
         ),
         ({"alphaopd_target": 0.9}, {"method": "alphaopd", "save_total_limit": 2}, "removes checkpoints"),
-        ({"alphaopd_target": 0.9}, {"method": "alphaopd", "save_steps": 3}, "2 steps are both saved and evaluated"),
+        ({"alphaopd_target": 0.9}, {"method": "alphaopd", "save_steps": 6}, "1 steps are both saved and evaluated"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

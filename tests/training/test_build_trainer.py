@@ -10,7 +10,7 @@ from tiny_models import write_tiny_llama, write_tiny_qwen3
 
 from effopd.errors import ConfigurationError, DataError
 from effopd.training import RunArguments, build_trainer
-from effopd.training.build import load_datasets
+from effopd.training.load import load_datasets
 from effopd.training.rewards import code_reward
 
 
@@ -52,6 +52,20 @@ def test_a_student_that_is_its_own_teacher_is_warned_of(tmp_path: Path, caplog: 
     names = {"model_name_or_path": str(student), "num_train_examples": 16}
     build_trainer(*world(tmp_path / "out", names, teacher_model_name_or_path=str(tmp_path / "link")))
     assert caplog.text.count("the same model") == 1
+
+
+def test_what_model_init_kwargs_say_of_files_goes_before_other_settings(tmp_path: Path) -> None:
+    config = {f"{of}model_init_kwargs": {"trust_remote_code": False} for of in ("", "teacher_")}
+    trainer, _ = build_trainer(*world(tmp_path, **config))
+    assert (trainer.args.model_init_kwargs, trainer.args.teacher_model_init_kwargs) == tuple(config.values())
+    config["teacher_model_init_kwargs"]["revision"] = "main"
+    with pytest.raises(ConfigurationError, match="revision: got 'main' for the directory"):
+        build_trainer(*world(tmp_path, **config, teacher_model_revision="other"))
+
+
+def test_problems_that_nobody_evaluates_on_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    build_trainer(*world(tmp_path, {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 8}))
+    assert "No accuracy will be measured, because eval_strategy is" in caplog.text
 
 
 def test_prompts_too_long_for_the_student_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

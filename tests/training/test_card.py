@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file
+from small_rl_runs import PLAIN
 from small_runs import world
 from test_run import Interrupt
 from transformers import Trainer
@@ -111,10 +113,25 @@ def test_the_costs_and_jumps_are_those_of_the_records(tmp_path: Path) -> None:
     text = written(tmp_path / "few", {}, triggers)
     for words in ("12,345", "678", "99,999", "8,888", "77,777", "0.500 ± 0.012", "generation | 6.2", "trl 1.2.3"):
         assert words in text, words
-    assert "after 3 steps, and jumped 2 times" in text
-    assert "| 1 | 4 |\n| 4 | -0.5 |" in text
+    assert "after 3 steps, and jumped 1 times. 1 times it took a part of the update back." in text
+    assert "| 1 | 4 |" in text and "-0.5" not in text
     assert "reference model" not in text
     many = written(tmp_path / "many", {}, [{"step": step, "accepted_scale": 2.0} for step in range(1, 31)])
     assert "The first 20 jumps" in many
     assert "| 20 | 2 |" in many
     assert "| 21 | 2 |" not in many
+
+
+def test_the_best_model_is_told_by_its_own_accuracy(tmp_path: Path) -> None:
+    evaluated = {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 60} | PLAIN
+    best = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True}
+    rows = train(*world(tmp_path, evaluated, max_steps=8, learning_rate=3e-3, **best))
+    accuracies = {row["step"]: row["accuracy"] for row in rows if row["accuracy"] is not None}
+    step = max(accuracies, key=accuracies.__getitem__)
+    assert step < 8  # training goes astray at this rate
+    assert json.loads((tmp_path / "run.json").read_text())["best_step"] == step
+    kept, of_step = (load_file(tmp_path / name / "model.safetensors") for name in ("", f"checkpoint-{step}"))
+    assert all(kept[name].equal(of_step[name]) for name in kept)
+    text = (tmp_path / "README.md").read_text()
+    assert f"The model is that of step {step}, the best by its accuracy. After step {step} its accuracy" in text
+    assert f"was {accuracies[step]:.3f} ±" in text

@@ -103,14 +103,15 @@ def test_prompts_that_teach_nothing_are_replaced(tmp_path: Path) -> None:
 
 
 def test_it_stops_at_a_bound(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = dapo(tmp_path, overlong_buffer=0, dynamic_sampling_rounds=3)
+    trainer = dapo(tmp_path, overlong_buffer=12, dynamic_sampling_rounds=3)
     trainer.reward_funcs[0] = reward = RewardPrompts(lambda prompt: False)
     with caplog.at_level(logging.WARNING):
         rows, batch = sample(trainer)
     assert "after 3 rounds of dynamic sampling, prompts are left" in caplog.text
     assert trainer.meter.rollouts == len(reward.seen) == 4 * 8
     assert rows == next(iter(trainer.get_train_dataloader()))  # the first ones stay
-    assert not batch["advantages"].any()
+    assert batch["completion_mask"].sum(1).unique().numel() > 1  # shaping tells samples apart by their lengths
+    assert batch["advantages"].abs().max() < 1e-3
 
 
 def test_without_need_nothing_is_replaced(tmp_path: Path) -> None:
@@ -122,3 +123,15 @@ def test_without_need_nothing_is_replaced(tmp_path: Path) -> None:
     none.reward_funcs[0] = RewardPrompts(lambda prompt: False)
     sample(none)
     assert none.meter.rollouts == 8
+
+
+def test_what_rewards_log_of_completions_is_kept_for_those_that_are_trained_on(tmp_path: Path) -> None:
+    def reward(prompts: list[str], completions: list[str], log_extra: Any, **kwargs: Any) -> list[float]:
+        log_extra("prompt again", prompts)
+        return [float(prompt in useful and i % 4 == 0) for i, prompt in enumerate(prompts)]
+
+    trainer = dapo(tmp_path, dynamic_sampling_rounds=50, log_completions=True)
+    useful = set(trainer.train_dataset["prompt"][1::3])
+    trainer.reward_funcs[0] = reward
+    rows, _ = sample(trainer)
+    assert list(trainer._logs["extra"]["prompt again"]) == [row["prompt"] for row in rows]

@@ -38,6 +38,12 @@ def test_file_formats_agree(tmp_path: Path, name: str) -> None:
     assert load_prompts(path).to_list() == ROWS
     assert load_prompts(str(path), limit=1).to_list() == ROWS[:1]
     assert load_prompts(path, limit=9).num_rows == 2
+    assert load_prompts(path, split="train[:-1]").to_list() == ROWS[:1]
+    assert load_prompts(path, split="test[-50%:]").to_list() == ROWS[1:]
+    with pytest.raises(ConfigurationError, match=r"got the split 'train\[x\]' .*expected one as 'train\[:-500\]'"):
+        load_prompts(path, split="train[x]")
+    with pytest.raises(DataError, match="no rows"):
+        load_prompts(path, split="train[2:]")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

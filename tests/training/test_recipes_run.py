@@ -13,8 +13,8 @@ from tiny_models import write_tiny_qwen2, write_tiny_qwen3
 from transformers import AutoConfig
 
 from effopd.training import train
-from effopd.training.build import load_datasets
 from effopd.training.config_file import parse_config
+from effopd.training.load import load_datasets
 from effopd.training.rewards import resolve_rewards
 
 SMALL = {

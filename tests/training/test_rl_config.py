@@ -42,6 +42,16 @@ def test_what_each_method_chooses(tmp_path: Path) -> None:
         ({"method": "ppo", "critic_learning_rate": 0.0}, "critic_learning_rate: got 0.0"),
         ({"method": "dapo", "dynamic_sampling_rounds": -1}, "For no dynamic sampling, write 0"),
         ({"save_only_model": True}, "saves no optimizer state"),
+        ({"sync_ref_model": True}, "moves the reference model, which no checkpoint holds"),
+        (
+            {
+                "eval_strategy": "steps",
+                "eval_steps": 1,
+                "load_best_model_at_end": True,
+                "metric_for_best_model": "reward",
+            },
+            "is not measured in evaluations, which give the accuracy",
+        ),
         ({"generation_batch_size": 16, "save_strategy": "best"}, "save between optimizer steps"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 from small_runs import world
@@ -330,3 +331,18 @@ def _interrupted_at_the_end(save_model: Any) -> Any:
         save_model(trainer, output_dir, **kwargs)
 
     return save
+
+
+def test_a_machine_without_memory_is_not_taken_for_a_damaged_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(KeyboardInterrupt):
+        train(*world(tmp_path), callbacks=lambda trainer, metrics: [Interrupt(4)])
+    with monkeypatch.context() as patched:
+        patched.setattr("effopd.extrapolation.callback.snapshot_of", fails)
+        with pytest.raises(torch.OutOfMemoryError):
+            train(*world(tmp_path))
+    assert [row["step"] for row in train(*world(tmp_path))] == [1, 2, 3, 4, 5, 6]

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import distillation_trainer, grpo_trainer, tiny_dataset
+from peft import LoraConfig, get_peft_model
+from tiny import distillation_trainer, grpo_trainer, tiny_dataset, tiny_model
 from trl import chat_template_utils
 
 from effopd import trl_hooks
@@ -58,3 +59,16 @@ def test_prompts_go_in_batches_of_what_training_generates(tmp_path: Path, monkey
     monkeypatch.setattr(trainer, "_tokenize_prompts", lambda prompts: sizes.append(len(prompts)) or tokenize(prompts))
     trl_hooks.generate(trainer, list(tiny_dataset(11)), seed=0)
     assert sizes == [8, 3]
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_only_the_last_logits_of_a_prompt_are_computed(adapter: bool, tmp_path: Path) -> None:
+    model = tiny_model(0)
+    if adapter:
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    trainer = distillation_trainer(tmp_path, model=model)
+    lengths: list[int] = []
+    head = (model.get_base_model() if adapter else model).lm_head
+    head.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    trl_hooks.generate(trainer, list(tiny_dataset(4)), seed=0)
+    assert set(lengths) == {1}

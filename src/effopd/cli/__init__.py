@@ -7,8 +7,11 @@ their command runs, so that `effopd --help` need not wait for torch.
 import argparse
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Sequence
+
+from safetensors import SafetensorError
 
 from effopd import __version__
 from effopd.cli import analyze, curves, demo, evaluate, grade, intervene, linearize, show, study, sweep, train, world
@@ -45,6 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.call(options)
     except EffOPDError as error:
         print(f"effopd: {error}", file=sys.stderr)
+        return 1
+    except SafetensorError as error:  # which is how it tells of a full disk, with no number
+        if (full := os.strerror(errno.ENOSPC)) not in str(error):
+            raise
+        print(
+            f"effopd: {full}. What was finished is kept. Once this is mended, the same command continues.",
+            file=sys.stderr,
+        )
         return 1
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

@@ -1,10 +1,9 @@
 """`effopd linearize`: the local quadratic view of a student and its teacher, before training."""
 
 import argparse
-import json
 from pathlib import Path
 
-from effopd.cli.options import Commands, by_name, keywords, named_places, positive
+from effopd.cli.options import Commands, by_name, json_object, keywords, named_places, positive
 from effopd.errors import ConfigurationError
 
 
@@ -61,7 +60,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--chat", action="store_true", help="put text prompts into the model's chat template")
     parser.add_argument("--system-prompt", metavar="TEXT", help="system message before each prompt; only with --chat")
     parser.add_argument(
-        "--chat-template-kwargs", type=json.loads, metavar="JSON", help="what the chat template is given besides"
+        "--chat-template-kwargs", type=json_object, metavar="JSON", help="what the chat template is given besides"
     )
     parser.add_argument("--device", metavar="D", help="cpu or cuda; default: cuda if there is one")
     parser.add_argument("--pad-token", metavar="TOKEN", help="padding token, for tokenizers that name none")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from effopd.checks import check_choice
 from effopd.console import progress_bar
@@ -24,7 +24,7 @@ from effopd.files import write_json
 from effopd.models.device import choose_device
 from effopd.models.directory import weights_digest
 from effopd.models.find import find_model
-from effopd.models.load import load_model, load_tokenizer
+from effopd.models.load import load_config, load_model, load_tokenizer
 from effopd.models.vocabulary import check_vocabularies
 from effopd.versions import installed_versions
 
@@ -169,7 +169,7 @@ class _Models:
         """Check that the teacher, if there is one, means the same tokens as the model."""
         if self.teacher is not None:
             of_teacher = load_tokenizer(self.teacher, pad_token=pad_token)  # first: its error tells of a wrong name
-            configs = [AutoConfig.from_pretrained(each) for each in (self.source, self.teacher)]
+            configs = [load_config(each) for each in (self.source, self.teacher)]
             check_vocabularies(tokenizer, of_teacher, *configs)
 
     def load(self, tokenizer: PreTrainedTokenizerBase) -> tuple[Backend, PreTrainedModel | None]:

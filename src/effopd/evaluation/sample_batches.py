@@ -1,11 +1,12 @@
 """The batches of an evaluation: which completions are sampled together, and how one such batch is done."""
 
+import math
 from dataclasses import replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from effopd.checks import check_whole
-from effopd.errors import ConfigurationError
+from effopd.errors import ConfigurationError, DivergedError
 from effopd.evaluation.backends import Backend
 from effopd.evaluation.divergence import reverse_kl
 from effopd.evaluation.prompts import encode_prompts
@@ -82,4 +83,9 @@ class SampleBatches:
             raise ConfigurationError("The KL to a teacher needs the model in memory; use the backend of transformers.")
         check_vocabulary_sizes(backend.model.config, teacher.config, backend.tokenizer)
         sums = reverse_kl(backend.model, teacher, prompts, ids)
+        if not all(map(math.isfinite, sums)):
+            raise DivergedError(
+                "The KL to the teacher is not finite: the teacher's logits are not, or the model writes what has no "
+                "probability for the teacher. Are the teacher's weights whole?"
+            )
         return [replace(record, kl=value) for record, value in zip(records, sums, strict=True)]

@@ -1,6 +1,5 @@
 """`effopd world runs`: runs of OPD, EffOPD and GRPO from the shipped base, whose checkpoints are kept for analysis."""
 
-import shutil
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from effopd.errors import ConfigurationError
+from effopd.errors import CheckpointError, ConfigurationError
 from effopd.experiments.arguments import world_run_arguments
 from effopd.files import read_json, write_json
 from effopd.run_directory import differing_settings, written_whole
@@ -93,16 +92,20 @@ def train_grpo(directory: Path, seed: int, config: TeacherConfig, world: str = D
         world: Name of the embedded world.
 
     Raises:
+        CheckpointError: The directory holds something else.
         ConfigurationError: The directory holds a run with other settings.
     """
     settings = asdict(config) | {"seed": seed} | ({} if world == DEFAULT_WORLD else {"world": world})
     if (directory / FINISHED).exists():
-        if changed := differing_settings(read_json(directory / FINISHED)["settings"], settings):
+        if changed := differing_settings(read_json(directory / FINISHED).get("settings", {}), settings):
             raise ConfigurationError(
                 f"{directory} holds a run with other settings: {'; '.join(changed)}. Choose another --out."
             )
         return
-    shutil.rmtree(directory, ignore_errors=True)  # of an interrupted run of an earlier version
+    if directory.exists() and any(directory.iterdir()):
+        raise CheckpointError(
+            f"{directory} is not empty and holds no run of `effopd world runs`. Choose another --out."
+        )
     base, task = base_dir(world), task_config(world)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(base)

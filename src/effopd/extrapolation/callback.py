@@ -125,28 +125,18 @@ class EffOPDCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take the initial weights as the anchor, or, when training resumes, the anchor that was saved."""
-        if state is not self.trainer.state:
-            raise ConfigurationError(
-                "This EffOPDCallback was made for another trainer, whose weights it would move. Make one for each: "
-                "trainer.add_callback(EffOPDCallback(trainer, ...))."
-            )
-        if sum(isinstance(callback, EffOPDCallback) for callback in self.trainer.callback_handler.callbacks) > 1:
-            raise ConfigurationError(
-                "The trainer has more than one EffOPDCallback, and would extrapolate as often. Leave one of them: "
-                "trainer.remove_callback(EffOPDCallback) removes the first."
-            )
+        checks.check_added(self.trainer, self, state)
         if self.config.scales:
             check_schedule(self._triggers, self.config.schedule, state.max_steps, first=2 if self._ahead else 1)
             if not self._ahead:
                 self.validator.try_out(self.trainer, self._draw(step=0)[0])
         trl_hooks.add_tag(self.trainer, "effopd")
-        trl_hooks.unwatch_rollouts(self.trainer)  # by the callback of an earlier training
+        self._let_go()  # where an earlier training was interrupted
         if self._ahead:
             self._ahead.watch(self.trainer, self._before_step, self.config.num_prompts, self.config.passes)
         self._snapshot = snapshot_of(self.trainer, self._names, self.config.snapshot_device)
         self._optimizer_checked = False
         self.cost, self.num_accepted, self.last = dict.fromkeys(COSTS, 0), 0, None
-        self._rate.detach()
         self._rate = LearningRateMultiple()
         records = Path(args.output_dir) / RECORDS
         checkpoint, self._resume_from = self._resume_from, None
@@ -166,7 +156,7 @@ class EffOPDCallback(TrainerCallback):
             if state.is_world_process_zero:
                 drop_later_steps(records, state.global_step)
         if self._ahead:
-            self._rate.attach(self.trainer.optimizer)
+            self._rate.attach(self.trainer.optimizer, self._is_added)
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -181,6 +171,9 @@ class EffOPDCallback(TrainerCallback):
 
     def _before_step(self) -> None:
         """Search on the rollouts that a step has sampled and not yet trained on, unless it is the first step."""
+        if not self._is_added():  # it was removed after an interruption
+            self._let_go()
+            return
         step = self.trainer.state.global_step + 1
         if self._snapshot is not None and step > 1 and self._triggers(step):
             self._extrapolate(step)
@@ -197,7 +190,14 @@ class EffOPDCallback(TrainerCallback):
     @override
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Leave the trainer as it was."""
+        self._let_go()
+
+    def _is_added(self) -> bool:
+        return self in self.trainer.callback_handler.callbacks
+
+    def _let_go(self) -> None:
         trl_hooks.unwatch_rollouts(self.trainer)
+        self._rate.detach()
 
     def _extrapolate(self, step: int) -> None:
         assert self._snapshot is not None

@@ -113,6 +113,24 @@ def warn_if_not_added(trainer: Any, callback: Any) -> None:
         )
 
 
+def check_added(trainer: Any, callback: Any, state: Any) -> None:
+    """Check, when training begins, that the callback is its own trainer's, and the only one of its class.
+
+    Raises:
+        ConfigurationError: It was made for another trainer, or there is another callback beside it.
+    """
+    if state is not trainer.state:
+        raise ConfigurationError(
+            "This EffOPDCallback was made for another trainer, whose weights it would move. Make one for each: "
+            "trainer.add_callback(EffOPDCallback(trainer, ...))."
+        )
+    if sum(isinstance(each, type(callback)) for each in trainer.callback_handler.callbacks) > 1:
+        raise ConfigurationError(
+            "The trainer has more than one EffOPDCallback, and would extrapolate as often. Leave one of them: "
+            "trainer.remove_callback(EffOPDCallback) removes the first."
+        )
+
+
 def check_device(name: str | None) -> None:
     """Check that tensors can be put on a device.
 

@@ -53,7 +53,7 @@ def guided(spec: str, displacement: Displacement) -> Displacement:
         The same displacement, whose `moving` are the chosen parameters.
     """
     name, threshold = parse_guide(spec)
-    if name == ALL or (name == "alignment" and not displacement.has_previous):
+    if name == ALL or (name == "alignment" and displacement.cosine_to_previous is None):  # nothing has moved before
         return displacement
     if name == "utility":
         found = utilities({each: (move.square, move.numel) for each, move in displacement.parameters.items()})

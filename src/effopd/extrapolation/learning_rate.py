@@ -7,6 +7,7 @@ rollouts are steps of the right size too.
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 from effopd.extrapolation.optimizers import torch_optimizer
@@ -34,15 +35,15 @@ class LearningRateMultiple:
         self.num_searches = num_searches
         self._handles: list[Any] = []
 
-    def attach(self, optimizer: Any) -> None:
-        """Act on this optimizer's steps from now on, and on no other's."""
+    def attach(self, optimizer: Any, is_active: Callable[[], bool]) -> None:
+        """Act on this optimizer's steps from now on, and on no other's, for as long as `is_active` says so."""
         self.detach()
         rates: list[Any] = []
 
         def multiply(torch_optimizer: Any, *_: Any) -> None:
             rates[:] = [group["lr"] for group in torch_optimizer.param_groups]
             for group in torch_optimizer.param_groups:
-                group["lr"] = group["lr"] * self.multiple
+                group["lr"] = group["lr"] * (self.multiple if is_active() else 1.0)
 
         def give_back(torch_optimizer: Any, *_: Any) -> None:
             for group, rate in zip(torch_optimizer.param_groups, rates, strict=True):

@@ -50,7 +50,6 @@ class Displacement:
         finite: Whether every element of W_t and of the anchor is finite.
         parameters: What delta amounts to in each selected parameter, by its name in the plain model.
         moving: Names of the parameters that candidates move: all, unless a guide has chosen some.
-        has_previous: Whether the anchor's own last move is known, which it is from the second trigger on.
     """
 
     norms: dict[str, float]
@@ -60,7 +59,6 @@ class Displacement:
     finite: bool
     parameters: dict[str, Move]
     moving: tuple[str, ...]
-    has_previous: bool
 
     @property
     def moving_fraction(self) -> float:
@@ -293,7 +291,6 @@ class Snapshot:
                 for name, row in zip(sums, table.tolist(), strict=True)
             },
             moving=tuple(sums),
-            has_previous=self._has_previous,
         )
 
 

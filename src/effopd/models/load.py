@@ -5,7 +5,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from effopd.errors import ConfigurationError, DataError, listing
 from effopd.models.find import find_model, find_place, hub_remedy
@@ -60,10 +67,26 @@ def load_tokenizer(
     if require_pad_token and tokenizer.pad_token is None:
         fallback = tokenizer.eos_token or "<a token that does not occur in text>"
         raise ConfigurationError(
-            f"{name_or_path}: the tokenizer has no padding token, which batches of prompts need. Set"
-            f' `pad_token: "{fallback}"` in the config.'
+            f"{name_or_path}: the tokenizer has no padding token, which batches of prompts need. Name"
+            f" one: --pad-token {fallback!r}, or pad_token in the file of `effopd train`."
         )
     return tokenizer
+
+
+def load_config(place: str | Path) -> PreTrainedConfig:
+    """Load the configuration of a model.
+
+    Args:
+        place: Directory, or hub name.
+
+    Raises:
+        DataError: It cannot be read, or is of a model that transformers does not know.
+    """
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(place)
+    except (OSError, ValueError, KeyError) as error:
+        raise _loading_error("configuration", place, place, error) from error
+    return config
 
 
 def load_model(

@@ -1,7 +1,9 @@
 """From the records of all worlds to the verdicts on all claims, as `claims.json` holds them."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from effopd.study.claims import CLAIMS
@@ -96,12 +98,23 @@ def _measure(claim: Claim, records: Sequence[Records]) -> _Measured:
                 found.lacking.setdefault((world.world, f"lacks {' and '.join(lacking)}"), []).append(seed)
                 continue
             try:
-                value = claim.measure(world, seed)
+                value = _defined(claim, partial(claim.measure, world, seed))
             except UnresolvedError as reason:
                 found.unresolved.setdefault((world.world, str(reason)), []).append(seed)
             else:
                 found.values.setdefault(world.world, {})[seed] = value
     return found
+
+
+def _defined(claim: Claim, measure: Callable[[], float]) -> float:
+    """Compute a statistic, which is not defined where, say, a run that moved nothing is divided by."""
+    try:
+        value = measure()
+    except ZeroDivisionError:
+        value = math.nan
+    if not math.isfinite(value) or (claim.is_ratio and value <= 0):
+        raise UnresolvedError("the statistic is not defined for these runs")
+    return value
 
 
 def _measure_over_worlds(claim: Claim, records: Sequence[Records]) -> _Measured:
@@ -119,7 +132,7 @@ def _measure_over_worlds(claim: Claim, records: Sequence[Records]) -> _Measured:
             found.lacking.setdefault((ALL_WORLDS, f"lacks {' and '.join(lacking)}"), []).append(seed)
             continue
         try:
-            value = claim.over_worlds(records, seed)
+            value = _defined(claim, partial(claim.over_worlds, records, seed))
         except UnresolvedError as reason:
             found.unresolved.setdefault((ALL_WORLDS, str(reason)), []).append(seed)
         except TooFewWorldsError as reason:

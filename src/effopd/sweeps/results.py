@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from effopd.errors import DataError
-from effopd.files import read_json, replaced, write_json_lines
+from effopd.files import read_json, read_json_lines, replaced, write_json_lines
 from effopd.parameters import ModuleKind
 from effopd.run_directory import differing_settings
 from effopd.sweeps.cells import REALISED, Cell, SweepPlan, Use
@@ -95,10 +95,13 @@ class ResultsDirectory:
         self.directory = directory
         self._plan = plan
         (directory / CELLS).mkdir(exist_ok=True)
-        self._failed: list[dict[str, Any]] = []
-        (directory / FAILED).unlink(missing_ok=True)
         self.table = self.compact()
         self._done = set(self.table["cell"].to_pylist())
+        self._failed: list[dict[str, Any]] = []
+        earlier = read_json_lines(directory / FAILED) if (directory / FAILED).exists() else []
+        left = {cell.key for cell in plan.cells} - self._done
+        self._earlier = {row["cell"]: row for row in earlier if row["cell"] in left}
+        self._write_failed()
 
     def is_done(self, cell: Cell) -> bool:
         """Tell whether the rows of a cell were there at the start."""
@@ -108,15 +111,23 @@ class ResultsDirectory:
         """Write the rows of a finished cell, or the error of a failed one, to disk."""
         cell, (measured, error, completions), attempt = finished
         if measured is None:
-            failed = {"cell": cell.key, "what": str(cell), "error": error, "attempt": attempt}
-            self._failed.append(failed)
-            write_json_lines(self.directory / FAILED, self._failed)
+            self._failed.append({"cell": cell.key, "what": str(cell), "error": error, "attempt": attempt})
+        if self._earlier.pop(cell.key, None) or measured is None:
+            self._write_failed()
+        if measured is None:
             return
         if completions is not None:  # they come first, so that there is no row without them
             with replaced(self.directory / COMPLETIONS / f"{cell.key}.jsonl.gz") as temporary:
                 temporary.write_bytes(completions)
         rows = [_row(cell, use, measured, attempt) for use in cell.uses]
         _write(pa.Table.from_pylist(rows, schema=SCHEMA), self.directory / CELLS / f"{cell.key}.parquet")
+
+    def _write_failed(self) -> None:
+        """Write the cells that have failed, those of an earlier command included that were not tried again yet."""
+        if rows := [*self._earlier.values(), *self._failed]:
+            write_json_lines(self.directory / FAILED, rows)
+        else:
+            (self.directory / FAILED).unlink(missing_ok=True)
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -173,7 +184,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for name, checkpoints in before.get("runs", {}).items():
         if name not in now["runs"]:
             changed.append(f"runs, of which {name} is gone")
-        elif now["runs"][name] != checkpoints:
+        elif now["runs"][name][: len(checkpoints)] != checkpoints:  # seeds may be added after those that are there
             changed.append(f"runs, as checkpoints of {name} or their files have changed since")
     return changed
 

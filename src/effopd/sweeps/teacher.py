@@ -2,12 +2,10 @@
 
 from collections.abc import Iterable
 
-from transformers import AutoConfig
-
 from effopd.errors import ConfigurationError
 from effopd.models.directory import weights_kind
 from effopd.models.find import model_directory
-from effopd.models.load import load_tokenizer
+from effopd.models.load import load_config, load_tokenizer
 from effopd.models.vocabulary import check_vocabularies
 from effopd.sweeps.cells import Cell
 from effopd.sweeps.spec import SweepSpec
@@ -30,10 +28,10 @@ def check_teacher(spec: SweepSpec, cells: Iterable[Cell]) -> None:
         return
     teacher, base = model_directory(spec.teacher), model_directory(spec.base)
     teacher_tokenizer = load_tokenizer(teacher, require_pad_token=False)
-    teacher_config = AutoConfig.from_pretrained(teacher)
+    teacher_config = load_config(teacher)
     for (run, _), directory in runs.items():
         tokenizer = load_tokenizer(tokenizer_directory(directory, base), require_pad_token=False)
-        config = AutoConfig.from_pretrained(base if weights_kind(directory) == "adapter" else directory)
+        config = load_config(base if weights_kind(directory) == "adapter" else directory)
         try:
             check_vocabularies(tokenizer, teacher_tokenizer, config, teacher_config)
         except ConfigurationError as error:

@@ -71,7 +71,7 @@ def check_alphaopd(arguments: RunArguments, config: TrainConfig) -> None:
         both = [
             step
             for step in range(1, config.max_steps + 1)
-            if not (step % config.save_steps or step % config.eval_steps)
+            if step == config.max_steps or not (step % config.save_steps or step % config.eval_steps)
         ]
         if len(both) < FEWEST_CHECKPOINTS:
             raise ConfigurationError(

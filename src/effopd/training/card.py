@@ -18,6 +18,8 @@ from effopd.extrapolation.presets import resolve_preset
 from effopd.extrapolation.records import RECORDS
 from effopd.files import read_json, read_json_lines, write_text
 from effopd.models.find import local_path
+from effopd.training.alphaopd import MODEL as ALPHAOPD_MODEL
+from effopd.training.alphaopd import RECORD as ALPHAOPD
 from effopd.training.metrics import METRICS
 
 logger = logging.getLogger(__name__)
@@ -51,12 +53,13 @@ _CITATION = """```bibtex
 ```"""
 
 
-def write_card(directory: Path, tags: Iterable[str] = ()) -> None:
+def write_card(directory: Path, tags: Iterable[str] = (), best_step: int | None = None) -> None:
     """Write the card of a run, unless its directory has a `README.md` that is somebody else's.
 
     Args:
         directory: Run directory; without a row of metrics there is nothing to tell yet, and nothing is written.
         tags: Tags of the model, beside effopd's own.
+        best_step: Step whose model is kept; None if it is that of the last.
     """
     path, rows = directory / CARD, []
     if (directory / METRICS).exists():
@@ -66,18 +69,22 @@ def write_card(directory: Path, tags: Iterable[str] = ()) -> None:
     if path.exists() and not (path.is_file() and _MARK in path.read_text(encoding="utf-8", errors="replace")):
         logger.warning("%s is not written by effopd, so it stays as it is, and there is no model card.", path)
         return
-    write_text(path, str(make_card(directory, rows, tags)))
+    write_text(path, str(make_card(directory, rows, tags, best_step)))
 
 
-def make_card(directory: Path, rows: list[dict[str, Any]], tags: Iterable[str] = ()) -> ModelCard:
+def make_card(
+    directory: Path, rows: list[dict[str, Any]], tags: Iterable[str] = (), best_step: int | None = None
+) -> ModelCard:
     """Make the card of a run.
 
     Args:
         directory: Run directory, of which `config.yaml`, `versions.json` and `extrapolations.jsonl` are read.
         rows: Rows of its metrics, at least one.
         tags: Tags of the model, beside effopd's own.
+        best_step: Step whose model is kept; None if it is that of the last.
     """
     config = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
+    extrapolated = read_json(directory / ALPHAOPD) if (directory / ALPHAOPD).exists() else None
     triggers = read_json_lines(directory / RECORDS) if (directory / RECORDS).exists() else []
     student, data = config["model_name_or_path"], config["dataset_name"]
     kind = "reinforcement-learning" if config["method"] in _REINFORCEMENT else "on-policy-distillation"
@@ -90,30 +97,43 @@ def make_card(directory: Path, rows: list[dict[str, Any]], tags: Iterable[str] =
     )
     sections = {
         "Settings": [_table("setting", "value", _settings(config)), f"All others are in `{CONFIG}`."],
-        "Cost": [_table("of the whole run", "", _costs(rows[-1])), "Measuring accuracy is not counted."],
+        "Cost": [_table("of the whole run", "", _costs(rows[-1], extrapolated)), "Measuring accuracy is not counted."],
         "Jumps": _jumps(config, triggers),
         "Versions": [", ".join(f"{name} {number}" for name, number in read_json(directory / VERSIONS).items())],
         "Citation": ["EffOPD is the method of [arXiv 2605.11739](https://arxiv.org/abs/2605.11739):", _CITATION],
     }
-    parts = [_MARK, f"# {directory.resolve().name}", _summary(config, rows)]
+    parts = [_MARK, f"# {directory.resolve().name}", _summary(config, rows, best_step, extrapolated)]
     for title, paragraphs in sections.items():
         parts += [f"## {title}", *paragraphs] if paragraphs else []
     return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
 
 
-def _summary(config: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
+def _summary(
+    config: Mapping[str, Any],
+    rows: list[dict[str, Any]],
+    best_step: int | None,
+    extrapolated: Mapping[str, Any] | None,
+) -> str:
     """Say in some sentences what was trained, and how well it does."""
     student, teacher = _shown(config["model_name_or_path"]), config.get("teacher_model_name_or_path")
     data = _shown(config["dataset_name"], "datasets/")
     how = f"distilled from {_shown(teacher)} on completions of its own" if teacher else "trained on rewards"
     words = [f"{student}, {how}, with the prompts of {data}, for {rows[-1]['step']:,} steps."]
-    measured = [row for row in rows if row["accuracy"] is not None]
+    if best_step is not None:
+        words.append(f"The model is that of step {best_step:,}, the best by its accuracy.")
+    measured = [row for row in rows if row["accuracy"] is not None and best_step in (None, row["step"])]
     if measured:
-        last = measured[-1]
-        error = "" if last["accuracy_stderr"] is None else f" ± {last['accuracy_stderr']:.3f}"
         evaluated = _shown(config["evaluation_dataset_name"], "datasets/")
-        words.append(f"After step {last['step']:,} its accuracy on {evaluated} was {last['accuracy']:.3f}{error}.")
+        words.append(f"After step {measured[-1]['step']:,} its accuracy on {evaluated} was {_accuracy(measured[-1])}.")
+    if extrapolated is not None:
+        found = f", whose accuracy was {_accuracy(extrapolated)}" if extrapolated.get("accuracy") is not None else ""
+        words.append(f"AlphaOPD made of it the model in `{ALPHAOPD_MODEL}`{found}.")
     return " ".join(words)
+
+
+def _accuracy(measured: Mapping[str, Any]) -> str:
+    error = measured["accuracy_stderr"]
+    return f"{measured['accuracy']:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
 def _settings(config: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -128,11 +148,13 @@ def _settings(config: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield from ((f"`{name}` (EffOPD)", f"`{value}`") for name, value in values.items())
 
 
-def _costs(row: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def _costs(row: Mapping[str, Any], extrapolated: Mapping[str, Any] | None) -> Iterable[tuple[str, str]]:
     """The costs of the run so far; those that a method does not have are left out."""
     for name, words in _COSTS.items():
         if row[name]:
             yield words, f"{row[name]:,}"
+    if extrapolated is not None:
+        yield "beside these, by whose accuracy AlphaOPD extrapolated", f"{extrapolated['evaluation_rollouts']:,}"
     yield "seconds", f"{row['seconds_total']:,.1f}"
     yield from ((f"of them, {phase}", f"{seconds:,.1f}") for phase, seconds in row["seconds"].items() if seconds)
 
@@ -141,8 +163,10 @@ def _jumps(config: Mapping[str, Any], triggers: list[dict[str, Any]]) -> list[st
     """List the extrapolations that were accepted; empty without EffOPD."""
     if config["acceleration"] == "none":
         return []
-    taken = [trigger for trigger in triggers if trigger["accepted_scale"]]
+    taken = [trigger for trigger in triggers if trigger["accepted_scale"] > 0]
     words = f"EffOPD tried to extrapolate after {len(triggers):,} steps, and jumped {len(taken):,} times."
+    if shortened := sum(trigger["accepted_scale"] < 0 for trigger in triggers):
+        words += f" {shortened:,} times it took a part of the update back."
     if not taken:
         return [words]
     if len(taken) > _JUMPS:

@@ -11,6 +11,7 @@ from trl import DistillationConfig
 from effopd.checks import check_choice, check_number
 from effopd.errors import ConfigurationError
 from effopd.extrapolation.presets import PRESETS, ExtrapolationConfig, resolve_preset
+from effopd.training.best_model import rate_by_accuracy
 from effopd.training.timeout import keep_timeout
 
 Method = Literal["opd", "exopd", "alphaopd"]
@@ -63,6 +64,7 @@ def check_training(config: TrainingArguments) -> None:
     for name, bounds in _BOUNDS.items():
         if (value := getattr(config, name, None)) is not None:
             check_number(name, value, **bounds)
+    rate_by_accuracy(config)
 
 
 @dataclass
@@ -172,7 +174,7 @@ class RunArguments:
         metadata={"help": "Training prompts: a hub name, a .jsonl / .json / .parquet file, or 'world:train'."}
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
-    dataset_split: str = field(default="train", metadata={"help": "Split of a hub dataset."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of a hub dataset; slice of a file."})
     num_train_examples: int | None = field(default=None, metadata={"help": "Number of rows to use, from the first on."})
     prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompts: text or messages."})
     answer_column: str = field(default="answer", metadata={"help": "Column of the answers that rewards compare with."})
@@ -198,7 +200,7 @@ class RunArguments:
         default=None, metadata={"help": "Prompts to measure accuracy on, outside the counted cost."}
     )
     evaluation_config: str | None = field(default=None, metadata={"help": "Configuration of a hub evaluation dataset."})
-    evaluation_split: str = field(default="test", metadata={"help": "Split of a hub evaluation dataset."})
+    evaluation_split: str = field(default="test", metadata={"help": "Its split; slice of a file: test[-500:]."})
     evaluation_prompt_column: str | None = field(
         default=None, metadata={"help": "Column of the evaluation prompts, if it is not prompt_column."}
     )

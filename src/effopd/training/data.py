@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, concatenate_datasets, load_dataset
+from datasets import Dataset, ReadInstruction, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetsError
 
 from effopd.errors import ConfigurationError, DataError
@@ -136,7 +136,7 @@ def _read(
         return make_dataset(wanted, limit or DEFAULT_WORLD_PROMPTS, config=task_config(world))
     path = local_path(path_or_name)
     if path is not None and path.is_file():
-        return _read_file(path)
+        return _sliced(_read_file(path), split, path)
     try:
         return load_dataset(str(path or path_or_name), config_name, split=split)
     except (OSError, ValueError, DatasetsError) as error:
@@ -153,6 +153,23 @@ def _read(
         raise DataError(
             f"{path_or_name}: cannot load split {split!r}{of_configuration}: {str(error).rstrip('.')}{remedy}"
         ) from error
+
+
+def _sliced(table: Dataset | dict[str, list[Any]], split: str, path: Path) -> Dataset | dict[str, list[Any]]:
+    """Take the slice that a split such as `train[-500:]` asks for; a file has one split, whatever it is called."""
+    if "[" not in split:
+        return table
+    number = len(table) if isinstance(table, Dataset) else len(next(iter(table.values()), []))
+    name = split.partition("[")[0]
+    try:
+        (part,) = ReadInstruction.from_spec(split).to_absolute({name: number})
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{path}: got the split {split!r} ({error}); expected one as 'train[:-500]'."
+        ) from error
+    if isinstance(table, Dataset):
+        return table.select(range(part.from_, part.to) or [])
+    return {column: values[part.from_ : part.to] for column, values in table.items()}
 
 
 def _read_file(path: Path) -> Dataset | dict[str, list[Any]]:

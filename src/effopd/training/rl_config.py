@@ -110,6 +110,11 @@ class RLConfig(GRPOConfig):
         check_training(self)
         self._check_overlong()
         self._check_saves()
+        if self.sync_ref_model and self.save_strategy != "no":
+            raise ConfigurationError(
+                "sync_ref_model moves the reference model, which no checkpoint holds, so that an interrupted run would "
+                'continue with another. Leave it out, or set save_strategy: "no".'
+            )
 
     def _check_effects(self) -> None:
         """Refuse fields that the method does not read, or fixes."""

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import TrainerCallback
 
@@ -25,6 +26,7 @@ from effopd.files import finite_or_none, read_json, read_json_lines, replaced, w
 from effopd.models.load import load_model
 from effopd.run_directory import differing_settings, locked
 from effopd.training.alphaopd import MODEL, RECORD, extrapolate_run
+from effopd.training.best_model import best_step
 from effopd.training.build import build_trainer
 from effopd.training.card import CONFIG, VERSIONS, write_card
 from effopd.training.complete_checkpoints import (
@@ -59,6 +61,9 @@ _FREE = re.compile(
     r"^(output_dir|report_to|run_name|project|disable_tqdm|dataloader_\w+|logging_\w+|log_\w+|save_total_limit|"
     r"hub_\w+|push_to_hub|vllm_server_\w+|vllm_gpu_memory_utilization)$"
 )
+
+# Errors that say nothing of the checkpoint which is being loaded.
+_OF_THE_MACHINE = (EffOPDError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 
 # Makes further callbacks from the trainer, of either class, and the callback that writes its metrics.
 MakeCallbacks = Callable[[Any, MetricsCallback], Sequence[TrainerCallback]]
@@ -139,7 +144,7 @@ def _train(
     except Exception as error:
         if reason := explained(error, trainer, resolve_rewards(arguments.reward) if arguments.reward else ()):
             raise reason from error
-        if checkpoint and not metrics.has_begun and not isinstance(error, EffOPDError):
+        if checkpoint and not metrics.has_begun and not isinstance(error, _OF_THE_MACHINE):
             raise unreadable(checkpoint, named(error)) from error
         raise
     trainer.accelerator.wait_for_everyone()
@@ -149,8 +154,11 @@ def _train(
         if arguments.alphaopd_target is not None:
             extrapolated = {"alphaopd": _extrapolate(arguments, trainer, directory)}
         frozen = savings(trainer.model, trainer.optimizer)
+        best = best_step(config, trainer.state)
+        trainer.write_card = partial(write_card, directory, best_step=best)
         trainer.create_model_card()
-        write_json(directory / FINISHED, {"steps": last["step"], "last": last} | extrapolated | frozen)
+        loaded = {} if best is None else {"best_step": best}
+        write_json(directory / FINISHED, {"steps": last["step"], "last": last} | loaded | extrapolated | frozen)
     return read_json_lines(directory / METRICS)
 
 

@@ -141,8 +141,9 @@ class StopWithoutImprovement(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        found = [entry["eval_accuracy"] for entry in state.log_history if "eval_accuracy" in entry]
-        accuracies = [-math.inf if math.isnan(accuracy) else accuracy for accuracy in found]
+        # By step, because eval_on_start measures a run that continues a second time.
+        found = {entry["step"]: entry["eval_accuracy"] for entry in state.log_history if "eval_accuracy" in entry}
+        accuracies = [-math.inf if math.isnan(accuracy) else accuracy for accuracy in found.values()]
         if accuracies and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= self.patience:
             control.should_training_stop = True
 

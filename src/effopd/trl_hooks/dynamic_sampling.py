@@ -24,7 +24,7 @@ def replace_equal_groups(
 
     The prompts are drawn from the training set by Python's random numbers, whose state a checkpoint has. Every process
     samples as many groups as the one that lacks most, so that this is collective. What is left when `max_rounds` are
-    over stays, and trains nothing, its advantages being 0.
+    over stays, and trains nothing: all samples of such a group get its mean rewards, so that its advantages are 0.
 
     Args:
         trainer: A `HookedGRPOTrainer` that is about to score what it has sampled.
@@ -38,7 +38,7 @@ def replace_equal_groups(
         The rewards of all processes' rollouts by each function, as TRL's `_calculate_rewards` returns them.
     """
     size = trainer.num_generations
-    rewards_BF = _rewards(trainer, examples, prompts, output)
+    rewards_BF, columns = _rewards(trainer, examples, prompts, output)
     num_replaced = 0
     for number_of_round in range(max_rounds + 1):
         differs = _differs(trainer, rewards_BF, num_shaping)
@@ -50,12 +50,13 @@ def replace_equal_groups(
         new_examples = [trainer.train_dataset[row] for row in rows for _ in range(size)]
         new_prompts = [example["prompt"] for example in new_examples]
         new_output = trainer._effopd_sample(new_prompts)
-        new_rewards_BF = _rewards(trainer, new_examples, new_prompts, new_output)
+        new_rewards_BF, new_columns = _rewards(trainer, new_examples, new_prompts, new_output)
         usable = [group for group, differ in enumerate(_differs(trainer, new_rewards_BF, num_shaping)) if differ]
         for to, since in zip(equal, usable, strict=False):
             old, new = slice(to * size, (to + 1) * size), slice(since * size, (since + 1) * size)
             rewards_BF[old] = new_rewards_BF[new]
-            pairs = zip((examples, prompts, *output), (new_examples, new_prompts, *new_output), strict=True)
+            pairs = [*zip((examples, prompts, *output), (new_examples, new_prompts, *new_output), strict=True)]
+            pairs += [(columns[name], new_columns[name]) for name in columns.keys() & new_columns.keys()]
             for kept, drawn in pairs:
                 if isinstance(kept, list) and len(kept) == len(examples):
                     kept[old] = drawn[new]
@@ -68,17 +69,27 @@ def replace_equal_groups(
             "Step %d: after %d rounds of dynamic sampling, prompts are left whose samples are all rewarded alike. They "
             "train nothing.", trainer.state.global_step + 1, max_rounds,
         )  # fmt: skip
+    for group in equal:
+        rows_of_group = slice(group * size, (group + 1) * size)
+        rewards_BF[rows_of_group] = rewards_BF[rows_of_group].nanmean(0)  # shaping may tell them apart
+    trainer._pending_extra_logs.update(columns)
     everywhere: torch.Tensor = gather(rewards_BF)
     return everywhere
 
 
-def _rewards(trainer: Any, examples: list[Any], prompts: list[Any], output: tuple[Any, ...]) -> torch.Tensor:
-    """Compute the rewards of this process's rollouts by each function, [B, F]."""
+def _rewards(
+    trainer: Any, examples: list[Any], prompts: list[Any], output: tuple[Any, ...]
+) -> tuple[torch.Tensor, dict[str, list[Any]]]:
+    """Compute the rewards of this process's rollouts by each function, [B, F], and take what functions logged of them.
+
+    TRL's table of completions has a row for each rollout that is trained on, so that what was logged is put together
+    for those.
+    """
     everywhere = trainer._calculate_rewards(examples, prompts, output[3], output[1])
-    trainer._pending_extra_logs.clear()  # columns of a table that only has the rollouts that are trained on
+    columns = {name: list(values) for name, values in trainer._pending_extra_logs.items()}
+    trainer._pending_extra_logs.clear()
     start = trainer.accelerator.process_index * len(prompts)
-    rewards_BF: torch.Tensor = everywhere[start : start + len(prompts)].clone()
-    return rewards_BF
+    return everywhere[start : start + len(prompts)].clone(), columns
 
 
 def _differs(trainer: Any, rewards_BF: torch.Tensor, num_shaping: int) -> list[bool]:

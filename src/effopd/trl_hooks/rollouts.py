@@ -5,7 +5,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import reduce
+from accelerate.utils import is_peft_model, reduce
 from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
 from trl.trainer.utils import pad
@@ -136,7 +136,8 @@ def _check_logits(trainer: Any, prompt_ids: Sequence[list[int]]) -> None:
     """Raise if the logits from which the first tokens would be sampled are not finite. This is collective."""
     model = trainer.model_wrapped
     inputs = _pad_ids(trainer, "prompt", prompt_ids)
-    forward = trainer.accelerator.unwrap_model(model).forward
+    whole = trainer.accelerator.unwrap_model(model)
+    forward = (whole.get_base_model() if is_peft_model(whole) else whole).forward  # PEFT's own names no arguments
     only_last = {"logits_to_keep": 1} if "logits_to_keep" in signature(forward).parameters else {}
     was_training = model.training
     model.eval()

@@ -1,6 +1,8 @@
 """Points, captions, tables and figures of a made-up sweep, of which all numbers are known."""
 
 import html
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from effopd.report.sweep import (
     write_sweep_report,
 )
 from effopd.report.sweep.figures import draw_sweep
-from effopd.report.sweep.precision import MAX_ERROR
+from effopd.report.sweep.precision import MAX_ERROR, percent
 
 
 def chosen(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
@@ -232,3 +234,21 @@ def test_the_report_has_a_section_about_a_sweep_where_there_is_one(
     report = write_report(analysis, sweep)[-1].read_text()
     assert 'href="#sweep"' in report
     assert sweep_section(sweep) in report
+
+
+def test_names_with_dots_and_names_that_differ_in_punctuation_have_figures_of_their_own(tmp_path: Path) -> None:
+    out = write_sweep(tmp_path / "out", tasks=("a b", "a-b"))
+    sweep = json.loads((out / "sweep.json").read_text())
+    for entry in sweep["spec"]["sweeps"]:
+        entry["name"] = f"{entry.get('name', entry['preset'])}.0"
+    results = pd.read_parquet(out / "results.parquet")
+    results.assign(sweep=results["sweep"] + ".0").to_parquet(out / "results.parquet")
+    (out / "sweep.json").write_text(json.dumps(sweep))
+    written = write_sweep_report(out)
+    assert len({path.name for path in written}) == len(written) == 2 * 3 * len(CURVES) + 1
+    links = re.findall(r"!\[.*\]\((.*)\)", (out / "sweep.md").read_text())
+    assert len(set(links)) == 2 * len(CURVES) and all((out / link).exists() for link in links)
+
+
+def test_a_whole_is_a_hundred_percent() -> None:
+    assert [percent(share) for share in (1.0, 0.996, 0.994, 0.0123)] == ["100 %", "100 %", "99 %", "1.2 %"]

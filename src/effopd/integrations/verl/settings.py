@@ -27,6 +27,8 @@ def read_settings(section: Mapping[str, Any]) -> ExtrapolationConfig:
     """
     overrides = dict(section)
     config = resolve_preset(overrides.pop("preset", "paper"), **overrides)
+    if config.reset_optimizer:
+        raise UnsupportedError("effopd.reset_optimizer=True: under verl, a jump leaves the optimizer's state.")
     for name, value in FIXED.items():
         if (got := getattr(config, name)) != value:
             raise UnsupportedError(

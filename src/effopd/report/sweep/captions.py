@@ -59,7 +59,7 @@ def sweep_captions(records: SweepRecords, points: pd.DataFrame) -> list[SweepCap
         records: The sweep.
         points: Its points, from `sweep_points`.
     """
-    captions = []
+    captions: list[SweepCaption] = []
     tasks = points["task"].drop_duplicates().tolist()
     for name, entry in records.sweeps.items():
         for task in tasks:
@@ -73,6 +73,8 @@ def sweep_captions(records: SweepRecords, points: pd.DataFrame) -> list[SweepCap
             text = f"{_TEXTS[preset]} {_detail(entry, records, chosen)}{error_bars(records, entry, chosen)}"
             text += error_sentence(chosen)
             file = name if len(tasks) == 1 else f"{name}-{''.join(c if c.isalnum() else '_' for c in task)}"
+            while file in [each.name for each in captions]:  # names that differ in punctuation only
+                file += "_"
             captions.append(SweepCaption(file, name, task, title, text))
     return captions
 

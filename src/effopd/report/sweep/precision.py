@@ -24,7 +24,7 @@ def is_off(error: float | None, update_norm: float) -> bool:
 
 def percent(error: float) -> str:
     """Write a relative error as a percentage of two digits."""
-    return f"{100 * error:.2g} %"
+    return f"{100 * error:{'.0f' if error >= 0.995 else '.2g'}} %"
 
 
 def note_errors(axes: Axes, points: pd.DataFrame) -> None:

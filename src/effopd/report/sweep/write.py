@@ -33,7 +33,7 @@ def write_sweep_report(directory: str | Path) -> list[Path]:
     for caption in sweep_captions(records, points):
         chosen = points[(points["sweep"] == caption.sweep) & (points["task"] == caption.task)]
         figure = draw_sweep(records.sweeps[caption.sweep], chosen, records.runs)
-        written += save(figure, records.directory / FIGURES_FOLDER / caption.name)
+        written += save(figure, records.directory / FIGURES_FOLDER / f"{caption.name}.svg")
         image = f"![{caption.title}]({FIGURES_FOLDER}/{caption.name}.svg)\n"
         parts += [tables[caption.name].markdown().replace("\n\n", f"\n\n{image}\n", 1)]
     write_text(records.directory / "sweep.md", "\n".join(parts))
