@@ -169,7 +169,8 @@ def _check_comparable(rows: Sequence[Mapping[str, Any]]) -> None:
 def _points(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Average the evaluations of one model's step on one task, and give each point its 95 % interval.
 
-    The interval of a single evaluation is that over problems; of several, Student's t-interval of their mean.
+    The interval of a single evaluation is that over problems; of several, the wider of that, on average, and Student's
+    t-interval of their mean, since seeds share their problems.
     """
     points = []
     keys = ["role", "name", "task", "step"]
@@ -177,7 +178,7 @@ def _points(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         mean, low, high = (float(group[name].mean()) for name in ("accuracy", "low", "high"))
         if len(group) > 1:
             half = float(student_t.ppf(0.975, len(group) - 1) * group["accuracy"].sem())
-            low, high = max(mean - half, 0.0), min(mean + half, 1.0)
+            low, high = min(low, max(mean - half, 0.0)), max(high, min(mean + half, 1.0))
         point = dict(zip(keys, values, strict=True)) | {"accuracy": mean, "low": low, "high": high}
         problems = group["num_problems"].min()
         points.append(point | {"evaluations": len(group), "problems": None if pd.isna(problems) else int(problems)})

@@ -167,3 +167,10 @@ def test_a_base_of_several_steps_and_an_output_without_a_name_are_refused(tmp_pa
         draw_curves({"OPD": tmp_path / "opd"}, tmp_path / "out", base=tmp_path / "opd")
     with pytest.raises(ConfigurationError, match="has no name for files"):
         draw_curves({"OPD": tmp_path / "opd"}, ".")
+
+
+def test_seeds_that_agree_by_chance_keep_the_interval_over_problems(tmp_path: Path, points: list[pd.DataFrame]) -> None:
+    seeds = [evaluation(tmp_path / name, 0.4) for name in ("a", "b")]
+    draw_curves({"OPD": seeds}, tmp_path / "out")
+    (point,) = points[0].to_dict("records")
+    assert (point["low"], point["high"]) == (pytest.approx(0.3), pytest.approx(0.5))
