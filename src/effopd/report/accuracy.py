@@ -19,7 +19,8 @@ from effopd.report.table import NONE, Table
 _NOTE = (
     "A step's accuracy is the mean over its evaluations. The 95 % interval, which is the error bar or the band, is that"
     " over problems for one evaluation (bootstrap, or normal for training's own); for several, that on average or "
-    "Student's t-interval of the mean, whichever reaches further. A baseline is the last step of it that was evaluated, where steps are known."
+    "Student's t-interval of the mean, whichever reaches further. A baseline is the last step of it that was evaluated,"
+    " where steps are known."
 )
 
 
