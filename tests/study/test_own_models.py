@@ -10,8 +10,9 @@ from walk_through.test_walk_through import write_models
 
 from effopd.cli import main
 from effopd.errors import ConfigurationError, EffOPDError
-from effopd.study import read_own_models, study
+from effopd.study import read_own_models, run, study
 from effopd.study.records import SWEEPS
+from effopd.sweeps import SweepResult
 from effopd.world import base_dir
 
 CONTENT: dict[str, Any] = {
@@ -94,6 +95,8 @@ def test_errors_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([str(spec), "--quick", "--seeds", "2", *out], "--quick, --seeds: these choose what is trained"),
         (["--worlds", "mars", *out], "got 'mars', expected one of style, facts, sibling"),
         ([str(tmp_path / "none.yaml"), *out], "There is no file"),
+        (["--quick", "--gpus-per-worker", "1", *out], "embedded worlds are for CPUs. Leave --gpus-per-worker out"),
+        ([str(spec), "--gpus-per-worker", "-1", *out], "gpus_per_worker: got -1"),
     ):
         assert main(["study", *arguments]) == 1
         assert message in capsys.readouterr().err
@@ -111,6 +114,19 @@ def test_a_path_that_is_wrong_leaves_nothing_behind(tmp_path: Path, field: str) 
     with pytest.raises(EffOPDError, match=r"none\.jsonl"):
         study(read_own_models(write(tmp_path / "mine.yaml", **spec)), tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
+
+
+def test_models_are_evaluated_on_the_gpus_that_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(run, "check_workers", lambda *settings: asked.append({"checked": settings}))
+    monkeypatch.setattr(run, "analyze", lambda *args, **kwargs: None)
+    monkeypatch.setattr(
+        run, "sweep", lambda spec, out, **kwargs: asked.append(kwargs) or SweepResult(out, 1, 0, [], [])
+    )
+    what = read_own_models(write(tmp_path / "mine.yaml"))
+    monkeypatch.setattr(type(what), "check", lambda self: None)
+    study(what, tmp_path / "out", workers=1, gpus_per_worker=0.5)
+    assert asked[0] == {"checked": (1, None, 0.5)} and asked[1]["gpus_per_worker"] == 0.5
 
 
 @pytest.mark.slow

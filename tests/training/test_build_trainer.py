@@ -63,6 +63,12 @@ def test_what_model_init_kwargs_say_of_files_goes_before_other_settings(tmp_path
         build_trainer(*world(tmp_path, **config, teacher_model_revision="other"))
 
 
+def test_a_logger_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_trackio_available", lambda: False)
+    with pytest.raises(ConfigurationError, match=r"cannot be trained with: .*rackio to be installed"):
+        build_trainer(*world(tmp_path, report_to="trackio"))
+
+
 def test_problems_that_nobody_evaluates_on_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     build_trainer(*world(tmp_path, {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 8}))
     assert "No accuracy will be measured, because eval_strategy is" in caplog.text

@@ -50,6 +50,13 @@ def add(commands: Commands) -> None:
         help="number of runs and evaluations at a time; default: one for each processor",
     )
     parser.add_argument(
+        "--gpus-per-worker",
+        type=float,
+        default=0.0,
+        metavar="G",
+        help="GPUs for each worker that evaluates models of yours; with 0.5, two share one; default: 0, on the CPU",
+    )
+    parser.add_argument(
         "--address", metavar="ADDR", help="address of a Ray cluster whose nodes share DIR; by default Ray runs here"
     )
     parser.set_defaults(call=_study)
@@ -70,4 +77,5 @@ def _study(options: argparse.Namespace) -> None:
         what = read_own_models(options.spec)
     else:
         what = make_plan(options.plan, worlds=options.worlds, seeds=options.seeds)
-    study(what, options.out, workers=options.workers, address=options.address)
+    where = {"address": options.address, "gpus_per_worker": options.gpus_per_worker}
+    study(what, options.out, workers=options.workers, **where)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from effopd.analysis import analyze
 from effopd.console import print_places
-from effopd.errors import EffOPDError
+from effopd.errors import ConfigurationError, EffOPDError
 from effopd.files import write_json, write_text
 from effopd.linearize import linearize
 from effopd.report.study import write_study_report
@@ -29,7 +29,7 @@ from effopd.study.pool import do_trainings, session
 from effopd.study.records import Records, read_records
 from effopd.study.results import judge
 from effopd.study.spec import OwnModels
-from effopd.sweeps import SweepSpec, make_spec, num_workers, sweep
+from effopd.sweeps import SweepSpec, check_workers, make_spec, num_workers, sweep
 from effopd.versions import installed_versions
 
 STUDY, CLAIMS_FILE, FINISHED = "study.json", "claims.json", "finished.json"
@@ -43,12 +43,14 @@ class _Means(NamedTuple):
         ray: Ray, or None for one piece at a time in this process.
         workers: Number of workers that was asked for, or None.
         address: Address of a Ray cluster, or None.
+        gpus_per_worker: Number of GPUs of each worker of a sweep.
         console: Console that shows progress.
     """
 
     ray: Any
     workers: int | None
     address: str | None
+    gpus_per_worker: float
     console: Console
 
 
@@ -58,6 +60,7 @@ def study(
     *,
     workers: int | None = None,
     address: str | None = None,
+    gpus_per_worker: float = 0.0,
     console: Console | None = None,
 ) -> Path:
     """Do a study, or what is left of it, and write its report.
@@ -67,6 +70,7 @@ def study(
         out: Directory of the study.
         workers: Number of runs and evaluations at a time; by default one for each processor. More than one need Ray.
         address: Address of a running Ray cluster, whose nodes share `out`.
+        gpus_per_worker: Number of GPUs, or a fraction of one, for each worker that evaluates one's own models.
         console: Console that shows progress; standard output by default.
 
     Returns:
@@ -74,16 +78,20 @@ def study(
 
     Raises:
         CheckpointError: `out` holds another study, or one of other claims.
+        ConfigurationError: GPUs are asked for where there are none, or for the embedded worlds.
         EffOPDError: Runs or evaluations failed, or a piece cannot be done. The report is of the others.
     """
     out, console = Path(out), console or Console(highlight=False)
     if isinstance(what, OwnModels):
+        check_workers(workers, address, gpus_per_worker)
         what.check()
+    elif gpus_per_worker:
+        raise ConfigurationError("The models of the embedded worlds are for CPUs. Leave --gpus-per-worker out.")
     texts = written_down()
     settings = _settings(what) | {"claims_sha256": digest(texts)}
     failed: list[str] = []
     with claimed(out, STUDY, settings, holds="a study"), session(workers, address) as ray:
-        means = _Means(ray, workers, address, console)
+        means = _Means(ray, workers, address, gpus_per_worker, console)
         for name, text in texts.items():
             write_text(out / "written_down" / name, text)
         try:
@@ -151,7 +159,8 @@ def _measure(base: str, runs: Mapping[str, str | list[str]], spec: SweepSpec, ou
     """Analyse and sweep, or do what is left of it, and return the cells that failed."""
     here = num_workers(means.workers, means.address, 0.0)
     analyze(base, runs, out / "analysis", workers=here, console=means.console)
-    result = sweep(spec, out / "sweep", workers=means.workers, address=means.address, console=means.console)
+    where: dict[str, Any] = {"workers": means.workers, "address": means.address}
+    result = sweep(spec, out / "sweep", **where, gpus_per_worker=means.gpus_per_worker, console=means.console)
     return [f"{out.name}: {line}" for line in result.failed]
 
 

@@ -27,7 +27,7 @@ interruption or a dead node costs only the cells that were under way. The figure
 """
 
 from effopd.sweeps.cells import Cell, plan_cells, run_places
-from effopd.sweeps.execute import connected, import_ray, num_workers
+from effopd.sweeps.execute import check_workers, connected, import_ray, num_workers
 from effopd.sweeps.presets import PRESETS
 from effopd.sweeps.run import SweepResult, prepare, sweep
 from effopd.sweeps.spec import SweepSpec, make_spec, read_spec, shipped_specs
@@ -40,6 +40,7 @@ __all__ = [
     "connected",
     "import_ray",
     "make_spec",
+    "check_workers",
     "num_workers",
     "plan_cells",
     "prepare",

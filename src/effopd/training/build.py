@@ -140,7 +140,9 @@ def _make_trainer(config: TrainConfig, loaded: Loaded, rewards: list[RewardFunct
         if not is_of_a_server(error):
             raise
         raise ServerError(f"Training needs a server: {named(error)}. Start it, and give the same command.") from error
-    except (ValueError, ImportError) as error:  # how TRL and transformers refuse settings
+    except (ValueError, ImportError, RuntimeError) as error:  # how TRL and transformers refuse settings
+        if isinstance(error, RuntimeError) and "to be installed" not in str(error):  # a logger that is missing
+            raise
         raise ConfigurationError(f"These settings cannot be trained with: {error}") from error
     finally:
         config.model_init_kwargs = kept or None
