@@ -28,7 +28,7 @@ from effopd.extrapolation.snapshot import Snapshot
 from effopd.files import read_json_lines
 from effopd.models.load import load_model, load_tokenizer
 from effopd.parameters import clean_name
-from effopd.training.build import load_datasets
+from effopd.training.load import load_datasets
 from effopd.training.metrics import METRICS, MetricsCallback
 from effopd.training.quiet import quiet_libraries
 from effopd.training.rewards import resolve_rewards
