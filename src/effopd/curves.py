@@ -77,7 +77,7 @@ def draw_curves(
         )
     for name, place in (baselines or {}).items():
         ends = []
-        for each in [place] if isinstance(place, str | Path) else place:  # runs may end at different steps
+        for each in _listed(place):  # runs may end at different steps
             found = pd.DataFrame(_evaluations(each)).fillna({"step": -1})
             ends.append(found[found["step"] == found.groupby("task")["step"].transform("max")])
         last = pd.concat(ends).assign(step=lambda table: table.groupby("task")["step"].transform("max"))
@@ -89,9 +89,13 @@ def draw_curves(
     return written
 
 
+def _listed(places: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    return [places] if isinstance(places, str | Path) else places
+
+
 def _evaluations(places: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
     rows = []
-    for place in [places] if isinstance(places, str | Path) else places:
+    for place in _listed(places):
         found = [*_of_evaluate(Path(place)), *_of_training(Path(place))]
         if not found:
             raise DataError(
