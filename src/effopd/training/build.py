@@ -58,7 +58,8 @@ def _check_settings(arguments: RunArguments, config: TrainConfig) -> None:
             f"eval_strategy is {config.eval_strategy.value!r}, and there is nothing to evaluate on. Set "
             'evaluation_dataset_name, or eval_strategy: "no".'
         )
-    if config.eval_strategy == "no" and arguments.evaluation_dataset_name:
+    # Runs to a target may be evaluated by a callback of the caller's, as those of the demo are.
+    if config.eval_strategy == "no" and arguments.evaluation_dataset_name and arguments.target_accuracy is None:
         logger.warning('No accuracy will be measured, because eval_strategy is "no". Set it to "steps" or "epoch".')
     _check_method(arguments, config)
 
