@@ -84,12 +84,17 @@ def _at_most(
 
 
 def _interval(
-    shown: CensoredEstimate, judged: Sequence[CensoredEstimate], holds: Callable[[float], bool], spec: str = ".2f"
+    shown: CensoredEstimate,
+    judged: Sequence[CensoredEstimate],
+    holds: Callable[[float], bool],
+    *,
+    spec: str = ".2f",
+    unit: str = "",
 ) -> str:
     """Write an estimate with its interval, and for how many of those judged the interval has both outcomes in it."""
     across = sum(holds(each.low) != holds(each.high) for each in judged)
     of = f" in {across} of {len(judged)} cases" if len(judged) > 1 else ""
-    return shown.format(spec) + (f"; the interval reaches across{of}" if across else "")
+    return shown.format(spec) + unit + (f"; the interval reaches across{of}" if across else "")
 
 
 def _percent(share: float) -> str:
@@ -168,11 +173,9 @@ def _final_accuracy(world: World) -> Verdict:
     rate, least = min(found.items(), key=lambda item: item[1].at_least)
     points = least.at_least
     by = f"{abs(points + 1):.2f} points"
-    interval = _interval(least, list(found.values()), lambda value: value >= -1, "+.2f")
+    interval = _interval(least, list(found.values()), lambda value: value >= -1, spec="+.2f", unit=" points")
     text = f"{points:+.2f} points at {rate_text(rate)}"
-    return Verdict(
-        "", MET if points >= -1 else MISSED, text, "at least -1 point", by, interval.replace("]", "] points")
-    )
+    return Verdict("", MET if points >= -1 else MISSED, text, "at least -1 point", by, interval)
 
 
 def _forgetting(world: World) -> Verdict:
