@@ -1,7 +1,7 @@
 import pytest
 
 from effopd.errors import ConfigurationError
-from effopd.parameters import Location, clean_name, locate, select
+from effopd.parameters import Location, by_clean_name, clean_name, locate, select
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,8 @@ from effopd.parameters import Location, clean_name, locate, select
         ("transformer.wte.weight", Location(None, "transformer.wte", "embedding")),
         ("model.embed_tokens.weight", Location(None, "model.embed_tokens", "embedding")),
         ("model.norm.weight", Location(None, "model.norm", "norm")),
+        ("model.layers.0.self_attn.q_layernorm.norms.0.weight", Location(0, "self_attn.q_layernorm.norms.0", "norm")),
+        ("bert.encoder.layer.1.attention.output.LayerNorm.bias", Location(1, "attention.output.LayerNorm", "norm")),
         ("lm_head.weight", Location(None, "lm_head", "lm_head")),
         ("model.decoder.layers.4.fc1.weight", Location(4, "fc1", "mlp")),
         ("output.weight", Location(None, "output", "lm_head")),
@@ -50,6 +52,12 @@ def test_locate(name: str, location: Location) -> None:
 def test_wrappers_do_not_change_a_name(wrapped: str) -> None:
     assert clean_name(wrapped) == "model.layers.3.mlp.up_proj.weight"
     assert locate(wrapped) == Location(3, "mlp.up_proj", "mlp")
+
+
+def test_names_that_only_wrappers_tell_apart_are_refused() -> None:
+    assert by_clean_name([("module.a", 1), ("b", 2)]) == {"a": 1, "b": 2}
+    with pytest.raises(ConfigurationError, match=r"0\.weight and 0\.module\.weight cannot be told apart"):
+        by_clean_name([("0.bias", 0), ("0.weight", 1), ("0.module.weight", 2)])
 
 
 NAMES = [

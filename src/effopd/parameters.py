@@ -9,11 +9,13 @@ Nothing else in the package reads meaning out of parameter names:
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from effopd.errors import ConfigurationError
 
+Value = TypeVar("Value")
 ModuleKind = Literal["attention", "mlp", "embedding", "lm_head", "norm", "other"]
 
 OTHER: ModuleKind = "other"
@@ -28,7 +30,7 @@ _ROLE = re.compile(r"\.(?:weight|bias|weight_scale|weight_scale_inv)$")
 # The first pattern that matches counts, so the most specific come first: q_norm inside self_attn is a norm, and attn
 # inside norm_attn_norm is not. The projection of an image's patches is no table of embeddings.
 _KINDS: tuple[tuple[ModuleKind, re.Pattern[str]], ...] = (
-    ("norm", re.compile(r"norm[^.]*$|(?:^|\.)ln_\w+$|(?:^|\.)ln\d?$")),
+    ("norm", re.compile(r"(?i)norm[^.]*(?:\.norms\.\d+)?$|(?:^|\.)ln_\w+$|(?:^|\.)ln\d?$")),
     (
         "lm_head",
         re.compile(
@@ -59,6 +61,22 @@ class Location(NamedTuple):
 def clean_name(name: str) -> str:
     """Remove from a parameter's name what DDP, FSDP, torch.compile or activation checkpointing added to it."""
     return _WRAPPERS.sub("", name)
+
+
+def by_clean_name(named: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+    """Make a dictionary by clean names.
+
+    Raises:
+        ConfigurationError: Two names are the same once they are clean.
+    """
+    named = list(named)
+    counts = Counter(clean_name(name) for name, _ in named)
+    if same := [name for name, _ in named if counts[clean_name(name)] > 1]:
+        raise ConfigurationError(
+            f"The parameters {' and '.join(same)} cannot be told apart once what wrappers add to names is removed. "
+            "Call that part of the model otherwise than 'module'."
+        )
+    return {clean_name(name): value for name, value in named}
 
 
 def locate(name: str) -> Location:

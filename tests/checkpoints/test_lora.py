@@ -1,6 +1,7 @@
 """An adapter's update is what PEFT merges."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,23 @@ def test_damaged_adapters(llama32: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 tensors only in the trained model: model\.vision\.weight"):
         open_pair(llama32, damaged(stray))
     assert open_pair(llama32, damaged(stray), ignore=["vision"]).ignored == ["model.vision.weight"]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_embedding_with_factors_stays_tied_to_the_head(saved: bool, qwen3: Path, tmp_path: Path) -> None:
+    """Also where PEFT has saved the base's embedding beside the factors."""
+    with pytest.warns(UserWarning, match="tie_word_embeddings"):
+        write_adapter(qwen3, tmp_path, target_modules=["embed_tokens"], save_embedding_layers=saved)
+    pair = open_pair(qwen3, tmp_path)
+    assert pair.names == list(open_model(qwen3).shapes)
+    assert pair.delta("model.embed_tokens.weight").any()
+
+
+def test_integers_of_the_base_are_read_beside_an_adapter(llama32: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(llama32, tmp_path / "base")
+    (file,) = base.glob("*.safetensors")
+    save_file(load_file(file) | {"model.position_ids": torch.arange(9)}, file, metadata={"format": "pt"})
+    write_adapter(llama32, tmp_path / "adapter")
+    delta, base_square, _ = open_pair(base, tmp_path / "adapter").difference("model.position_ids")
+    assert not delta.any()
+    assert base_square == pytest.approx(204)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,12 +55,43 @@ def test_the_dtype_written_becomes_that_of_the_config(qwen3: Path, tmp_path: Pat
         assert torch.equal(loaded[name], pair.base.read(name).float() + 1)
 
 
+def test_the_dtype_written_becomes_that_of_the_parts_of_a_config(qwen3: Path, tmp_path: Path) -> None:
+    """Of a model with several modalities, the language model is made from its own part."""
+    like = shutil.copytree(qwen3, tmp_path / "like")
+    config = json.loads((like / "config.json").read_text())
+    parts = {"text_config": {"dtype": "bfloat16"}, "vision_config": {"torch_dtype": "bfloat16"}, "other": {"a": 1}}
+    (like / "config.json").write_text(json.dumps(config | parts))
+    out = write_model(tmp_path / "out", ((name, tensor.float()) for name, tensor in stored(like)), like)
+    written = json.loads((out / "config.json").read_text())
+    assert [written[part] for part in parts] == [{"dtype": "float32"}, {"dtype": "float32"}, {"a": 1}]
+
+
+@pytest.mark.parametrize("kind", ["link", "here"])
+def test_an_empty_directory_is_filled_however_it_is_named(
+    kind: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    write_model({"link": "../link", "here": "."}[kind], stored(llama), llama)
+    assert load(tmp_path / "empty").keys() == load(llama).keys()
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_directory_where_a_disk_is_mounted_is_refused(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path)
+    with pytest.raises(DataError, match=r"is where a disk is mounted, which cannot be replaced.*one inside it"):
+        write_model(tmp_path, stored(llama), llama)
+
+
 def test_an_existing_directory_is_kept(llama: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_model(tmp_path / "empty", stored(llama), llama)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="there already and not empty"):
+    with pytest.raises(DataError, match="exists and is not empty"):
         write_model(tmp_path / "full", stored(llama), llama)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 

@@ -11,7 +11,9 @@ from peft import LoraConfig, get_peft_model
 from tiny import contains_answer, distillation_trainer, tiny_model
 from torchrun import leave
 
+from effopd.errors import DivergedError
 from effopd.extrapolation import EffOPDCallback
+from effopd.trl_hooks import rollouts
 
 
 def train(out: Path, checkpoint: str | None = None, model: Any = None, **settings: Any) -> torch.Tensor:
@@ -37,6 +39,33 @@ def num_confirmed(row: dict[str, Any]) -> int:
     return sum(candidate["confirmation"] is not None for candidate in row["candidates"])
 
 
+def diverged(out: Path) -> list[float]:
+    """What was sampled for validation on all processes and what was recorded, of a candidate that diverges midway."""
+    trainer = distillation_trainer(out, max_steps=1, per_device_train_batch_size=2, per_device_eval_batch_size=2)
+    callback = EffOPDCallback(trainer, contains_answer, num_prompts=8, scales=[1])
+    trainer.add_callback(callback)
+    check, sample, counts = rollouts._check_logits, rollouts._sample, {"checked": 0, "sampled": 0}
+
+    def fails_at_the_fourth_batch(*args: Any) -> None:
+        counts["checked"] += 1
+        if counts["checked"] == 4:
+            raise DivergedError("as if")
+        check(*args)
+
+    def counted(trainer: Any, prompt_ids: list[list[int]], *args: Any) -> list[list[int]]:
+        counts["sampled"] += len(prompt_ids)
+        return sample(trainer, prompt_ids, *args)
+
+    rollouts._check_logits, rollouts._sample = fails_at_the_fourth_batch, counted
+    try:
+        trainer.train()
+    finally:
+        rollouts._check_logits, rollouts._sample = check, sample
+    sampled = torch.tensor(float(counts["sampled"]))
+    dist.all_reduce(sampled)
+    return [sampled.item(), callback.cost["rollouts"]]
+
+
 def main(out: Path) -> None:
     weights = train(out)
     copies = [torch.empty_like(weights) for _ in range(dist.get_world_size())]
@@ -55,8 +84,10 @@ def main(out: Path) -> None:
     resumed_lora = train(
         out / "lora", str(out / "lora" / "checkpoint-3"), adapted(), validator="shared_kl", num_prompts=7
     )
+    diverged_cost = diverged(out / "diverged")
     if dist.get_rank() == 0:
         seen = {
+            "diverged": diverged_cost,
             "rollouts": [row["rollouts"] / (1 + len(row["candidates"])) for row in rows],
             "same_everywhere": all(torch.equal(copy, weights) for copy in copies),
             "same_resumed": torch.equal(resumed, weights),

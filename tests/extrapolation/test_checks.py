@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, ParallelismConfig
 from trl import DistillationTrainer
 
 from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.extrapolation import deepspeed_checks
-from effopd.extrapolation.checks import check_trainer, validation_rows
+from effopd.extrapolation.checks import check_prompts, check_trainer, validation_rows
 from effopd.extrapolation.presets import ExtrapolationConfig
 
 
@@ -28,13 +28,18 @@ def described(
     processes: int = 1,
     deepspeed: Any = None,
     mixed_precision: str = "no",
+    parallelism: Any = None,
 ) -> Any:
     state = SimpleNamespace(
         fsdp_plugin=SimpleNamespace(fsdp_version=fsdp_version),
         deepspeed_plugin=SimpleNamespace(deepspeed_config=deepspeed),
     )
     accelerator = SimpleNamespace(
-        distributed_type=distributed_type, state=state, num_processes=processes, mixed_precision=mixed_precision
+        distributed_type=distributed_type,
+        state=state,
+        num_processes=processes,
+        mixed_precision=mixed_precision,
+        parallelism_config=parallelism,
     )
     return Described(
         model=torch.nn.Linear(1, 1),
@@ -48,11 +53,14 @@ def described(
 def test_what_is_supported_passes() -> None:
     for kind in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.FSDP):
         check_trainer(described(kind))
+        check_trainer(described(kind, parallelism=ParallelismConfig(dp_shard_size=2)))
 
 
 def test_what_is_not_supported_is_refused_with_a_way_on() -> None:
     with pytest.raises(UnsupportedError, match=r"one flat tensor.*fsdp_version: 2"):
         check_trainer(described(DistributedType.FSDP, fsdp_version=1))
+    with pytest.raises(UnsupportedError, match=r"tp_size > 1.*Use FSDP2 alone"):
+        check_trainer(described(DistributedType.FSDP, parallelism=ParallelismConfig(dp_shard_size=2, tp_size=2)))
     with pytest.raises(ConfigurationError, match="no padding token"):
         check_trainer(described(pad=None))
     with pytest.raises(
@@ -129,3 +137,17 @@ def test_rollouts_that_validation_does_not_sample_are_refused(name: str) -> None
 def test_images_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="validation dataset has images"):
         validation_rows(described(), [{"prompt": "?", "images": []}] * 60, ExtrapolationConfig())
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"answer": "2"}, "row 1 of those checked has the columns answer; expected, as in row 0, prompt, answer"),
+        ({"prompt": "1+1="}, "row 1 of those checked has the columns prompt; expected"),
+        ({"prompt": [{"role": "user", "content": "1"}], "answer": "2"}, r"row 1 of those checked is \[.*expected text"),
+        ({"prompt": "", "answer": "2"}, "row 1 of those checked is ''; expected text"),
+    ],
+)
+def test_rows_that_are_not_like_the_first_are_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        check_prompts(described(), [{"prompt": "1+1=", "answer": "2"}, row])

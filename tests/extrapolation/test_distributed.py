@@ -48,6 +48,7 @@ def test_replicas_agree_and_resume_to_the_bit(tmp_path: Path) -> None:
     assert seen.pop("lora_moved")
     assert seen.pop("lora_same")
     assert seen.pop("shared") == [8, 8, 8]
+    assert seen.pop("diverged") == [12, 12]
     # 11 prompts over 2 processes: 6 each, one of which only counts as cost.
     assert seen == {"rollouts": [12, 12, 12], "same_everywhere": True, "same_resumed": True}
     files = {path.name for path in (tmp_path / "checkpoint-3" / "effopd").iterdir()}

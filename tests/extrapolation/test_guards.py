@@ -237,7 +237,7 @@ def test_settings_that_used_to_fail_at_the_first_trigger(tmp_path: Path) -> None
     with pytest.raises(ConfigurationError, match="random_numbers: got 'common', expected one of"):
         ExtrapolationConfig(random_numbers="common")  # type: ignore[arg-type]
     rows = [*tiny_dataset(9), {"prompt": None, "answer": "3"}]
-    with pytest.raises(ConfigurationError, match=r"A validation prompt \(number \d of those drawn\) is None"):
+    with pytest.raises(ConfigurationError, match=r"prompt of validation row 9 of those checked is None"):
         with_effopd(trainer, validation_dataset=rows)
     messages = [{"prompt": [{"role": "user", "content": "1+1="}], "answer": "2"}] * 10
     with pytest.raises(ConfigurationError, match="has no chat template"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from effopd.errors import CheckpointError
 from effopd.extrapolation.parts import Part, load_parts, save_parts
 
 WHOLE = {"w": torch.arange(35.0).reshape(7, 5), "b": torch.arange(7.0), "s": torch.tensor(3.0)}
@@ -55,3 +56,12 @@ def test_what_each_process_has_whole_is_read_from_its_own_file(tmp_path: Path) -
         into = {"w": torch.full((3,), -1.0)}
         load_parts(paths, own, "anchor", {"w": Part((3,), (0,))}, into)
         assert into["w"].tolist() == [own] * 3
+
+
+def test_one_of_several_files_is_not_taken_for_all(tmp_path: Path) -> None:
+    """As when all processes have saved to one path, so that the last one's part is all that is left."""
+    tensors, parts = pieces(rows(2)[1])
+    path = tmp_path / "anchor.safetensors"
+    save_parts({f"anchor.{name}": tensor for name, tensor in tensors.items()}, parts, path, num_files=2)
+    with pytest.raises(CheckpointError, match=r"one of 2 files.*under a name of its own"):
+        load_parts([path], 0, "anchor", parts, tensors)

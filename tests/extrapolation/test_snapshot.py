@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -232,3 +234,47 @@ def test_load_says_what_does_not_fit(tmp_path: Path) -> None:
 def test_quantized_weights_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="unquantized"):
         Snapshot({"w": torch.zeros(3, dtype=torch.int8)})
+
+
+def test_float64_parameters_are_measured_in_float64() -> None:
+    weights = {"w": torch.randn(50, dtype=torch.float64)}
+    snapshot = Snapshot(weights)
+    assert snapshot.displacement().changed_fraction == 0
+    weights["w"][3] += 1e-9
+    assert snapshot.displacement().norms["total"] == pytest.approx(1e-9, rel=1e-4)
+
+
+def test_norms_of_many_elements_are_exact_enough() -> None:
+    """As after a first step of AdamW, which moves every element alike: one float32 sum of the squares is 1 % off."""
+    weights = {"w": torch.zeros(30_000_000)}
+    snapshot = Snapshot(weights)
+    weights["w"] += 1e-5
+    assert snapshot.displacement().norms["total"] == pytest.approx(1e-5 * math.sqrt(30_000_000), rel=2e-5)
+
+
+def test_no_parameters_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no parameters to extrapolate"):
+        Snapshot({})
+
+
+SHARDED_TWICE = """
+import sys
+import torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from effopd.extrapolation.shards import num_replicas
+
+dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
+mesh = init_device_mesh("cpu", (2, 2, 2), mesh_dim_names=("replicate", "shard", "tp"))
+model = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False))
+parallelize_module(model, mesh["tp"], {"0": ColwiseParallel()})
+fully_shard(model, mesh=mesh["replicate", "shard"])
+print(num_replicas(model[0].weight))
+"""
+
+
+def test_parts_that_are_sharded_twice_count_their_replicas() -> None:
+    done = subprocess.run([sys.executable, "-c", SHARDED_TWICE], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2"]

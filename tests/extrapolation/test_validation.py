@@ -164,3 +164,39 @@ def test_the_teacher_reads_every_token_once(tmp_path: Path) -> None:
     result = validate(distillation_trainer(tmp_path), TeacherKLValidator(), list(tiny_dataset(10)), seed=0)
     assert result.teacher_tokens == result.generated_tokens > 0
     assert result.value < 0
+
+
+def test_a_reward_that_changes_its_arguments_changes_no_other_prompt(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def appends(prompts: list[Any], completions: list[Any], **kwargs: Any) -> list[float]:
+        seen.extend(len(prompt) for prompt in prompts)
+        for prompt, completion in zip(prompts, completions, strict=True):
+            prompt.extend(completion)
+        return [0.0] * len(prompts)
+
+    trainer = distillation_trainer(tmp_path)
+    trainer.processing_class.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    rows = [{"prompt": [{"role": "user", "content": "1+1="}]} for _ in range(3)]
+    validator = RewardValidator(appends)
+    validator.try_out(trainer, rows[0])
+    for seed in (0, 1):
+        validate(trainer, validator, rows, seed)
+    assert seen == [1] * 7
+
+
+def test_asynchronous_rewards_run_side_by_side(tmp_path: Path) -> None:
+    """Neither could end if it were waited for before the other starts."""
+    arrived: list[asyncio.Event] = []
+
+    def meeting(me: int) -> Any:
+        async def reward(completions: list[str], **kwargs: Any) -> list[float]:
+            if not arrived:
+                arrived.extend((asyncio.Event(), asyncio.Event()))
+            arrived[me].set()
+            await asyncio.wait_for(arrived[1 - me].wait(), 60)
+            return [1.0 + me] * len(completions)
+
+        return reward
+
+    assert score(distillation_trainer(tmp_path), meeting(0), meeting(1)).value == 3

@@ -1,5 +1,6 @@
 """In memory: the weights that would be written, and the trained ones back again, bit for bit."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from checkpoints.tiny_pairs import load_tensors, tiny_mixtral, write_raw, write_tiny, write_trained
 from torch import nn
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
+from typing_extensions import override
 
 from effopd.checkpoints import open_model
 from effopd.errors import ConfigurationError, DataError, UnsupportedError
@@ -22,6 +24,8 @@ from effopd.interventions import (
     intervene,
     update_norms,
 )
+from effopd.interventions.live import _LiveSource
+from effopd.interventions.update import new_tensor, new_updates
 
 
 def load(path: Path, dtype: str = "auto") -> Any:
@@ -220,6 +224,26 @@ def test_experts_of_a_stack(tmp_path: Path) -> None:
     with LiveModel(stack, base).intervened(TopComponents(40)):
         assert torch.equal(stack.weight, load_tensors(tmp_path / "out")[name])
     assert torch.equal(stack.weight, trained[name])
+
+
+def test_one_experts_update_is_in_memory_at_a_time() -> None:
+    torch.manual_seed(0)
+    name, alive = "model.layers.0.mlp.experts.down_proj", weakref.WeakSet[torch.Tensor]()
+    base, trained = torch.randn(8, 6, 5), torch.randn(8, 6, 5)
+
+    class Counting(_LiveSource):
+        @override
+        def delta(self, name: str) -> torch.Tensor:
+            assert not alive
+            found = super().delta(name)
+            alive.add(found)
+            return found
+
+    source = Counting({name: trained}, {name: base}, {name: (8, 6, 5)}, keep_decompositions=False)
+    updates = new_updates(name, (8, 6, 5), [TopComponents(40)], source)
+    new = new_tensor(name, updates, torch.float32, torch.bfloat16)
+    assert new.tensor.shape == (8, 6, 5)
+    assert new.if_stored.relative_error != new.realised.relative_error
 
 
 @pytest.mark.gpu

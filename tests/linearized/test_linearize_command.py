@@ -16,6 +16,7 @@ from effopd.linearized.contexts import Contexts
 from effopd.linearized.covariance import distillation, gradient_spread
 from effopd.linearized.root import GaussNewtonRoot, completion_logits, dot
 from effopd.models.load import load_model
+from effopd.report.linearized import write_linearized_report
 from effopd.world.tokenizer import make_tokenizer
 
 
@@ -204,6 +205,12 @@ def test_settings_that_cannot_work_are_refused(
     with pytest.raises(ConfigurationError, match=message):
         run(models, tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_student_that_agrees_with_its_teacher_gets_its_report(models: dict[str, str], tmp_path: Path) -> None:
+    results = run(models | {"teacher": models["student"]}, tmp_path / "out")
+    assert all(loss >= 0 for line in results["lines"].values() for loss in line["true"])
+    assert write_linearized_report(tmp_path / "out").exists()
 
 
 def test_a_single_prompt_is_refused(models: dict[str, str], tmp_path: Path) -> None:

@@ -126,6 +126,14 @@ def test_load_model_refuses_incomplete_weights(qwen3: Path, tmp_path: Path) -> N
         load_model(deeper)
 
 
+def test_weights_of_other_shapes_than_the_config_asks_for_are_refused(qwen3: Path, tmp_path: Path) -> None:
+    wider = copied(qwen3, tmp_path / "wider")
+    config = json.loads((wider / "config.json").read_text())
+    (wider / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 1}))
+    with pytest.raises(DataError, match=r"other shapes than config\.json asks for, such as .*: got \(.*expected"):
+        load_model(wider)
+
+
 def test_pickled_weights_are_refused_and_the_remedy_works(qwen3: Path, tmp_path: Path) -> None:
     pickled = copied(qwen3, tmp_path / "pickled", skip="*.safetensors*")
     expected = load_model(qwen3).state_dict()

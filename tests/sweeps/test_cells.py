@@ -1,3 +1,4 @@
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -7,7 +8,9 @@ from sweeps.short_runs import make
 from effopd.checkpoints import Checkpoint
 from effopd.errors import ConfigurationError, DataError
 from effopd.sweeps import plan_cells
+from effopd.sweeps.cells import SweepPlan
 from effopd.sweeps.presets import EmbeddingReplacement, NormMatching, SlidingWindow, TopBottom, UpdateNorm
+from effopd.sweeps.results import differences
 from effopd.sweeps.sweep_models import TrainingRun
 
 STEPS = (5, 10, 20, 100)
@@ -102,6 +105,25 @@ def test_runs_that_do_not_match_the_base_are_refused_before_anything_is_done(roo
         plan_cells(make(root, teacher=str(tmp_path)))
     with pytest.raises(ConfigurationError, match=r"OPD: seeds: .*checkpoint-20' twice"):
         plan_cells(make(root, runs={"OPD": {"seeds": ["opd-0", "./opd-0"]}}))
+
+
+def test_models_that_norms_are_taken_from_are_found_checked_and_remembered(root: Path, tmp_path: Path) -> None:
+    def planned(final: str) -> SweepPlan:
+        fields = {"kind": "norm-match", "vary": "beta", "values": [0.5], "fields": {"final": final}}
+        return plan_cells(make(root, sweeps=[{"preset": "intervention", **fields}], runs={"a": "grpo-0"}))
+
+    place = str(root / "opd-0" / "checkpoint-20")
+    plans = [planned("opd-0/checkpoint-20"), planned(place)]  # the first by its name below `root`
+    assert all(plan.cells[0].interventions == ({"norm-match": {"final": place, "beta": 0.5}},) for plan in plans)
+    with pytest.raises(DataError, match="no such file or directory"):
+        planned("./nowhere")
+    other = shutil.copytree(place, tmp_path / "other")
+    before = planned(str(other)).identity | {"problems": {}}
+    assert differences(before, before) == []
+    shutil.copy(root / "opd-0" / "checkpoint-10" / "model.safetensors", other)
+    assert differences(before, planned(str(other)).identity | {"problems": {}}) == [
+        f"norms of {other}, whose files have changed since"
+    ]
 
 
 def test_all_interventions_over_training(root: Path) -> None:

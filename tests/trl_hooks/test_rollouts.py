@@ -29,8 +29,11 @@ def test_generate_depends_on_its_seed_alone(make: Any, tmp_path: Path) -> None:
         assert trainer.processing_class.decode(rollout.prompt_ids) == rollout.example["prompt"]
 
 
-def test_completions_are_parsed_as_trl_parses_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a `response_template`, rewards are given what it makes of a completion; only in a conversation."""
+@pytest.mark.parametrize("attribute", ["response_template", "response_schema"])
+def test_completions_are_parsed_as_trl_parses_them(
+    attribute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the tokenizer says how, rewards are given what that makes of a completion; only in a conversation."""
     trainer = distillation_trainer(tmp_path)
     tokenizer = trainer.processing_class
     ids = tokenizer("12")["input_ids"]
@@ -43,10 +46,11 @@ def test_completions_are_parsed_as_trl_parses_them(tmp_path: Path, monkeypatch: 
     assert completion(chat) == [{"role": "assistant", "content": "12"}]
 
     def parse(ids: list[int], prefix: list[int] | None = None, **kwargs: Any) -> dict[str, str]:
-        assert prefix == ([2] if chat_template_utils._SUPPORTS_RESPONSE_TEMPLATE else None)
+        by_template = attribute == "response_template" and chat_template_utils._SUPPORTS_RESPONSE_TEMPLATE
+        assert prefix == ([2] if by_template else None)
         return {"role": "assistant", "thinking": "1", "content": tokenizer.decode(ids)[1:]}
 
-    monkeypatch.setattr(tokenizer, "response_template", {}, raising=False)
+    monkeypatch.setattr(tokenizer, attribute, {}, raising=False)
     monkeypatch.setattr(tokenizer, "parse_response", parse)
     assert completion(chat) == [{"role": "assistant", "thinking": "1", "content": "2"}]
     assert completion(text) == "12"
@@ -72,3 +76,14 @@ def test_only_the_last_logits_of_a_prompt_are_computed(adapter: bool, tmp_path: 
     head.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
     trl_hooks.generate(trainer, list(tiny_dataset(4)), seed=0)
     assert set(lengths) == {1}
+
+
+def test_completions_are_sampled_without_dropout(tmp_path: Path) -> None:
+    """At a temperature of nearly 0, no seed matters."""
+    lora = LoraConfig(r=2, lora_dropout=0.5, init_lora_weights=False, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    trainer = distillation_trainer(tmp_path, model=get_peft_model(tiny_model(0), lora), temperature=1e-4)
+    rows = list(tiny_dataset(8))
+    trainer.model.train()
+    first, second = ([rollout.completion for rollout in trl_hooks.generate(trainer, rows, seed)] for seed in (1, 2))
+    assert first == second
+    assert trainer.model.training

@@ -44,6 +44,16 @@ def test_state_dicts_give_what_directories_give(tmp_path: Path) -> None:
             assert key == "relative_error" or getattr(record, key) == expected
 
 
+def test_tied_tensors_of_state_dicts_count_once() -> None:
+    (before, after) = (
+        {"model.embed_tokens.weight": torch.randn(4, 3), "model.norm.weight": torch.ones(3)} for _ in "ab"
+    )
+    plain = compare(before, after)
+    tied = [{**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]} for tensors in (before, after)]
+    assert compare(*tied) == plain
+    assert len(compare(tied[0], {**after, "lm_head.weight": torch.randn(4, 3)})) == 3  # training untied them
+
+
 def test_an_update_of_zeros_has_no_ratios() -> None:
     tensors = random_tensors(0, torch.bfloat16)
     for record in compare(tensors, tensors):

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from effopd.checkpoints.lora import LoraFactors, open_adapter
-from effopd.checkpoints.model import ModelReader, TensorInfo, natural_order, open_model, split_expert, untie
+from effopd.checkpoints.model import ModelReader, natural_order, open_model, split_expert, untie
 from effopd.checkpoints.rounding import half_unit_square, round_to
 from effopd.errors import ConfigurationError, DataError, listing
 from effopd.models.directory import weights_kind
@@ -132,7 +132,8 @@ class Pair:
         else:
             rounding_square = 0.0  # an adapter's update is stored by itself
             delta = torch.zeros(base.shape, dtype=torch.float64)
-            base_square = float(torch.linalg.vector_norm(base, dtype=torch.float64)) ** 2
+            number = base if base.is_floating_point() else base.double()
+            base_square = float(torch.linalg.vector_norm(number, dtype=torch.float64)) ** 2
         if name in self.lora:
             delta += self.lora[name].delta(shape, *window)
         if not math.isfinite(delta.sum()):  # torch.isfinite() would make a copy
@@ -180,7 +181,7 @@ def open_pair(base: str | Path, trained: str | Path, ignore: Sequence[str] = ())
         lora = adapter.factors
         changed: dict[str, tuple[int, ...]] = {name: factors.shape for name, factors in lora.items()}
         changed |= {name: info.shape for name, info in adapter.replacements.items()}
-        changed |= _head_that_stays(base_model, adapter.replacements)
+        changed |= _head_that_stays(base_model, adapter.replacements.keys() - lora.keys())
         base_model = untie(base_model, changed)
         trained_model = ModelReader(trained_directory, base_model.tensors | adapter.replacements, base_model.tied)
     else:
@@ -195,12 +196,13 @@ def open_pair(base: str | Path, trained: str | Path, ignore: Sequence[str] = ())
     return Pair(base_model, trained_model, lora, names, sorted(ignored, key=natural_order))
 
 
-def _head_that_stays(base: ModelReader, replacements: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+def _head_that_stays(base: ModelReader, replacements: Collection[str]) -> dict[str, tuple[int, ...]]:
     """Name a tied base's output head with its shape if an adapter brings an embedding of its own (`modules_to_save`).
 
-    PEFT then trains a copy of the embedding, and the head remains the base's.
+    PEFT then trains a copy of the embedding, and the head remains the base's. An embedding with LoRA factors, beside
+    which PEFT saves the base's own, is no such copy.
     """
-    kinds = {name: locate(name).kind for name in {**base.tensors, **replacements} if name.endswith("weight")}
+    kinds = {name: locate(name).kind for name in {*base.tensors, *replacements} if name.endswith("weight")}
     embeddings = [name for name in base.tensors if kinds.get(name) == "embedding"]
     tokens = max(embeddings, key=lambda name: base.tensors[name].shape[0], default=None)  # the others are positions
     if tokens is None or not base.tied or tokens not in replacements or "lm_head" in kinds.values():

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -39,12 +40,10 @@ def write_model(
         The path of the written directory.
 
     Raises:
-        DataError: `out` is not empty, `like` is no model, or the tensors are not those of `like`.
+        DataError: `out` cannot be taken, `like` is no model, or the tensors are not those of `like`.
         OSError: The directory cannot be written, for instance because the disk is full.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already and not empty. Choose another directory, or remove it.")
+    out = free_directory(out)
     reader = open_model(like)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -126,6 +125,21 @@ def _name_shards(directory: Path, shards: list[list[str]], total_size: int) -> N
     write_json(directory / INDEX, {"metadata": {"total_size": total_size}, "weight_map": weight_map})
 
 
+def free_directory(path: str | Path) -> Path:
+    """Resolve the path of a directory that is to be put there by renaming another one.
+
+    Raises:
+        DataError: The path is a file, a directory that is not empty, or one where a disk is mounted.
+    """
+    resolved = Path(path).resolve()
+    found = "exists and is not empty" if resolved.is_dir() and any(resolved.iterdir()) else None
+    found = "is a file" if resolved.exists() and not resolved.is_dir() else found
+    found = "is where a disk is mounted, which cannot be replaced" if resolved.is_mount() else found
+    if found:
+        raise DataError(f"{path} {found}. Choose another directory, or one inside it.")
+    return resolved
+
+
 def _check_tensor(name: str, tensor: torch.Tensor, reader: ModelReader, written: set[str]) -> None:
     if name in written:
         raise DataError(f"{name} was given twice. Give every tensor once.")
@@ -145,6 +159,13 @@ def _copy_files(source: Path, directory: Path, dtypes: set[torch.dtype]) -> None
     for file in sorted({file for pattern in MODEL_FILES for file in source.glob(pattern) if file.is_file()}):
         shutil.copyfile(file, directory / file.name)
     if len(dtypes) == 1:
-        config = read_json(source / CONFIG)
+        config, dtype = read_json(source / CONFIG), str(dtypes.pop()).removeprefix("torch.")
+        for part in filter(_has_dtype, config.values()):  # of a model with several modalities, which may load alone
+            part.pop("torch_dtype", None)
+            part["dtype"] = dtype
         config.pop("torch_dtype", None)
-        write_json(directory / CONFIG, config | {"dtype": str(dtypes.pop()).removeprefix("torch.")})
+        write_json(directory / CONFIG, config | {"dtype": dtype})
+
+
+def _has_dtype(part: Any) -> bool:
+    return isinstance(part, dict) and bool(part.get("dtype") or part.get("torch_dtype"))

@@ -107,7 +107,7 @@ class EffOPDCallback(TrainerCallback):
                 "random_numbers='shared' cannot be had from a vLLM server, which is given no seed for each prompt. Use "
                 "vllm_mode='colocate', or random_numbers='independent'."
             )
-        checks.check_prompts(trainer, self._draw(step=0))
+        checks.check_prompts(trainer, self._rows if isinstance(self._rows, list) else self._draw(step=0))
         self._triggers = parse_schedule(self.config.schedule)
         self._snapshot: Snapshot | None = None
         self._resume_from: Path | None = None
@@ -126,6 +126,7 @@ class EffOPDCallback(TrainerCallback):
     ) -> None:
         """Take the initial weights as the anchor, or, when training resumes, the anchor that was saved."""
         checks.check_added(self.trainer, self, state)
+        trl_hooks.sync_reference_last(self.trainer)
         if self.config.scales:
             check_schedule(self._triggers, self.config.schedule, state.max_steps, first=2 if self._ahead else 1)
             if not self._ahead:
@@ -135,9 +136,8 @@ class EffOPDCallback(TrainerCallback):
         if self._ahead:
             self._ahead.watch(self.trainer, self._before_step, self.config.num_prompts, self.config.passes)
         self._snapshot = snapshot_of(self.trainer, self._names, self.config.snapshot_device)
-        self._optimizer_checked = False
         self.cost, self.num_accepted, self.last = dict.fromkeys(COSTS, 0), 0, None
-        self._rate = LearningRateMultiple()
+        self._rate, self._optimizer_checked = LearningRateMultiple(), False
         records = Path(args.output_dir) / RECORDS
         checkpoint, self._resume_from = self._resume_from, None
         if state.global_step == 0:

@@ -43,7 +43,8 @@ def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
     Raises:
         ConfigurationError: The trainer samples in a way that is not tested, or its tokenizer has no padding token.
         UnsupportedError: The trainer uses tools, environments or a rollout function, a schedule-free optimizer, an
-            adapter other than a plain LoRA, some settings of DeepSpeed, or FSDP1.
+            adapter other than a plain LoRA, some settings of DeepSpeed, FSDP1, or tensor, context or sequence
+            parallelism.
     """
     _check_class(trainer, allow_untested)
     for name in ("tools", "environments", "rollout_func"):
@@ -58,6 +59,12 @@ def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
     if is_peft_model(trainer.model):
         check_adapter(trainer)
     accelerator = trainer.accelerator
+    parallelism = getattr(accelerator, "parallelism_config", None)
+    if split := [name for name in ("tp", "cp", "sp") if getattr(parallelism, f"{name}_size", 1) > 1]:
+        raise UnsupportedError(
+            f"parallelism_config has {split[0]}_size > 1, with which several processes work on the same prompts. "
+            "Validation gives each process prompts of its own. Use FSDP2 alone (dp_shard_size)."
+        )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         check_deepspeed(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version != 2:
@@ -147,19 +154,25 @@ def check_device(name: str | None) -> None:
 
 
 def check_prompts(trainer: Any, examples: Sequence[dict[str, Any]]) -> None:
-    """Refuse validation prompts that are neither text nor messages, or messages without a chat template.
+    """Refuse rows whose prompts are not all text, or all messages, or without a chat template; and missing columns.
 
     Raises:
-        ConfigurationError: There is such a prompt, or no template.
+        ConfigurationError: There is such a row, or no template.
     """
-    for index, example in enumerate(examples):
-        prompt = example["prompt"]
-        if not isinstance(prompt, str | list) or not prompt:
-            raise ConfigurationError(
-                f"A validation prompt (number {index} of those drawn) is {prompt!r}; expected text or a list of "
-                "messages. Leave such rows out."
-            )
     is_messages = bool(examples) and isinstance(examples[0]["prompt"], list)
+    for index, example in enumerate(examples):
+        if example.keys() != examples[0].keys():
+            raise ConfigurationError(
+                f"Validation row {index} of those checked has the columns {', '.join(example)}; expected, as in row 0, "
+                f"{', '.join(examples[0])}. Give all rows the same ones."
+            )
+        prompt = example["prompt"]
+        if not isinstance(prompt, str | list) or not prompt or isinstance(prompt, list) != is_messages:
+            expected = "a list of messages" if is_messages else "text" if index else "text or a list of messages"
+            raise ConfigurationError(
+                f"The prompt of validation row {index} of those checked is {prompt!r}; expected {expected}. Leave "
+                "such rows out."
+            )
     if is_messages and not getattr(trl_hooks.tokenizer(trainer), "chat_template", None):
         raise ConfigurationError(
             "Validation prompts are messages, and the tokenizer has no chat template to write them by. Give it one, or "

@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from effopd.extrapolation.adapters import Pair
 from effopd.extrapolation.lora import difference, extrapolate_product
-from effopd.extrapolation.snapshot import Displacement, Snapshot, num_processes
+from effopd.extrapolation.shards import num_processes
+from effopd.extrapolation.snapshot import Displacement, Snapshot
 
 
 class LoraSnapshot(Snapshot):

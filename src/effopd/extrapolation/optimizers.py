@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from effopd.errors import UnsupportedError
-from effopd.extrapolation.snapshot import local_part
+from effopd.extrapolation.shards import local_part
 
 # Relative distance below which a tensor of the optimizer counts as a copy of the weights. Momenta are farther away.
 LARGEST_DISTANCE = 0.05

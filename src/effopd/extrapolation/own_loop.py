@@ -11,7 +11,8 @@ from effopd.errors import ConfigurationError, UnsupportedError
 from effopd.extrapolation.presets import resolve_preset
 from effopd.extrapolation.schedule import parse_schedule
 from effopd.extrapolation.search import Score, SearchResult, search
-from effopd.extrapolation.snapshot import Snapshot, num_processes
+from effopd.extrapolation.shards import num_processes
+from effopd.extrapolation.snapshot import Snapshot
 from effopd.extrapolation.underflow import reason_to_skip, warn_of_underflow
 from effopd.extrapolation.zero_snapshot import is_zero
 from effopd.sampling import derived_seed, seeded

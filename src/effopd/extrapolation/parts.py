@@ -16,7 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
-_PARTS = "parts"  # key of the file's metadata
+from effopd.errors import CheckpointError
+
+_PARTS, _NUM_FILES = "parts", "num_files"  # keys of the file's metadata
 
 
 class Part(NamedTuple):
@@ -40,16 +42,17 @@ def part_of(parameter: torch.Tensor) -> Part:
     return Part(shape, (0,) * len(shape))
 
 
-def save_parts(tensors: dict[str, torch.Tensor], parts: Mapping[str, Part], path: Path) -> None:
+def save_parts(tensors: dict[str, torch.Tensor], parts: Mapping[str, Part], path: Path, *, num_files: int = 1) -> None:
     """Write this process's parts to a safetensors file, under a temporary name until it is complete.
 
     Args:
         tensors: What is saved, by `GROUP.NAME`.
         parts: Where each lies, by `NAME`.
         path: File to write.
+        num_files: Number of files that are needed to have all parts.
     """
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={_PARTS: json.dumps(parts)})
+    save_file(tensors, temporary, metadata={_PARTS: json.dumps(parts), _NUM_FILES: str(num_files)})
     temporary.replace(path)
 
 
@@ -67,6 +70,9 @@ def load_parts(
 
     Returns:
         Shapes of the whole tensors in the files, by name. A tensor of which a piece is missing has no shape.
+
+    Raises:
+        CheckpointError: A file is one of more than were given.
     """
     found: dict[str, tuple[int, ...]] = {}
     numbers = dict.fromkeys(into, 0)
@@ -74,7 +80,13 @@ def load_parts(
         for index, path in enumerate(paths):
             is_own = index == (own if own < len(paths) else 0)
             file = stack.enter_context(safe_open(path, framework="pt"))
-            saved = json.loads((file.metadata() or {}).get(_PARTS, "{}"))
+            metadata = file.metadata() or {}
+            if (needed := int(metadata.get(_NUM_FILES, 1))) > len(paths):
+                raise CheckpointError(
+                    f"it is one of {needed} files, one of each process that saved, and got {len(paths)}; save each "
+                    "under a name of its own, and give all"
+                )
+            saved = json.loads(metadata.get(_PARTS, "{}"))
             for key in file.keys():  # noqa: SIM118  (it is no mapping)
                 if not key.startswith(f"{group}."):
                     continue

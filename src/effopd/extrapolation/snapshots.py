@@ -9,7 +9,7 @@ from effopd.extrapolation.adapters import find_pairs
 from effopd.extrapolation.lora_snapshot import LoraSnapshot
 from effopd.extrapolation.snapshot import Snapshot
 from effopd.extrapolation.zero_snapshot import ZeroSnapshot, is_zero
-from effopd.parameters import clean_name
+from effopd.parameters import by_clean_name
 
 
 def snapshot_of(trainer: Any, names: Collection[str], device: str | torch.device | None) -> Snapshot:
@@ -24,7 +24,7 @@ def snapshot_of(trainer: Any, names: Collection[str], device: str | torch.device
     Raises:
         ConfigurationError: Only one of the two factors of a product is selected, or a parameter is not floating.
     """
-    live = {clean_name(name): parameter for name, parameter in trainer.model.named_parameters()}
+    live = by_clean_name(trainer.model.named_parameters())
     parameters = {name: live[name] for name in names}
     if any(map(is_zero, parameters.values())):
         return ZeroSnapshot(parameters, trainer.optimizer.optimizer, device)

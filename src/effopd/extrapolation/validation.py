@@ -5,7 +5,7 @@
 rollout a score, of which higher is better; `validate` spreads the prompts over the processes, and takes the mean.
 """
 
-import inspect
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -107,7 +107,7 @@ class RewardValidator(Validator):
         names = ", ".join(getattr(function, "__name__", repr(function)) for function in self.functions)
         try:
             with trl_hooks.seeded_per_process(trainer, 0):
-                self.scores(trainer, [trl_hooks.empty_rollout(example)])
+                self.scores(trainer, [trl_hooks.empty_rollout(copy.deepcopy(example))])
         except ConfigurationError:
             raise
         except Exception as error:
@@ -127,8 +127,8 @@ class RewardValidator(Validator):
             columns.pop(ours, None)
         prompts = columns.pop("prompt")
         total, is_judged = torch.zeros(len(rollouts)), torch.zeros(len(rollouts), dtype=torch.bool)
-        for function, weight in zip(self.functions, self.weights, strict=True):
-            values = function(
+        results = [
+            function(
                 prompts=prompts,
                 completions=[rollout.completion for rollout in rollouts],
                 completion_ids=[rollout.completion_ids for rollout in rollouts],
@@ -137,8 +137,10 @@ class RewardValidator(Validator):
                 log_extra=_ignore,
                 log_metric=_ignore,
             )
-            if inspect.isawaitable(values):
-                values = trl_hooks.wait_for(trainer, values)
+            for function in self.functions
+        ]
+        results = trl_hooks.wait_for(trainer, results)
+        for function, values, weight in zip(self.functions, results, self.weights, strict=True):
             check_rewards(function, values, len(rollouts))
             given = torch.tensor([math.nan if value is None else float(value) for value in values])
             is_judged |= ~given.isnan()
@@ -243,7 +245,8 @@ def validate(trainer: Any, validator: Validator, examples: Sequence[dict[str, An
     world, rank = accelerator.num_processes, accelerator.process_index
     share = -(-len(examples) // world)
     indices = [(rank * share + i) % len(examples) for i in range(share)]
-    rollouts = validator.rollouts(trainer, [examples[i] for i in indices], seed)
+    own = [copy.deepcopy(examples[i]) for i in indices]  # so that a reward cannot change what is asked later
+    rollouts = validator.rollouts(trainer, own, seed)
     with trl_hooks.seeded_per_process(trainer, seed):  # rewards may draw random numbers too
         scores = validator.scores(trainer, rollouts).to(accelerator.device, torch.float32)
     tokens = torch.tensor([sum(len(rollout.completion_ids) for rollout in rollouts)], device=accelerator.device)

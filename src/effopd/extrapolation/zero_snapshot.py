@@ -26,7 +26,8 @@ import torch.distributed as dist
 from typing_extensions import override
 
 from effopd.errors import CheckpointError
-from effopd.extrapolation.snapshot import Snapshot, num_processes
+from effopd.extrapolation.shards import num_processes
+from effopd.extrapolation.snapshot import Snapshot
 
 
 class ZeroSnapshot(Snapshot):

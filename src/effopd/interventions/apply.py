@@ -13,8 +13,9 @@ from torch import Tensor
 
 from effopd import __version__
 from effopd.checkpoints import Pair, open_model, open_pair, write_model
+from effopd.checkpoints.writer import free_directory
 from effopd.checks import check_choice
-from effopd.errors import DataError, UnsupportedError
+from effopd.errors import UnsupportedError
 from effopd.files import write_json
 from effopd.interventions.factors import SavedFactors
 from effopd.interventions.new_model import NewModel
@@ -74,12 +75,9 @@ def intervene(
         OSError: The disk is full, or `out` cannot be written.
         UnsupportedError: An adapter has an output head that its base does not have.
     """
-    out = Path(out)
     if dtype is not None:
         check_choice("dtype", dtype, get_args(Dtype))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        what = "exists and is not empty" if out.is_dir() else "is a file"
-        raise DataError(f"{out} {what}. Choose another directory, or remove it.")
+    out = free_directory(out)
     pair = open_pair(base, trained)
     _warn_of_tied_embedding(pair)
     for intervention in interventions:

@@ -17,7 +17,7 @@ from effopd.interventions.norms import NormLookup
 from effopd.interventions.realised import RealisedByKind, difference_norm
 from effopd.interventions.stored import plain_parameters, stored_parameters
 from effopd.interventions.update import Intervention, NormReference, WeightSource, new_tensor, new_updates
-from effopd.parameters import clean_name
+from effopd.parameters import by_clean_name
 
 
 class LiveModel:
@@ -61,7 +61,7 @@ class LiveModel:
                 )
         self._model, self._read = model, stored_parameters
         if isinstance(base, Mapping):
-            base = {clean_name(name): tensor.detach() for name, tensor in base.items()}
+            base = by_clean_name((name, tensor.detach()) for name, tensor in base.items())
             if not stored_parameters(model).keys() <= base.keys():
                 self._read = plain_parameters
         parameters = self._read(model)

@@ -90,11 +90,11 @@ class NewModel:
             updates = new_updates(name, shape, self._interventions, self._source)
             stored = self._source.dtype(name)
             held = held_dtype(stored, dtype)
-            new = new_tensor(name, updates, held)
+            new = new_tensor(name, updates, held, stored)
             if largest_error is not None and exceeds(new.realised, largest_error):
                 raise _LargeErrorError
             self.realised.add(name, new.realised)
-            self.if_stored.add(name, new.realised if held == stored else new_tensor(name, updates, stored).realised)
+            self.if_stored.add(name, new.if_stored)
             self._num_equal += self._pair.unchanged_fraction(name) * new.tensor.numel()
             self._num_elements += new.tensor.numel()
             self._dtypes[held] = None

@@ -3,6 +3,7 @@
 The source is arXiv 2605.11739.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from typing_extensions import override
@@ -22,9 +23,10 @@ def norm_match_factor(early_norm: float, final_norm: float, beta: float) -> floa
         beta: Any finite number. 0 leaves the update as it is, 1 gives it the final norm, and others extrapolate.
 
     Returns:
-        The factor; 1 for an early update of zeros, which has no direction to scale.
+        The factor; 1 for an early update of zeros, which has no direction to scale, and for norms that are equal but
+        for the order in which their squares were summed.
     """
-    if early_norm == 0:
+    if early_norm == 0 or math.isclose(early_norm, final_norm, rel_tol=1e-13):
         return 1.0
     return 1.0 + beta * (final_norm - early_norm) / early_norm
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from effopd.errors import UnsupportedError, listing
-from effopd.parameters import clean_name
+from effopd.parameters import by_clean_name
 
 
 class _View(Tensor):
@@ -25,7 +25,7 @@ class _View(Tensor):
 
 def plain_parameters(model: nn.Module) -> dict[str, Tensor]:
     """List the parameters of a model by the names that they have in memory, without what wrappers add to the names."""
-    return {clean_name(name): parameter.detach() for name, parameter in model.named_parameters()}
+    return by_clean_name((name, parameter.detach()) for name, parameter in model.named_parameters())
 
 
 def stored_parameters(model: nn.Module) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ Most interventions only multiply the update by a number, so the tensor is read f
 it. The numbers 0 and 1 stand for the base's and the trained weight as they are stored, bit for bit.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -232,16 +232,18 @@ class NewTensor(NamedTuple):
         tensor: The tensor as it is to be held.
         is_trained: Whether it is the tensor of the trained model.
         realised: What it holds of its intended update.
+        if_stored: What it would hold in the stored dtype.
     """
 
     tensor: Tensor
     is_trained: bool
     realised: Realised
+    if_stored: Realised
 
 
 def new_updates(
     name: str, shape: tuple[int, ...], interventions: Iterable[Intervention], source: WeightSource
-) -> list[Update]:
+) -> Iterator[Update]:
     """Apply interventions, the first one first, to the update of one stored tensor.
 
     Args:
@@ -250,30 +252,36 @@ def new_updates(
         interventions: Interventions, each of which gets the update that the one before it made.
         source: The models to read it from.
 
-    Returns:
-        The update of each weight in the tensor: one, or one for each expert of a stack.
+    Yields:
+        The update of each weight in the tensor: one, or one for each expert of a stack, made when it is asked for.
     """
-    interventions, updates = list(interventions), []
+    interventions = list(interventions)
     for part, part_shape in weights_in(name, shape).items():
         update = Update(Weight(part, part_shape, source))
         for intervention in interventions:
             update = intervention.apply(update)
-        updates.append(update)
-    return updates
+        yield update
 
 
-def new_tensor(name: str, updates: Sequence[Update], dtype: torch.dtype) -> NewTensor:
-    """Add the updates of a stored tensor's weights to the base.
+def new_tensor(
+    name: str, updates: Iterable[Update], dtype: torch.dtype, stored: torch.dtype | None = None
+) -> NewTensor:
+    """Add the updates of a stored tensor's weights to the base, one weight after the other.
 
     Args:
         name: Name of the tensor.
         updates: Updates from `new_updates`.
         dtype: Floating dtype of the result.
+        stored: Dtype that `if_stored` is about; None takes `dtype`.
     """
-    weights = [update.new_weight(dtype) for update in updates]
-    realised = Realised()
-    for weight in weights:
-        realised = realised.with_more(weight.realised)
-    is_stack = updates[0].weight.name != name
-    tensor = torch.stack([weight.tensor for weight in weights]) if is_stack else weights[0].tensor
-    return NewTensor(tensor, all(update.is_trained for update in updates), realised)
+    tensors: list[Tensor] = []
+    realised, if_stored, is_trained, is_stack = Realised(), Realised(), True, False
+    for update in updates:
+        new = update.new_weight(dtype)
+        tensors.append(new.tensor)
+        realised = realised.with_more(new.realised)
+        narrow = new if stored in (None, dtype) else update.new_weight(stored)
+        if_stored = if_stored.with_more(narrow.realised)
+        is_trained, is_stack = is_trained and update.is_trained, update.weight.name != name
+        del update, new, narrow  # so that of a stack, one expert's update is in memory at a time
+    return NewTensor(torch.stack(tensors) if is_stack else tensors[0], is_trained, realised, if_stored)

@@ -43,7 +43,7 @@ def mean_loss(root: GaussNewtonRoot, teacher_TV: Tensor, at: Mapping[str, Tensor
             z = root.logits(at or root.parameters, batch)
             student, teacher = z.log_softmax(-1), teacher_TV[where].to(z).log_softmax(-1)
             total += (student.exp() * (student - teacher)).double().sum().item()
-    return total / len(root.token_ids)
+    return max(total, 0.0) / len(root.token_ids)  # rounding may leave less than 0
 
 
 def loss_gradient(root: GaussNewtonRoot, teacher_TV: Tensor, at: Vector | None = None) -> Vector:

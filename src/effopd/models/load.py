@@ -113,7 +113,7 @@ def load_model(
     Raises:
         ConfigurationError: The dtype or another argument is unknown, or a revision is given for a directory.
         DataError: There is no such model, it cannot be read, it is an adapter, its weights are pickles or the shards
-            of a distributed run, or tensors are missing.
+            of a distributed run, or tensors are missing or of other shapes.
     """
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ConfigurationError(f"dtype: got {dtype!r}, expected float32, bfloat16, float16 or auto.")
@@ -126,12 +126,18 @@ def load_model(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
-            **model_init_kwargs,
+            **{"ignore_mismatched_sizes": True} | model_init_kwargs,  # they are refused below, by name
         )
     except TypeError as error:
         raise ConfigurationError(f"{name_or_path}: {error}. Is model_init_kwargs right?") from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _loading_error("model", name_or_path, place, error) from error
+    if others := sorted(info["mismatched_keys"]):
+        name, stored, expected = others[0]
+        raise DataError(
+            f"{name_or_path}: {len(others)} tensors have other shapes than config.json asks for, such as {name}: got"
+            f" {tuple(stored)}, expected {tuple(expected)}. Is the config that of these weights?"
+        )
     if missing := sorted(info["missing_keys"]):
         raise DataError(
             f"{name_or_path}: the weights lack {len(missing)} tensors of {type(model).__name__}, such as"

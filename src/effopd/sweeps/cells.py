@@ -5,6 +5,7 @@ A model that several sweeps of the specification ask for is evaluated as one cel
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,9 @@ from effopd.sweeps.sweep_models import Entry, SweepModel, TrainingRun, X, thin
 
 REALISED = ("intended_norm", "update_norm", "relative_error")
 """Columns about the realised update, of the whole model and, with the kind before the name, of each module kind."""
+
+REFERENCES = ("final", "norm_like")
+"""Fields of interventions that name a model to take norms from."""
 
 Resident = tuple[str, int, int]
 """The checkpoint that a worker holds: a run's name, the index of its seed, and the index of the checkpoint."""
@@ -100,8 +104,9 @@ class SweepPlan(NamedTuple):
 
     Attributes:
         cells: Cells in the order of runs and checkpoints.
-        identity: Specification, base, digests of the files of base and teacher, and checkpoints of every run, as JSON
-            can hold them. Its `dtype` is `stored` where that is no narrower than what was asked for.
+        identity: Specification, base, digests of the files of base, teacher and models that norms are taken from, and
+            checkpoints of every run, as JSON can hold them. Its `dtype` is `stored` where that is no narrower than what
+            was asked for.
     """
 
     cells: list[Cell]
@@ -119,6 +124,10 @@ def plan_cells(spec: SweepSpec) -> SweepPlan:
     places: dict[str, Path | str] = {"base": find_place(spec.base)}
     if spec.teacher is not None:  # a missing one is an error now, and not one of each cell
         places["teacher"] = find_model(model_directory(spec.teacher))
+    referred = _referred(spec)
+    for place in referred.values():
+        open_pair(base, place)
+        places[f"norms of {place}"] = find_place(place)
     found = {
         name: [tuple(map(_resolved, find_checkpoints(_located(seed, spec.root)))) for seed in run.seeds]
         for name, run in spec.runs.items()
@@ -135,7 +144,7 @@ def plan_cells(spec: SweepSpec) -> SweepPlan:
             dtypes.update(*(pair.trained.dtypes.values() for pair in pairs))
             layers = _layers(pairs[-1])
             sizes = (spec.max_checkpoints, spec.max_values)
-            cells += _cells_of_run(spec, TrainingRun(name, number, checkpoints, layers, *sizes, finals))
+            cells += _cells_of_run(spec, TrainingRun(name, number, checkpoints, layers, *sizes, finals), referred)
     is_wide = all(held_dtype(stored, "float32") == stored for stored in dtypes)
     identity = {
         "spec": spec.to_json() | ({"dtype": "stored"} if is_wide else {}),
@@ -155,12 +164,23 @@ class _Draft:
     deciding: bool = False
 
 
-def _cells_of_run(spec: SweepSpec, run: TrainingRun) -> list[Cell]:
+def _referred(spec: SweepSpec) -> dict[Any, str]:
+    """Find the models that fields of interventions name to take norms from: where they are, by their names there."""
+    fields = (field for sweep in spec.sweeps for field in (getattr(sweep, "fields", None) or {}).items())
+    names = {value for name, value in fields if name in REFERENCES and isinstance(value, str)}
+    under_root = {name: Path(spec.root or "", name) for name in names}
+    return {name: absolute_name(path if path.exists() else name) for name, path in under_root.items()}
+
+
+def _cells_of_run(spec: SweepSpec, run: TrainingRun, referred: Mapping[Any, str]) -> list[Cell]:
     drafts: dict[tuple[int, str], _Draft] = {}
     for sweep in spec.sweeps:
         if sweep.runs and run.name not in sweep.runs:
             continue
-        models = list(sweep.plan(run))
+        models = [
+            model._replace(interventions=tuple(_located_in(entry, referred) for entry in model.interventions))
+            for model in sweep.plan(run)
+        ]
         deciding = _ends_and_middles(models) if run.seed == 0 else []
         for model in models:
             for entry in model.interventions:
@@ -190,6 +210,15 @@ def run_places(spec: SweepSpec) -> dict[str, str | list[str]]:
         for name, run in spec.runs.items()
         for number, seed in enumerate(run.seeds)
     }
+
+
+def _located_in(entry: Entry, referred: Mapping[Any, str]) -> Entry:
+    """Write where the models are that an intervention takes norms from, for workers in other directories."""
+
+    def located(field: str, value: Any) -> Any:
+        return referred.get(value, value) if field in REFERENCES and isinstance(value, str) else value
+
+    return {kind: {field: located(field, value) for field, value in fields.items()} for kind, fields in entry.items()}
 
 
 def _ends_and_middles(models: list[SweepModel]) -> list[SweepModel]:

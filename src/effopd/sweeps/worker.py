@@ -28,12 +28,11 @@ from effopd.interventions.stored import stored_parameters
 from effopd.interventions.window import in_window
 from effopd.models.directory import weights_kind
 from effopd.models.load import load_model, load_tokenizer
-from effopd.sweeps.cells import REALISED, Cell, Resident
+from effopd.sweeps.cells import REALISED, REFERENCES, Cell, Resident
 from effopd.sweeps.tokenizers import tokenizer_directory
 
 _NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
 _ENGINE = {"gpu_memory_utilization": 0.5}  # the model in memory, where interventions are applied, needs the rest
-_REFERENCES = ("final", "norm_like")  # fields of interventions that name a model to take norms from
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ class Worker:
 
     def _referred(self, field: str, value: Any) -> Any:
         """Put norms in the place of a field's model whose norms are wanted, so that each model is read only once."""
-        return self._norms(str(value)) if field in _REFERENCES and value else value
+        return self._norms(str(value)) if field in REFERENCES and value else value
 
     def _load(self, cell: Cell) -> "_Loaded":
         if self._loaded is None or self._resident != cell.resident:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from effopd import trl_hooks
 from effopd.errors import DivergedError, EffOPDError, ServerError, listing
-from effopd.extrapolation.snapshot import local_part
+from effopd.extrapolation.shards import local_part
 from effopd.training.complete_checkpoints import goes_on_from, newest_checkpoint
 
 # Number of bytes left on the disk below which an error while saving is put down to a full disk.

@@ -42,7 +42,7 @@ from effopd import trl_hooks
 from effopd.checks import check_number
 from effopd.errors import UnsupportedError
 from effopd.files import append_json_line, drop_later_steps
-from effopd.parameters import clean_name, select
+from effopd.parameters import by_clean_name, select
 from effopd.training.complete_checkpoints import MONITOR
 from effopd.training.update_sample import SPECTRAL, UpdateSample, choose_matrices, num_bytes
 
@@ -192,7 +192,7 @@ class UpdateMonitorCallback(TrainerCallback):
     def _choose(self) -> None:
         """Decide what to watch, which is the same on every process."""
         named = self.trainer.model.named_parameters()
-        trainable = {clean_name(name): weight for name, weight in named if weight.requires_grad}
+        trainable = by_clean_name((name, weight) for name, weight in named if weight.requires_grad)
         matrices = [name for name in select(trainable, self.parameters) if trainable[name].ndim == 2]
         self.sampled = choose_matrices(matrices, trainable, self.num_matrices, self.max_bytes // 3)
         held = 2 * num_bytes(trainable, self.sampled)

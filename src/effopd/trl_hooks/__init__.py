@@ -62,6 +62,7 @@ signature. Each name stands below the file that uses it:
     trainer.py
         Trainer._tokenizer, ._metrics                   the tokenizer; what goes into the next log
         Trainer._tag_names                              tags of the card that is written with each checkpoint
+        trainer.callbacks.SyncRefModelCallback          moves GRPO's reference model towards the weights
         Trainer._tokenize_prompts, ._generate_single_turn, ._prepare_inputs
                                                         sample, and keep rollouts for later steps; a tested trainer
                                                         has them from TRL
@@ -93,6 +94,7 @@ from effopd.trl_hooks.trainer import (
     log_metric,
     samples_as_tested,
     seeded_per_process,
+    sync_reference_last,
     tokenizer,
 )
 from effopd.trl_hooks.vllm import ENGINE_LOGPROBS, check_engine_logprobs, samples_on_a_server
@@ -130,6 +132,7 @@ __all__ = [
     "samples_as_tested",
     "samples_on_a_server",
     "seeded_per_process",
+    "sync_reference_last",
     "token_logprobs",
     "tokenizer",
     "unwatch_rollouts",

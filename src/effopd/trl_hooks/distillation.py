@@ -7,7 +7,7 @@ import torch
 from trl import DistillationTrainer
 from typing_extensions import override
 
-from effopd.trl_hooks.divergence import DivergenceLoss, divergence_loss, no_loss, replaced_loss
+from effopd.trl_hooks.divergence import DivergenceLoss, LossOfBatch, divergence_loss, no_loss, replaced_loss
 from effopd.trl_hooks.teacher import shard_frozen
 from effopd.trl_hooks.vllm import ENGINE_LOGPROBS, engine_logprobs, pad_engine_logprobs
 
@@ -95,7 +95,7 @@ class HookedDistillationTrainer(DistillationTrainer):
         """
         found: list[ReferenceOutput] = []
 
-        def keep(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        def keep(*args: Any, **kwargs: Any) -> LossOfBatch:
             _, states_BTH, _, head_VH, mask_BT, _ = args
             settings = {name: value for name, value in kwargs.items() if name.startswith("teacher_")}
             found.append(ReferenceOutput(states_BTH, head_VH, settings))

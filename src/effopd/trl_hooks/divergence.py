@@ -12,9 +12,11 @@ from torch.distributed.tensor import DTensor
 from trl.trainer import distillation_trainer
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
+from effopd.sampling import evaluation_mode
 from effopd.trl_hooks.rollouts import Rollout, pad_rollouts
 
-DivergenceLoss = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+LossOfBatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+DivergenceLoss = Callable[..., LossOfBatch]
 """A loss on hidden states and heads, as TRL calls it.
 
 By position it is given the hidden states of student and teacher [B, T, H], their heads [V, H], the loss mask [B, T] and
@@ -183,35 +185,23 @@ def divergence_per_rollout(
             kept.
     """
     size = trainer.args.per_device_train_batch_size
-    original = divergence_loss()
     divergences: list[torch.Tensor] = []
 
-    def loss(
-        student_BTH: torch.Tensor,
-        teacher_BTH: torch.Tensor,
-        student_head_VH: torch.Tensor,
-        teacher_head_VH: torch.Tensor,
-        mask_BT: torch.Tensor,
-        beta: float,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        kwargs["num_items_in_batch"] = 1  # so that the loss is a sum over tokens and not a mean
-        biases = kwargs["student_lm_head_bias"], kwargs["teacher_lm_head_bias"]
-        with maybe_gather_lm_head_ctx(student_head_VH, teacher_head_VH, *biases):  # once for all rows
-            for row in range(len(mask_BT)):
-                one = slice(row, row + 1)
-                hidden = student_BTH[one], teacher_BTH[one]
-                divergences.append(original(*hidden, student_head_VH, teacher_head_VH, mask_BT[one], 1.0, **kwargs)[0])
+    def loss(*args: Any, num_items_in_batch: Any = None, **settings: Any) -> LossOfBatch:
+        *_, student_head_VH, teacher_head_VH, mask_BT, _ = args
+        biases = settings["student_lm_head_bias"], settings["teacher_lm_head_bias"]
+        with maybe_gather_lm_head_ctx(student_head_VH, teacher_head_VH, *biases):
+            divergences.extend(divergence_per_row(*args[:-1], **settings))  # all but beta
         return no_loss(mask_BT)
 
-    with unlogged(trainer), torch.no_grad(), trainer.compute_loss_context_manager(), replaced_loss(loss):
+    with unlogged(trainer), trainer.compute_loss_context_manager(), replaced_loss(loss):
         for start in range(0, len(rollouts), size):
             with _teacher_reads_once(trainer, teacher_states, start):
                 trainer.compute_loss(trainer.model_wrapped, pad_rollouts(trainer, rollouts[start : start + size]))
     return divergences
 
 
-def no_loss(mask_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def no_loss(mask_BT: torch.Tensor) -> LossOfBatch:
     """Return what a `DivergenceLoss` does that is called for something else than the loss."""
     zero = mask_BT.new_zeros((), dtype=torch.float32)
     return zero, zero, mask_BT.sum()
@@ -231,15 +221,9 @@ def metrics_kept(trainer: Any, mode: str) -> Iterator[None]:
 
 @contextmanager
 def unlogged(trainer: Any) -> Iterator[None]:
-    """Put the model into evaluation mode, and take back what the trainer notes for its next log within the context."""
-    model = trainer.model_wrapped
-    was_training = model.training
-    model.eval()  # in this mode, compute_loss notes its entropy under "eval"
-    try:
-        with metrics_kept(trainer, "eval"):
-            yield
-    finally:
-        model.train(was_training)
+    """Within the context, the model is in evaluation mode without gradients, and nothing is noted for the next log."""
+    with evaluation_mode(trainer.model_wrapped), metrics_kept(trainer, "eval"):  # compute_loss notes its entropy there
+        yield
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 import torch
-from accelerate.utils import gather
+from accelerate.utils import gather, reduce
 
 from effopd.trl_hooks.trainer import log_metric
 
@@ -62,8 +62,9 @@ def replace_equal_groups(
                     kept[old] = drawn[new]
             num_replaced += 1
     log_metric(trainer, "dynamic_sampling/rounds", number_of_round)
-    log_metric(trainer, "dynamic_sampling/replaced_groups", num_replaced)
-    log_metric(trainer, "dynamic_sampling/equal_groups_left", len(equal))
+    counts = reduce(torch.tensor([num_replaced, len(equal)], device=rewards_BF.device), "sum")
+    for name, value in zip(("replaced_groups", "equal_groups_left"), counts.tolist(), strict=True):
+        log_metric(trainer, f"dynamic_sampling/{name}", value)
     if wanted and trainer.accelerator.is_main_process:
         logger.warning(
             "Step %d: after %d rounds of dynamic sampling, prompts are left whose samples are all rewarded alike. They "

@@ -1,25 +1,30 @@
-"""Waiting for the values of asynchronous reward functions."""
+"""Waiting for the values of asynchronous reward functions, side by side."""
 
 import asyncio
 import atexit
-from collections.abc import Awaitable
+from collections.abc import Sequence
 from functools import cache
+from inspect import isawaitable
 from typing import Any
 
 from trl.trainer.utils import shutdown_event_loop_in_daemon, start_event_loop_in_daemon
 
 
-def wait_for(trainer: Any, values: Awaitable[Any]) -> Any:
-    """Wait for what an asynchronous reward function returned.
+def wait_for(trainer: Any, results: Sequence[Any]) -> list[Any]:
+    """Replace what asynchronous reward functions returned by what comes of it, waiting for all of them side by side.
 
     All calls run on one event loop, because a reward function may keep objects that are bound to its loop.
     """
+    pending = [result for result in results if isawaitable(result)]
+    if not pending:
+        return list(results)
 
     async def wait() -> Any:
-        return await values
+        return await asyncio.gather(*pending)
 
     loop = getattr(trainer, "async_loop", None) or _event_loop()
-    return asyncio.run_coroutine_threadsafe(wait(), loop).result()
+    arrived = iter(asyncio.run_coroutine_threadsafe(wait(), loop).result())
+    return [next(arrived) if isawaitable(result) else result for result in results]
 
 
 @cache

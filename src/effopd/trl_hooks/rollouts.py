@@ -11,6 +11,7 @@ from trl.data_utils import is_conversational
 from trl.trainer.utils import pad
 
 from effopd.errors import DivergedError
+from effopd.sampling import evaluation_mode
 from effopd.trl_hooks.trainer import seeded_per_process, tokenizer
 from effopd.trl_hooks.vllm import one_completion_per_prompt, seed_for_each_prompt
 
@@ -28,7 +29,7 @@ class Rollout(NamedTuple):
         prompt_ids: Token ids of the prompt, unpadded.
         completion_ids: Token ids of the completion, unpadded, with the end-of-sequence token if it was reached.
         completion: Decoded completion, as TRL hands it to reward functions: text, or a list of one assistant message.
-            The message is parsed if the tokenizer has a `response_template`.
+            The message is parsed if the tokenizer says how.
     """
 
     example: dict[str, Any]
@@ -41,9 +42,9 @@ def generate(trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> lis
     """Sample one completion for each example from the trainer's live weights, with its own generation settings.
 
     This is collective: every process must ask for the same number of examples. The random numbers depend on `seed`
-    alone, except with a vLLM server, and the trainer's own random state is left as it was. Prompts go in batches as
-    large as those that the trainer itself generates, so that sampling needs no more memory than training; or in batches
-    of `per_device_eval_batch_size` where that is larger.
+    alone, except with a vLLM server, and the trainer's own random state is left as it was. The model samples without
+    dropout, as an inference engine does. Prompts go in batches as large as those that the trainer itself generates, so
+    that sampling needs no more memory than training; or in batches of `per_device_eval_batch_size` if that is larger.
 
     Args:
         trainer: A trainer that `samples_as_tested`.
@@ -52,13 +53,19 @@ def generate(trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> lis
 
     Raises:
         DivergedError: On some process, the logits after a prompt are not finite. This is checked before anything is
-            sampled, because sampling from such logits would end the process, and on a GPU leave it unusable.
+            sampled, because sampling from such logits would end the process, and on a GPU leave it unusable. The error
+            has what all processes had sampled until then.
     """
     args = trainer.args
     of_a_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
     batch_size = max(of_a_step, args.per_device_eval_batch_size)
     rollouts: list[Rollout] = []
-    with seeded_per_process(trainer, seed), seed_for_each_prompt(trainer, seed), one_completion_per_prompt(trainer):
+    with (
+        seeded_per_process(trainer, seed),
+        seed_for_each_prompt(trainer, seed),
+        one_completion_per_prompt(trainer),
+        evaluation_mode(trainer.model_wrapped),
+    ):
         for start in range(0, len(examples), batch_size):
             batch = examples[start : start + batch_size]
             prompts = [example["prompt"] for example in batch]
@@ -67,8 +74,9 @@ def generate(trainer: Any, examples: Sequence[dict[str, Any]], seed: int) -> lis
                 _check_logits(trainer, prompt_ids)
                 completion_ids = _sample(trainer, prompt_ids, images, fields)
             except DivergedError as error:
-                error.rollouts = len(rollouts)
-                error.tokens = sum(len(rollout.completion_ids) for rollout in rollouts)
+                tokens = sum(len(rollout.completion_ids) for rollout in rollouts)
+                sampled = reduce(torch.tensor([len(rollouts), tokens], device=trainer.accelerator.device), "sum")
+                error.rollouts, error.tokens = sampled.tolist()
                 raise
             rollouts += make_rollouts(trainer, batch, prompt_ids, completion_ids)
     return rollouts
@@ -85,7 +93,8 @@ def make_rollouts(
     completions: list[Any] = texts
     if examples and is_conversational({"prompt": examples[0]["prompt"]}):
         completions = [[{"role": "assistant", "content": text}] for text in texts]
-        if getattr(tokenizer(trainer), "response_template", None) is not None:
+        # Tokenizers of transformers before 5.13 may have a `response_schema` in place of the template.
+        if any(getattr(tokenizer(trainer), f"response_{kind}", None) is not None for kind in ("template", "schema")):
             pairs = zip(completion_ids, prompt_ids, strict=True)
             completions = [[parse_response(tokenizer(trainer), ids, prefix=prompt)] for ids, prompt in pairs]
     rows = zip(examples, prompt_ids, completion_ids, completions, strict=True)
@@ -128,6 +137,9 @@ def _sample(trainer: Any, prompt_ids: list[list[int]], images: Any, fields: Any)
         # With several processes the error may be this one's alone, and carrying on would leave the others waiting.
         if not is_divergence(error) or trainer.accelerator.num_processes > 1:
             raise
+        if trainer.args.gradient_checkpointing:  # which TRL switches off to sample, and leaves off after an error
+            model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+            model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
         raise DivergedError(DIVERGED) from error
     return completion_ids
 
@@ -139,15 +151,10 @@ def _check_logits(trainer: Any, prompt_ids: Sequence[list[int]]) -> None:
     whole = trainer.accelerator.unwrap_model(model)
     forward = (whole.get_base_model() if is_peft_model(whole) else whole).forward  # PEFT's own names no arguments
     only_last = {"logits_to_keep": 1} if "logits_to_keep" in signature(forward).parameters else {}
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), trainer.compute_loss_context_manager():
-            logits = model(
-                input_ids=inputs["prompt_ids"], attention_mask=inputs["prompt_mask"], use_cache=False, **only_last
-            ).logits[:, -1]
-    finally:
-        model.train(was_training)
+    with trainer.compute_loss_context_manager():
+        logits = model(
+            input_ids=inputs["prompt_ids"], attention_mask=inputs["prompt_mask"], use_cache=False, **only_last
+        ).logits[:, -1]
     broken = torch.tensor(float(not torch.isfinite(logits).all()), device=logits.device)
     if reduce(broken, "sum").item():
         raise DivergedError(DIVERGED)

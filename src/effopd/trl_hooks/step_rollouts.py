@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType, gather, reduce
 
 from effopd.trl_hooks.divergence import (
     DivergenceLoss,
+    LossOfBatch,
     copied_head,
     divergence_per_row,
     metrics_kept,
@@ -83,7 +84,7 @@ class StepRollouts:
             beta: float,
             num_items_in_batch: Any,
             **settings: Any,
-        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ) -> LossOfBatch:
             tensors = student_BTH, teacher_BTH, student_head_VH, teacher_head_VH, mask_BT
             divergences.append(divergence_per_row(*tensors, **settings))
             if first:
@@ -118,7 +119,7 @@ class StepRollouts:
         """Put the log-probabilities of all sampled tokens under the live weights into the micro-batches."""
         batches = self.trainer._buffered_inputs
 
-        def loss(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        def loss(*args: Any, **kwargs: Any) -> LossOfBatch:
             *hidden_and_heads, mask_BT, _ = args
             batch = batches[self._index]
             kwargs.pop("num_items_in_batch")
@@ -251,7 +252,7 @@ class StepRollouts:
     def _compute(self, loss: DivergenceLoss, rows: Iterable[tuple[int, int | None]]) -> None:
         """Call `loss` on micro-batches without gradients: `rows` has the index of each and how many of its rows."""
         trainer = self.trainer
-        with unlogged(trainer), torch.no_grad(), trainer.compute_loss_context_manager(), replaced_loss(loss):
+        with unlogged(trainer), trainer.compute_loss_context_manager(), replaced_loss(loss):
             for index, num_rows in rows:
                 self._read_by_teacher(index)
                 with self._micro_batch(index, num_rows) as batch:

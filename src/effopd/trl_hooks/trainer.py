@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from trl import DistillationTrainer, GRPOTrainer, RLOOTrainer
+from trl.trainer.callbacks import SyncRefModelCallback
 
 TESTED_TRAINERS = (DistillationTrainer, GRPOTrainer, RLOOTrainer)
 """The trainers that extrapolation is tested with."""
@@ -45,6 +46,15 @@ def add_tag(trainer: Any, tag: str) -> None:
     if hasattr(trainer.model, "add_model_tags"):  # that of transformers, whose models alone are pushed
         trainer.model.add_model_tags([tag])
         trainer._tag_names = [*(each for each in getattr(trainer, "_tag_names", ()) if each != tag), tag]
+
+
+def sync_reference_last(trainer: Any) -> None:
+    """Let a reference model (`sync_ref_model` of GRPO) be synced after all other callbacks, with the accepted weights.
+
+    A loop over the trainer's callbacks that is under way is not affected.
+    """
+    handler = trainer.callback_handler
+    handler.callbacks = sorted(handler.callbacks, key=lambda callback: isinstance(callback, SyncRefModelCallback))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from effopd.extrapolation import ExtrapolationConfig, Snapshot
 from effopd.extrapolation.optimizers import check_optimizer
 from effopd.extrapolation.saved_state import load_state, save_state
-from effopd.parameters import clean_name, select
+from effopd.parameters import by_clean_name, select
 
 
 class ExtrapolatingWorker(ActorRolloutRefWorker):
@@ -68,7 +68,7 @@ class ExtrapolatingWorker(ActorRolloutRefWorker):
         for part in module.modules():
             if isinstance(part, FSDPModule):
                 part.reshard()
-        trained = {clean_name(name): each for name, each in module.named_parameters() if each.requires_grad}
+        trained = by_clean_name((name, each) for name, each in module.named_parameters() if each.requires_grad)
         return {name: trained[name] for name in select(trained, self._selection)}
 
 

@@ -104,7 +104,7 @@ def draw_lines(results: Results) -> Figure:
         true = np.array(line["true"], dtype=np.float64)  # None becomes NaN
         axes.plot(line["scales"], true, **line_style(0), label="true loss")
         axes.plot(line["scales"], line["quadratic"], **line_style(1), label="quadratic model")
-        top = 1.15 * max(true[0], min(np.nanmax(true), 2 * true[0]))
+        top = 1.15 * max(true[0], min(np.nanmax(true), 2 * true[0])) or 1.0  # 0 where student and teacher agree
         seen = [scale for scale, loss in zip(line["scales"], true, strict=True) if loss <= top]
         axes.set_xlim(0, max(2.0, 1.1 * max(seen)))
         axes.set_ylim(min(0.0, 1.1 * min(np.nanmin(true), *line["quadratic"][:6])), top)
