@@ -25,7 +25,7 @@ IMPORTS = {
     "interventions": {"parameters", "models", "checkpoints", "updates"},
     "sandbox": set(),
     "grading": {"sandbox", "world"},
-    "evaluation": {"grading", "models", "sampling", "sandbox", "world"},
+    "evaluation": {"checkpoints", "grading", "models", "sampling", "sandbox", "world"},
     "report": set(),
     "linearized": {"parameters"},
     "world": {"linearized", "sampling"},

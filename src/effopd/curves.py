@@ -13,6 +13,7 @@ from rich.console import Console
 from scipy.stats import t as student_t
 
 from effopd.checkpoints.runs import step_of
+from effopd.checks import is_finite_number
 from effopd.console import print_places
 from effopd.errors import ConfigurationError, DataError, listing
 from effopd.files import load_yaml, read_json, read_json_lines
@@ -23,6 +24,7 @@ Places = Mapping[str, str | Path | Sequence[str | Path]]
 
 IN_TRAINING = "evaluated in training"
 _SUMMARY, _METRICS, _CONFIG = "summary.json", "metrics.jsonl", "config.yaml"
+_NEEDED = ("model", "task", "mean", "interval", "num_problems", "step")
 # What evaluations of one task must share, because accuracies differ with it.
 _SHARED = ("task_digest", "temperature", "max_new_tokens", "chat", "system_prompt", "chat_template_kwargs")
 # Of training's own evaluations, those are fields of the run's config.yaml.
@@ -43,9 +45,10 @@ def draw_curves(
 ) -> list[Path]:
     """Draw accuracy against optimizer steps, with a panel for each task and the baselines' final values as lines.
 
-    An evaluation is a directory that `effopd evaluate` wrote; the step of its model is that of the checkpoint. The
-    directory of a run that `effopd train` wrote counts too: its `metrics.jsonl` has the accuracies of training's own
-    evaluation. Several evaluations of one step, of several seeds, are averaged.
+    An evaluation is a directory that `effopd evaluate` wrote; its `summary.json` tells the step of its model, or where
+    an earlier version left that out, the checkpoint does. The directory of a run that `effopd train` wrote counts too:
+    its `metrics.jsonl` has the accuracies of training's own evaluation. Several evaluations of one step, of several
+    seeds, are averaged.
 
     Args:
         runs: Evaluations of the checkpoints of each run.
@@ -121,12 +124,31 @@ def _of_evaluate(place: Path) -> Iterator[dict[str, Any]]:
         summary = read_json(path)
         if not {"model", "task", "mean", "interval"} <= summary.keys():
             continue  # another command's summary, such as that of the demo
+        _check_summary(path, summary)
         low, high = summary["interval"]
+        step = summary["step"] if "step" in summary else step_of(Path(summary["model"]))
         yield {
-            **{"place": str(path.parent), "task": summary["task"], "step": step_of(Path(summary["model"]))},
+            **{"place": str(path.parent), "task": summary["task"], "step": step},
             **{"accuracy": summary["mean"], "low": low, "high": high, "num_problems": summary["num_problems"]},
             "shared": {name: summary.get(name) for name in _SHARED},
         }
+
+
+def _check_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    interval = summary["interval"] if isinstance(summary["interval"], list) else []
+    numbers = [summary["mean"], summary.get("num_problems"), *interval]
+    if (
+        len(numbers) != 4
+        or not all(map(is_finite_number, numbers))
+        or not isinstance(summary["model"], str)
+        or not isinstance(summary["task"], str)
+        or not isinstance(summary.get("step"), int | None)
+    ):
+        got = ", ".join(f"{name} {summary.get(name)!r}" for name in _NEEDED)
+        raise DataError(
+            f"{path}: got {got}; expected texts, numbers, and two numbers as interval. Evaluate the model again, or "
+            "move the file away if another command wrote it."
+        )
 
 
 def _of_training(place: Path) -> Iterator[dict[str, Any]]:
@@ -134,7 +156,8 @@ def _of_training(place: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
     shared = _shared_in_training(place / _CONFIG)
-    for row in read_json_lines(path):
+    for number, row in enumerate(read_json_lines(path), start=1):
+        _check_metrics(f"{path}, row {number}", row)
         if (accuracy := row.get("accuracy")) is not None:
             half = _NORMAL * (row.get("accuracy_stderr") or 0.0)
             yield {
@@ -142,6 +165,17 @@ def _of_training(place: Path) -> Iterator[dict[str, Any]]:
                 **{"accuracy": accuracy, "low": max(accuracy - half, 0.0), "high": min(accuracy + half, 1.0)},
                 "shared": shared,
             }
+
+
+def _check_metrics(place: str, row: Any) -> None:
+    if isinstance(row, dict):
+        numbers = row.get("accuracy"), row.get("accuracy_stderr") or 0.0
+        if numbers[0] is None or (isinstance(row.get("step"), int) and all(map(is_finite_number, numbers))):
+            return
+    raise DataError(
+        f"{place}: got {str(row)[:80]}, expected an object with `step`, a whole number, and `accuracy`, a number. Mend "
+        "or remove the line."
+    )
 
 
 def _shared_in_training(path: Path) -> dict[str, Any]:

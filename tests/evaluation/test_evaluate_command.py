@@ -4,16 +4,21 @@ import json
 import shutil
 import sys
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from training.tiny_models import make_tokenizer, write_tiny_llama, write_tiny_qwen3
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from effopd import cli, run_directory, world
-from effopd.errors import UnsupportedError
+from effopd.curves import draw_curves
+from effopd.errors import CheckpointError, UnsupportedError
 from effopd.evaluation import evaluate, load_task
 from effopd.evaluation import evaluate_model as evaluate_model_module
 from effopd.evaluation.vllm_backend import VLLMBackend
@@ -180,6 +185,34 @@ def test_other_settings_are_refused(
     assert "other settings" in error
     assert name in error
     assert (finished / "examples.jsonl").read_bytes() == before
+
+
+def test_another_device_is_refused(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices sample differently."""
+    monkeypatch.setattr(evaluate_model_module, "choose_device", lambda name: torch.device("meta"))
+    with pytest.raises(CheckpointError, match=r"other settings: device '\w+' \(now 'meta'\)"):
+        evaluate_model_module.evaluate_model(
+            "world:base", "world", finished, num_samples=2, limit=30, batch_size=16, teacher="world:teacher"
+        )
+
+
+def test_the_step_is_that_of_the_time_of_evaluation(tmp_path: Path) -> None:
+    model = shutil.copytree(world.base_dir(), tmp_path / "model")
+    (model / "run.json").write_text('{"steps": 100}')
+    arguments = (model, "--task", "world", "--limit", "2", "--out", tmp_path / "out")
+    assert run(*arguments) == 0
+    (model / "run.json").write_text('{"steps": 200}')
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["step"] == 100
+    draw_curves({"OPD": tmp_path / "out"}, tmp_path / "curves")
+    assert "| 100 |" in (tmp_path / "curves.md").read_text()
+
+
+def test_decimals_of_a_table_stay_in_the_problems(tmp_path: Path) -> None:
+    rows = [{"prompt": "1 / 8?", "answer": Decimal("0.125")}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    options = ("--task", tmp_path / "rows.parquet", "--max-new-tokens", "2", "--out", tmp_path / "out")
+    assert run(write_tiny_qwen3(tmp_path / "model"), *options) == 0
+    assert read(tmp_path / "out" / "problems.jsonl") == [{"prompt": "1 / 8?", "answer": "0.125"}]
 
 
 def test_another_model_in_the_same_place_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

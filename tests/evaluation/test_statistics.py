@@ -57,7 +57,7 @@ def test_averages_of_an_evaluation() -> None:
     assert evaluation.num_tokens == 11
     assert evaluation.truncation_rate == pytest.approx(1 / 3)
     assert evaluation.kl_per_token is evaluation.kl_per_sequence is evaluation.kl_per_token_standard_error is None
-    assert list(summarize(evaluation)["pass_at"]) == ["1", "2"]
+    assert list(summarize(evaluation)["pass_at"]) == ["1", "2", "3"]
 
 
 def test_kl_per_token_is_a_ratio_of_totals_and_per_sequence_a_mean() -> None:

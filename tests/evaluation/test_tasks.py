@@ -211,7 +211,7 @@ def test_as_chat() -> None:
         ("world", {"limit": 0}, "limit: got 0"),
         ("world", {"data": "rows.jsonl"}, "--data takes the rows of a benchmark"),
         ("taco", {}, "is a script"),
-        ("absent.jsonl", {}, "absent.jsonl: cannot be read"),
+        ("absent.jsonl", {}, "absent.jsonl: there is no such file. Give one"),
         ("math500", {"data": "rows.csv"}, r"there is no such file, expected one whose name ends in \.jsonl"),
         ("math500", {"data": __file__}, r"got a \.py file, expected one whose name ends in \.jsonl"),
     ],
@@ -250,6 +250,24 @@ def test_wrong_files(text: str, message: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         load_task(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "rows.parquet",
+            r"rows.parquet: there is no such file\. Give one that is there; .* has one.json, other.jsonl\.",
+        ),
+        ("no/rows.parquet", "there is no such file. There is no directory .* either"),
+        ("one.json", r"one.json: got a JSON object, expected an array of objects\. Put what it holds in brackets"),
+    ],
+)
+def test_files_that_are_not_there_or_hold_one_object(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text('{"prompt": "a", "answer": "1"}')
+    (tmp_path / "other.jsonl").touch()
+    with pytest.raises(DataError, match=message):
+        load_task(str(tmp_path / name))
 
 
 def test_unusual_line_ends_within_text_are_text(tmp_path: Path) -> None:

@@ -58,7 +58,11 @@ INDENTED = "".join(f"{' ' * columns}```python\nx```\n" for columns in range(700)
 
 
 @pytest.mark.parametrize(
-    "text", ["```python\nx```\n" * 50_000, "a ```" * 100_000, " " * 500_000 + "x", "- " * 500_000, INDENTED]
+    "text",
+    [
+        *("```python\nx```\n" * 50_000, "a ```" * 100_000, " " * 500_000 + "x", "- " * 500_000, INDENTED),
+        *("```" + "a" * 500_000 + "`", "```" + " " * 500_000 + "`"),
+    ],
 )
 def test_long_completions_take_no_long_time(text: str) -> None:
     started = time.process_time()

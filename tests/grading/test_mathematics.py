@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from effopd.grading import grade_math
+from effopd.grading.boxed_answer import last_boxed
 from effopd.grading.compare_text import compare_text
 
 HANGS = r"\boxed{9^{9^{9^9}}}"
@@ -112,8 +113,74 @@ def test_most_answers_need_no_worker() -> None:
         (r"\boxed{02516_{\text{8}}}", "2516_8", True),
         (r"\boxed{2516}", "2516_8", True),
         (r"\boxed{\frac{1}{2000}}", r"0.0005", True),
+        (r"\boxed{.5\%}", "0.5", True),
+        (r"\boxed{\varnothing}", r"\emptyset", True),
+        (r"\boxed{\textrm{yes}}", "yes", True),
+        (r"\boxed{\text{\textit{Yes}}}", "yes", True),
+        (r"\boxed{10,100}", "10, 100", True),
+        (r"\boxed{100, 200}", "100,200", True),
+        (r"\boxed{3,100}", "3, 100", True),
+        (r"\boxed{3,\ 100}", "3,100", True),
+        (r"\boxed{3,101}", "3, 100", False),
+        (r"\boxed{\text{A, B}}", "A,B", True),
+        (r"\boxed{1,234}", "1.234", False),
+        (r"\boxed{5 \text{ feet } 3 \text{ inches}}", r"5 \text{ feet } 4 \text{ inches}", False),
+        (r"\boxed{5 \text{ feet } 4.0 \text{ inches}}", r"5 \text{ feet } 4 \text{ inches}", True),
+        (r"\boxed{3 \text{ or } 5}", r"5 \text{ or } 3", True),
+        (r"\boxed{5 \text{ cm}}", "5", True),
+        (r"\boxed{2:30 \text{ p.m.}}", r"2:30 \text{ a.m.}", False),
+        (r"\boxed{2:30 \text{ p.m.}}", r"2:30 \text{ p.m.}", True),
     ],
 )
 def test_how_answers_may_be_written(completion: str, answer: object, passed: bool) -> None:
     [verdict] = grade_math([completion], [answer])
     assert verdict.passed == passed, verdict.reason
+
+
+@pytest.mark.parametrize(
+    "seven",
+    [
+        "2516_7",
+        "2516_ 7",
+        "2516 _7",
+        "2516_{7}",
+        "2516_{(7)}",
+        "x = 2516_7",
+        "(2516_7)",
+        "$2516_7$",
+        "+2516_7",
+    ],
+)
+def test_bases_count_however_they_are_written(seven: str) -> None:
+    answers = ["2516_7", "2516_8", "2515_7", "-2516_7"]
+    assert [compare_text(rf"\boxed{{{seven}}}", answer) for answer in answers] == [True, False, False, False]
+    assert [compare_text(rf"\boxed{{{answer}}}", seven) for answer in answers] == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "equal"),
+    [
+        ("-2516_7", "-2516_8", False),
+        ("-2516_8", "-02516_{8}", True),
+        ("A1_{16}", "A1_{12}", False),
+        ("A1_{16}", "A1_{(16)}", True),
+        ("12_3, 13_4", "12_4, 13_5", False),
+        ("(12_3,13_4)", "(12_3, 13_{4})", True),
+        ("13_4, 12_3", "12_3, 13_4", None),  # the order is left to mathematics
+        ("2516", "2516_8", None),
+    ],
+)
+def test_signs_letters_and_lists_of_numbers_with_bases(given: str, expected: str, equal: bool | None) -> None:
+    assert compare_text(rf"\boxed{{{given}}}", expected) is equal
+
+
+def test_escaped_braces_are_no_braces() -> None:
+    cases = r"f(x)=\left\{\begin{array}{ll} x & x>0 \\ 0 & x\le 0\end{array}\right."
+    for answer in (cases, r"\{1,2\}", "5" + 2 * "\\", r"\}", r"{\{}"):
+        assert last_boxed(rf"so \boxed{{{answer}}} and {{more}}") == answer
+    assert compare_text(rf"\boxed{{{cases}}}", cases) is True
+
+
+def test_long_white_space_is_compared_like_any_other() -> None:
+    assert compare_text("5" + " " * 10**6 + "x", "5") is None
+    assert compare_text("5" + " " * 10**6 + r"\%", "5") is True

@@ -121,6 +121,7 @@ class TestInTheSandbox:
             ("def square(x):\n    while True: pass", "time limit"),
             ("def square(x):\n    y = []\n    while True: y.append(bytearray(b'1') * 2**24)", "memory limit"),
             ("def square(x): return 'x' * 40 * 2**20", "unsupported"),
+            ("import numpy as np\ndef square(x): return np.ones(2, np.longdouble)", "unsupported"),
             ("def square(x):\n    a = []\n    a.append(a)\n    return a", "unsupported"),
         ],
     )

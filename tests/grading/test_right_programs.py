@@ -52,6 +52,8 @@ def test_that_read_and_print(program: str, given: str, expected: str) -> None:
     [
         ("def f(x): return x + 1", f"{HEAD}unittest.main()"),
         ("def f(x): return x + 1", f"{HEAD}f(0)\nunittest.main(argv=['tests'], exit=False)"),
+        ("def f(x, items): items.sort()", "a = [2, 1]\nf(0, items=a)\nassert a == [1, 2]"),
+        ("import numpy as np\ndef f(): return np.longdouble(1) / 2", "assert f() == 0.5"),
         ("def f(self, value): return value", "assert f(self=1, value=2) == 2"),
         ("def f(): return {}['a']", "try: f()\nexcept KeyError as e: assert (str(e), e.args) == (\"'a'\", ('a',))"),
         ("def f(): return {}[5]", "try: f()\nexcept KeyError as e: assert (str(e), e.args) == ('5', (5,))"),
@@ -66,6 +68,7 @@ def test_that_read_and_print(program: str, given: str, expected: str) -> None:
             "assert np.allclose(s, [1, 2])\nassert vars(s) == {'x': [1, 2]}\nassert S.__name__ == 'S'",
         ),
         ("def f(x): return x", HEAD.replace("    def", "    @unittest.expectedFailure\n    def")),
+        ("import numpy as np\ndef f(): return np.float32(0.5)", "assert f() == 0.5"),
         ("import numpy as np\ndef f(): return np.zeros((0, 3))", "assert f().shape == (0, 3)"),
         ("import numpy as np\ndef f(): return np.ones((2, 3))", "assert f().tolist() == [[1.0] * 3] * 2"),
     ],

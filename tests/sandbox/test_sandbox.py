@@ -21,6 +21,13 @@ while True:
     except OSError:
         pass
 """
+MANY_MAPPINGS = """
+import mmap
+x = []
+while True:
+    x.append(mmap.mmap(-1, 2**20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    x[-1].write(b"x" * 2**20)
+"""
 MEMORY_BOMB_IN_FORKS = """
 import os, time
 for _ in range(12):
@@ -56,7 +63,7 @@ print("done")
         (FORK_BOMB, {"time", "processes"}),
         ("x = []\nwhile True: x.append(bytearray(b'1') * 2**24)", {"memory"}),
         (MEMORY_BOMB_IN_FORKS, {"memory"}),
-        ("import mmap\nx = []\nwhile True: x.append(mmap.mmap(-1, 2**20)); x[-1].write(b'x' * 2**20)", {"memory"}),
+        (MANY_MAPPINGS, {"memory"}),
         ("n = 0\nwhile True:\n    open(str(n), 'w').close()\n    n += 1", {"files"}),
         ("while True: print('x' * 1000)", {"output"}),
         ("import sys\nwhile True: print('x' * 1000, file=sys.stderr)", {"output"}),

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
-from effopd.errors import DataError
+from effopd.errors import DataError, listing
 from effopd.files import kind_of_file, read_json_lines
 
 Row = dict[str, Any]
@@ -26,7 +26,9 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
     Raises:
         DataError: The file is missing or cannot be read, it has no rows, or a row is not an object.
     """
-    rows: list[Any]
+    rows: Any
+    if path.suffix in SUFFIXES and not path.exists():
+        raise DataError(f"{path}: {kind_of_file(path)}. {_what_is_there(path.parent.resolve())}")
     try:
         if path.suffix == ".jsonl":
             rows = read_json_lines(path, may_be_cut=False)
@@ -42,12 +44,25 @@ def read_rows(path: Path, limit: int | None = None) -> list[Row]:
         raise
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}.") from error
-    if not isinstance(rows, list) or not rows:
+    if not isinstance(rows, list):
+        raise DataError(
+            f"{path}: got a JSON {'object' if isinstance(rows, dict) else type(rows).__name__}, expected an array of "
+            "objects. Put what it holds in brackets, [...], or take a .jsonl file with an object in each line."
+        )
+    if not rows:
         raise DataError(f"{path}: no rows; expected at least one, as JSON objects.")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}, row {number}: got a {type(row).__name__}, expected a JSON object.")
     return rows[:limit]
+
+
+def _what_is_there(directory: Path) -> str:
+    """Say for a message which files of rows a directory has."""
+    if not directory.is_dir():
+        return f"There is no directory {directory} either; give the path of a file that is there."
+    found = sorted(each.name for each in directory.iterdir() if each.suffix in SUFFIXES)
+    return f"Give one that is there; {directory} has {listing(found) if found else f'none of {listing(SUFFIXES)}'}."
 
 
 def download_rows(name: str, config: str | None, split: str, limit: int | None = None) -> list[Row]:

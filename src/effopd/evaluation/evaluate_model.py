@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from effopd.checkpoints.runs import step_of
 from effopd.checks import check_choice
 from effopd.console import progress_bar
 from effopd.errors import UnsupportedError
@@ -124,7 +125,9 @@ def evaluate_model(
         "system_prompt": system_prompt,
         "chat_template_kwargs": chat_template_kwargs,
         "dtype": dtype,
+        "device": models.device.type if backend == "hf" else None,
     }
+    step = step_of(Path(models.source))  # as it is now: a run that goes on writes other weights and steps there
 
     def load() -> tuple[Backend, PreTrainedModel | None]:
         loaded.check_grader()
@@ -137,6 +140,7 @@ def evaluate_model(
         )
     summary = {
         **settings,
+        "step": step,
         **summarize(evaluation),
         **course,
         "versions": installed_versions(_PACKAGES),

@@ -2,7 +2,6 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -144,12 +143,12 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
 
     Returns:
         A mapping with `num_problems` and `num_samples`; `mean` (avg@n), `standard_error` and `interval`; `pass_at`,
-        which has `value`, `standard_error` and `interval` for each power of two up to n; `num_tokens` and
+        which has `value`, `standard_error` and `interval` for each power of two up to n, and n; `num_tokens` and
         `truncation_rate`; and with a teacher `kl_per_token` and `kl_per_sequence` in nats, each with its
         `..._standard_error`. A standard error is None for a single problem.
     """
     pass_at = {}
-    for k in _powers_of_two(evaluation.num_samples):
+    for k in _ks(evaluation.num_samples):
         estimate = evaluation.pass_at_estimate(k)
         pass_at[str(k)] = {
             "value": estimate.value,
@@ -173,6 +172,6 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
     return summary
 
 
-def _powers_of_two(largest: int) -> Sequence[int]:
-    """List 1, 2, 4, ... up to the largest power of two that is not above a number."""
-    return [1 << power for power in range(largest.bit_length())]
+def _ks(num_samples: int) -> list[int]:
+    """List 1, 2, 4, ... up to the largest power of two that is not above n, and n."""
+    return sorted({*(1 << power for power in range(num_samples.bit_length())), num_samples})

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from effopd.evaluation.results import Evaluation, ExampleRecord
 from effopd.evaluation.sample_batches import Item, SampleBatches
 from effopd.evaluation.task import Task
 from effopd.files import write_json_lines
-from effopd.run_directory import FinishedPieces, claimed
+from effopd.run_directory import FinishedPieces, Settings, claimed, differing_settings
 
 SETTINGS, PROBLEMS, EXAMPLES, SUMMARY = "settings.json", "problems.jsonl", "examples.jsonl", "summary.json"
 
@@ -59,7 +60,7 @@ def evaluate_in(
         DataError: The records in `out` cannot be read, or another evaluation is writing there.
     """
     started = time.monotonic()
-    with claimed(out, SETTINGS, settings, holds="an evaluation"):
+    with claimed(out, SETTINGS, settings, holds="an evaluation", differing=_differing):
         evaluation, num_resumed = _evaluate(out, batches, load, on_batch or (lambda done, of: None))
     return evaluation, {"num_resumed": num_resumed, "seconds": round(time.monotonic() - started, 3)}
 
@@ -73,9 +74,20 @@ def task_digest(task: Task) -> str:
 def problem_rows(task: Task) -> list[dict[str, Any]]:
     """List the problems of a task for people to read: `prompt`, and `answer`, which is None for tests and documents."""
     return [
-        {"prompt": prompt, "answer": answer if isinstance(answer, str | int | float) else None}
+        {"prompt": prompt, "answer": _readable_answer(answer)}
         for prompt, answer in zip(task.prompts, task.answers, strict=True)
     ]
+
+
+def _readable_answer(answer: Any) -> str | int | float | None:
+    if isinstance(answer, Decimal):
+        return str(answer)
+    return answer if isinstance(answer, str | int | float) else None
+
+
+def _differing(before: Settings, now: Settings) -> list[str]:
+    """Like `differing_settings`, but take any device for that of a directory in which an earlier version noted none."""
+    return differing_settings({"device": now.get("device"), **before}, now)
 
 
 def _evaluate(

@@ -4,7 +4,9 @@ import re
 
 BOXED = "\\boxed{"
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # `\{` is no brace, but what comes after `\\` is one
+_TEXT_COMMAND = re.compile(r"\\(?:(?:text|math)(?:rm|bf|it|sf)|text)\{([^{}]*)\}")
+_MOST_NESTED = 3
 
 
 def last_boxed(text: str) -> str | None:
@@ -15,10 +17,10 @@ def last_boxed(text: str) -> str | None:
     if start < 0:
         return None
     depth = 1
-    for position in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
+    for found in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
         if depth == 0:
-            return text[start:position]
+            return text[start : found.start()]
     return ""
 
 
@@ -29,5 +31,7 @@ def strip_box(answer: str) -> str:
 
 
 def strip_text_commands(answer: str) -> str:
-    r"""Replace `\text{}` and similar commands in an answer by their contents."""
-    return _TEXT_COMMAND.sub(r"\1", answer)
+    r"""Replace `\text{}` and similar commands in an answer by their contents, in one another up to three deep."""
+    for _ in range(_MOST_NESTED):
+        answer = _TEXT_COMMAND.sub(r"\1", answer)
+    return answer

@@ -12,23 +12,25 @@ _NAMED = re.compile(
     r"(?![\s*$]+is\s+(?:wrong|incorrect|false|not\s+(?:right|correct|true))\b)"
 )
 _BOXED = re.compile(
-    r"[\s($]*(?:(?i:answer(?:\s+is)?|option|choice)[\s:($]+)*(?:([A-Za-z])(?=[\s)$.]*\Z|[).:])|([A-Z])(?![A-Za-z]))"
+    r"[\s($*\[]*(?:(?i:answer(?:\s+is)?|option|choice)[\s:($*\[]+)*"
+    r"(?:([A-Za-z])(?=[\s)$.*\]]*\Z|[).:\]])|([A-Z])(?![A-Za-z]))"
 )
 _JOINING = r"(?:[,;/&]|(?:and|or)\b)"
 _ANOTHER = re.compile(  # what follows the first of several letters: `, B`, `) or (C)`
-    rf"[\s).$\\]*(?:{_JOINING}[\s($\\]*)+(?i:(?:option|choice)\s+)?"
-    rf"(?:[B-H]\b|[A-Za-z](?=[\s).$\\]*(?:\Z|{_JOINING})))"
+    rf"[\s).$\\*\]]*(?:{_JOINING}[\s($\\*\[]*)+(?i:(?:option|choice)\s+)?"
+    rf"(?:[B-H]\b|[A-Za-z](?=[\s).$\\*\]]*(?:\Z|{_JOINING})))"
 )
-_ALONE = re.compile(r"\A[\s(*$]*([A-Za-z])()[\s)*$.]*\Z")
+_ALONE = re.compile(r"\A[\s(*$\[]*([A-Za-z])()[\s)*$.\]]*\Z")
 
 
 def grade_choice(completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
     r"""Grade multiple choice.
 
     Only what follows the last `</think>` counts. The choice is the letter in the last `\boxed{}` (`C`, `(C)`,
-    `C. because`, `\text{C}`); a box that names several (`A or C`) is no answer. Without a box, it is the letter after
-    the last `answer`, `answer is`, `option is` or `choice is`, if that is in upper case or in parentheses, and if the
-    text does not go on to call it wrong (`the answer A is wrong`); or a single letter that is the whole text.
+    `[C]`, `**C**`, `C. because`, `\text{C}`); a box that names several (`A or C`) is no answer. Without a box, it is
+    the letter after the last `answer`, `answer is`, `option is` or `choice is`, if that is in upper case or in
+    parentheses, and if the text does not go on to call it wrong (`the answer A is wrong`); or a single letter that is
+    the whole text.
 
     Args:
         completions: N texts.

@@ -7,7 +7,7 @@ from effopd.grading.completion import without_thinking
 _MARGIN = re.compile(r"[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?")
 _FENCE = re.compile(
     rf"(?:^(?P<indent>{_MARGIN.pattern})|(?<=[^\s`~])[ \t]*(?=```[ \t]*(?:python3?|py)[ \t]*$))"
-    r"(?P<marks>`{3,}|~{3,})[ \t]*(?P<language>[^\s`]*)[^\n`]*$",
+    r"(?P<marks>`{3,}|~{3,})[ \t]*+(?P<language>[^\s`]*+)[^\n`]*+$",
     re.MULTILINE | re.IGNORECASE,
 )
 _FENCE_LINE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*$", re.MULTILINE)

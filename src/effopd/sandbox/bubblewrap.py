@@ -18,7 +18,8 @@ from effopd.sandbox.mounts import LIBRARY, PACKAGES, package_mounts, python_moun
 
 _PROGRAM = "/sandbox/main.py"
 _LAUNCH = f"{LIBRARY}/{LAUNCH}"
-_ISOLATION = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+_SPACES = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+_ISOLATION = [*_SPACES, "--hostname", "sandbox"]
 _LIFETIME = ["--die-with-parent", "--new-session"]
 _users = itertools.count(os.getpid() * 4099)
 

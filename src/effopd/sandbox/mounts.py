@@ -2,6 +2,7 @@
 
 Read-only are `/usr/bin`, `/usr/lib`, the Python that runs effopd with its standard library, NumPy, and the modules that
 run the program. `/proc` is the sandbox's own; `/tmp` and `/dev/shm` are empty, in memory, and of limited size.
+`/dev/zero` is really `/dev/full`, which also reads as zeros, but cannot be mapped as memory that no limit counts.
 """
 
 import sys
@@ -77,7 +78,7 @@ def writable_mounts(file_bytes: int) -> list[str]:
     Args:
         file_bytes: Size in bytes of each of the file systems in `TEMPORARY`.
     """
-    mounts = ["--proc", "/proc", "--dev", "/dev"]
+    mounts = ["--proc", "/proc", "--dev", "/dev", "--dev-bind", "/dev/full", "/dev/zero"]
     for path in TEMPORARY:
         mounts += ["--perms", "1777", "--size", str(file_bytes), "--tmpfs", path]
     return [*mounts, "--remount-ro", "/dev", "--remount-ro", "/"]

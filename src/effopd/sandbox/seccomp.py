@@ -1,8 +1,9 @@
 """A filter of system calls for the sandbox, as byte code of the kernel (seccomp-BPF).
 
-Two kinds of calls are refused, with "operation not permitted". Some would be a way around the sandbox: resource limits
-do not count memory in anonymous files and System V objects, and namespaces do not cover every family of sockets. Others
-expose a large part of the kernel and are needed by no program that solves a problem.
+Two kinds of calls are refused, with "operation not permitted". Some would be a way around the sandbox: the limits do
+not count memory in anonymous files and System V objects, nor shared anonymous memory that stays when most of its
+mapping is removed, and namespaces do not cover every family of sockets. Others expose a large part of the kernel and
+are needed by no program that solves a problem.
 """
 
 import platform
@@ -57,16 +58,17 @@ _REFUSED = {
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
 }
-_MACHINES = {"x86_64": (0, 0xC000003E, 41, 56), "aarch64": (1, 0xC00000B7, 198, 220)}
-"""For each machine: its column in the table above, its audit number, and the numbers of `socket` and `clone`."""
+_MACHINES = {"x86_64": (0, 0xC000003E, 41, 56, 9), "aarch64": (1, 0xC00000B7, 198, 220, 222)}
+"""For each machine: its column in the table above, its audit number, its numbers of `socket`, `clone` and `mmap`."""
 
 _CLONE3 = 435
 _NEW_NAMESPACES = 0x7E020000
 _X32 = 0x40000000
 _AF_UNIX = 1
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _FOURTH_ARGUMENT = 0, 4, 16, 40
 _ALLOW, _KILL, _ERROR, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050000, 1, 38
 
 
@@ -85,7 +87,7 @@ def system_call_filter() -> bytes:
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in _instructions(*_MACHINES[machine]))
 
 
-def _instructions(column: int, audit: int, socket: int, clone: int) -> Iterator[tuple[int, int, int, int]]:
+def _instructions(column: int, audit: int, socket: int, clone: int, mmap: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield the instructions of the filter, each as (code, jump if true, jump if false, operand)."""
     refuse = (_RETURN, 0, 0, _ERROR | _EPERM)
     allow = (_RETURN, 0, 0, _ALLOW)
@@ -105,6 +107,12 @@ def _instructions(column: int, audit: int, socket: int, clone: int) -> Iterator[
     yield (_EQUAL, 0, 1, _AF_UNIX)
     yield allow
     yield refuse
+    yield (_EQUAL, 0, 5, mmap)
+    yield (_LOAD, 0, 0, _FOURTH_ARGUMENT)
+    yield (_ANY_BIT, 0, 2, _MAP_SHARED)
+    yield (_ANY_BIT, 0, 1, _MAP_ANONYMOUS)
+    yield refuse
+    yield allow
     yield (_EQUAL, 0, 3, clone)
     yield (_LOAD, 0, 0, _FIRST_ARGUMENT)
     yield (_ANY_BIT, 0, 1, _NEW_NAMESPACES)

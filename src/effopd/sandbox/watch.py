@@ -1,7 +1,8 @@
 """Watching sandboxed processes from outside, until they end or reach a limit.
 
 The kernel keeps limits on every single process. What the processes of a sandbox use together is measured here, many
-times a second. Leaving the context of a `SandboxedProcess` then ends everything that is left in its sandbox.
+times a second, so what a program's children compute that live shorter than that, and that it does not wait for, may be
+missed. Leaving the context of a `SandboxedProcess` then ends everything that is left in its sandbox.
 """
 
 import os
@@ -102,6 +103,7 @@ class _Watched:
         self.has_started = False
         self.overflow: Ending | None = None
         self._deadline = time.monotonic() + _STARTING_SECONDS
+        self._own_cpu_s: dict[tuple[int, int], float] = {}  # of each process that was ever seen
 
     def read(self, descriptor: int) -> bytes:
         """Read what one of the process's descriptors has; empty bytes mean that there will never be more."""
@@ -132,7 +134,9 @@ class _Watched:
         if not self.has_started:  # the sandbox may not be complete yet, and then the host would be measured
             return None
         usage = self.process.usage()
-        if usage.cpu_s > limits.time_s:
+        self._own_cpu_s |= usage.own_cpu_s
+        # The kernel forgets the times of children whose parent does not wait for them.
+        if max(usage.cpu_s, sum(self._own_cpu_s.values())) > limits.time_s:
             return "time"
         if usage.processes > limits.processes + _OWN_PROCESSES:
             return "processes"

@@ -27,6 +27,7 @@ def record(prompt: int, completion: str, passed: bool, sample: int = 0, **change
 def evaluation(directory: Path, right: set[int], *, problems: Any = PROBLEMS, **changes: Any) -> Path:
     """A directory of `effopd evaluate`, in which some problems were solved."""
     directory.mkdir(parents=True)
+    (directory / "summary.json").write_text("{}")
     (directory / "settings.json").write_text(json.dumps({"model": f"/models/{directory.name}", "task": "sums"}))
     rows = [record(n, f"{directory.name} says {n}", n in right) | changes for n in range(5)]
     (directory / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
@@ -109,6 +110,43 @@ def test_an_evaluation_without_its_problems_is_shown_by_number(tmp_path: Path) -
     one = evaluation(tmp_path / "one", {1}, problems=None)
     page = write_page([one], tmp_path / "page.html", problems=[1])
     assert page is not None and "(The text of problem 1 was not kept.)" in page.read_text()
+
+
+def test_an_unfinished_evaluation_is_called_so(tmp_path: Path) -> None:
+    one = evaluation(tmp_path / "one", {0, 1})
+    assert [column.source for column in read_columns(one)] == [str(one)]
+    (one / "summary.json").unlink()
+    settings = json.loads((one / "settings.json").read_text())
+    (one / "settings.json").write_text(json.dumps(settings | {"num_samples": 2}))
+    rows = [record(prompt, "so", True, sample) for prompt in (0, 1) for sample in (0, 1)] + [record(2, "so", True)]
+    (one / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"prompt": 2, "sam')
+    page = write_page([one], tmp_path / "page.html")
+    assert page is not None and f"<td>{one} (unfinished: 2 of 5 problems)</td>" in page.read_text()
+    (one / "problems.jsonl").unlink()
+    assert [column.source for column in read_columns(one)] == [f"{one} (unfinished: 2 problems)"]
+
+
+NO_RECORD = r"examples.jsonl, record 1: got .*, expected that of a completion, with"
+NO_RECORDS: list[Any] = [[], {"sample": 0}, record(0, "so", True) | {"passed": None}]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("examples.jsonl", "", "one has no completions yet; start the same command again"),
+        *(("examples.jsonl", json.dumps(row), NO_RECORD) for row in NO_RECORDS),
+        ("examples.jsonl", json.dumps(record(0, "so", True, num_tokens="3")), "record 1: got num_tokens '3', expected"),
+        ("examples.jsonl", json.dumps(record(-1, "so", True)), "got a completion of problem -1, expected one of 0 to"),
+        ("problems.jsonl", "[1]", r"problems.jsonl, line 1: got \[1\], expected a problem"),
+        ("problems.jsonl", '{"prompt": ["a"]}', "problems.jsonl, line 1: got .*, expected a problem"),
+        ("problems.jsonl", '{"prompt": "a"}', "got a completion of problem 1, expected one of 0 to 0"),
+    ],
+)
+def test_files_that_hold_something_else(file: str, text: str, message: str, tmp_path: Path) -> None:
+    one = evaluation(tmp_path / "one", {0}, problems=PROBLEMS if file == "problems.jsonl" else None)
+    (one / file).write_text(text + "\n")
+    with pytest.raises(DataError, match=message):
+        write_page([one], tmp_path / "page.html")
 
 
 def sweep(directory: Path, *, completions: bool = True) -> Path:

@@ -22,7 +22,8 @@ def serve(path: str, descriptors: dict[str, int]) -> None:
 
     A request is `[operation, target, arguments, keyword arguments, whether to capture what is printed]`. Its answer has
 
-    - `value`, and after a call that returned None also `arguments`, as the call left them;
+    - `value`, and after a call that returned None also `arguments`, as the call left them: all values, then those of
+      keyword arguments, in the order of the request;
     - or, after an exception, `raised`, the names of its class and of the bases of that, and its `text`;
     - and `printed`, if that was to be captured.
 
@@ -78,7 +79,7 @@ class _Objects:
             value = _OPERATIONS[operation](self._objects[target], *values, **named)
             answer = {"value": encode(value, self._number)}
             if value is None and operation == "call":
-                answer["arguments"] = [encode(argument, self._number) for argument in values]
+                answer["arguments"] = [encode(argument, self._number) for argument in [*values, *named.values()]]
             if isinstance(value, type) and issubclass(value, Exception):
                 answer["exception"] = _class_names(value)
             return answer

@@ -27,9 +27,12 @@ class Channel:
         """Write one message.
 
         Raises:
-            ExchangeError: The message is longer than `MAX_MESSAGE_BYTES`.
+            ExchangeError: The message is longer than `MAX_MESSAGE_BYTES`, or JSON cannot hold it.
         """
-        data = json.dumps(message).encode()
+        try:
+            data = json.dumps(message).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ExchangeError(f"a value that cannot be passed on: {error}") from None
         if len(data) > MAX_MESSAGE_BYTES:
             raise ExchangeError(
                 f"values of {len(data) >> 20} MiB at a time; at most {MAX_MESSAGE_BYTES >> 20} can pass"

@@ -88,7 +88,7 @@ class CandidateProxy:
         value = self._decode(answer["value"])
         self.uses += operation == "attribute" and not isinstance(value, _StandIn)
         if "arguments" in answer:
-            self._write_back(arguments, encoded, answer["arguments"])
+            self._write_back([*arguments, *keywords.values()], [*encoded, *named.values()], answer["arguments"])
         return value
 
     def _receive(self, operation: str, *, captures: bool) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class CandidateProxy:
         except Exception as error:
             self._abort("runtime error", f"a value that cannot be read: {error}")
 
-    def _write_back(self, arguments: tuple[Any, ...], before: list[Any], after: Any) -> None:
+    def _write_back(self, arguments: list[Any], before: list[Any], after: Any) -> None:
         """Change lists, dictionaries and sets as a call that returned None has changed the candidate's copies."""
         if not isinstance(after, list) or len(after) != len(before):
             self._abort("runtime error", "an answer that is not in the form of one")

@@ -80,7 +80,9 @@ def _encode_scalar(value: Any) -> Any:
     if isinstance(value, datetime.timedelta):
         return {"timedelta": [value.days, value.seconds, value.microseconds]}
     if type(value).__module__ == "numpy" and hasattr(value, "dtype") and value.dtype.kind in "biufU":
-        return {"array": [str(value.dtype), value.tolist(), value.shape]} if value.shape else value.item()
+        if value.shape:
+            return {"array": [str(value.dtype), value.tolist(), value.shape]}
+        return float(value) if value.dtype.kind == "f" else value.item()  # `item` of a long double is one, too
     return None
 
 

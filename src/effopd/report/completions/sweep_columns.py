@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from effopd.errors import DataError
-from effopd.files import read_json, read_json_lines
-from effopd.report.completions.columns import Column, make_column
+from effopd.files import read_json
+from effopd.report.completions.columns import Column, make_column, read_problems, read_records
 from effopd.report.sweep.records import read_sweep
 from effopd.report.sweep.tables import WITHOUT_VALUE
 
@@ -18,7 +18,7 @@ def read_sweep_columns(directory: Path, name: str | None, task: str | None, curv
     The arguments are those of `read_columns`.
 
     Raises:
-        DataError: The sweep has no such task or curve, or it kept no completions.
+        DataError: The sweep has no such task or curve, it kept no completions, or a file holds something else.
     """
     records, identity = read_sweep(directory), read_json(directory / "sweep.json")
     rows = records.results
@@ -34,13 +34,13 @@ def read_sweep_columns(directory: Path, name: str | None, task: str | None, curv
     task = task or next(each for each in _names(identity["spec"]["tasks"]) if each in tasks)
     rows = rows[rows["task"] == task]
     digest = identity["problems"][task]
-    problems = read_json_lines(directory / "problems" / f"{digest}.jsonl")
+    problems = read_problems(directory / "problems" / f"{digest}.jsonl")
     columns = []
     for label, row in _chosen(directory, rows, identity["runs"], curve):
         label = f"{name}: {label}" if name else label
         value = "" if row["kind"] in WITHOUT_VALUE else f" at {row['value']:g}"
         source = f"{directory}: {row['run']}, checkpoint {row['checkpoint']}, curve {row['kind']}{value}"
-        completions = read_json_lines(directory / _file(row["cell"]), may_be_cut=False)
+        completions = read_records(directory / _file(row["cell"]), may_be_cut=False)
         columns.append(make_column(label, source, task, problems, completions))
     return columns
 
