@@ -9,6 +9,7 @@ import pytest
 
 from effopd.report.study import evidence, write_study_report
 from effopd.report.study.figure import LEFT, RIGHT, WIDTH, claim_figure
+from effopd.report.study.page import make_page
 
 HOSTILE = "</style><script>alert(1)</script> | `x` \"'"
 
@@ -55,6 +56,16 @@ def test_verdicts_come_first_and_missing_claims_last(tmp_path: Path) -> None:
     text = (tmp_path / "evidence.md").read_text()
     assert "| undecided | It holds. | a paper | above 0 | 0.20 \\[-1.07, 1.47\\] | 0.600 | 4 |" in text
     assert text.index("## Verdicts") < text.index("## Not measured") and "It is absent. style: no runs." in text
+
+
+def test_an_undecided_claim_says_that_its_worlds_disagree() -> None:
+    worlds = {each: {**claim()["worlds"]["style"], "verdict": each} for each in ("supported", "contradicted")}
+    found = content(claim(worlds=worlds, p=0.0001), claim())
+    assert "(1 undecided because worlds disagree)" in evidence(found)
+    assert evidence(found).count("| undecided: worlds disagree |") == evidence(found).count("| undecided |") == 1
+    page = make_page(found)
+    assert page.count('<b class="badge undecided">undecided: worlds disagree</b>') == 2
+    assert "p &lt; 0.001, after Holm 0.600" in page and "p = 0.300, after Holm 0.600" in page
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:

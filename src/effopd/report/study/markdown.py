@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from effopd.report.study.boundary import ABOUT, TITLE, boundary_tables, not_looked_for
-from effopd.report.study.words import METHOD, design, estimate, p_value, summary
+from effopd.report.study.words import METHOD, design, estimate, p_value, summary, verdict
 from effopd.report.table import Table
 
 
@@ -24,7 +24,7 @@ def evidence(content: Mapping[str, Any]) -> str:
         header=("verdict", "claim", "source", "predicted", "estimate", "p (Holm)", "runs"),
         rows=tuple(
             (
-                claim["verdict"],
+                verdict(claim),
                 claim["statement"],
                 claim["source"],
                 claim["predicted"],

@@ -11,7 +11,7 @@ from effopd.files import write_text
 from effopd.report.study.boundary import ABOUT, TITLE, boundary_tables, not_looked_for
 from effopd.report.study.figure import claim_figure
 from effopd.report.study.markdown import evidence
-from effopd.report.study.words import METHOD, design, estimate, p_value, summary
+from effopd.report.study.words import METHOD, design, estimate, p_value, summary, verdict
 
 PAGE, EVIDENCE = "study.html", "evidence.md"
 
@@ -55,7 +55,7 @@ def _row(claim: Mapping[str, Any]) -> str:
     cells = (claim["predicted"], estimate(claim), p_value(claim["p_holm"]), str(claim["num_runs"]))
     numbers = "".join(f"<td class=number>{_escaped(cell)}</td>" for cell in cells)
     link = f'<a href="#{claim["name"]}">{_escaped(claim["statement"])}</a>'
-    return f"<tr><td>{_badge(claim['verdict'])}</td><td>{link}</td>{numbers}</tr>"
+    return f"<tr><td>{_badge(claim)}</td><td>{link}</td>{numbers}</tr>"
 
 
 def _sections(measured: list[Mapping[str, Any]]) -> list[str]:
@@ -69,10 +69,10 @@ def _sections(measured: list[Mapping[str, Any]]) -> list[str]:
         worlds = "; ".join(f"{world}: {of['verdict']}" for world, of in claim["worlds"].items())
         figure = claim_figure(claim) if claim["worlds"] else ""
         parts.append(
-            f'<section id="{claim["name"]}">\n<h3>{_badge(claim["verdict"])} {_escaped(claim["statement"])}</h3>\n'
+            f'<section id="{claim["name"]}">\n<h3>{_badge(claim)} {_escaped(claim["statement"])}</h3>\n'
             f"<p class=quiet>{_escaped(claim['source'])}. Measured: {_escaped(claim['statistic'])}.</p>\n{figure}\n"
             f"<p>Predicted <b>{_escaped(claim['predicted'])}</b>; found <b>{_escaped(estimate(claim))}</b>, "
-            f"p = {_escaped(p_value(claim['p']))}, after Holm {_escaped(p_value(claim['p_holm']))}; "
+            f"p {_escaped(_equal(p_value(claim['p'])))}, after Holm {_escaped(p_value(claim['p_holm']))}; "
             f"{claim['num_runs']} runs. By world, before Holm: {_escaped(worlds) or 'none'}.</p>\n"
             f"{f'<ul>{notes}</ul>' if notes else ''}</section>"
         )
@@ -93,8 +93,12 @@ def _missing(claim: Mapping[str, Any]) -> str:
     return f"<li>{_escaped(claim['statement'])} <span class=quiet>{_escaped(claim['source'])}. {why}.</span></li>"
 
 
-def _badge(verdict: str) -> str:
-    return f'<b class="badge {verdict.replace(" ", "-")}">{_escaped(verdict)}</b>'
+def _badge(claim: Mapping[str, Any]) -> str:
+    return f'<b class="badge {claim["verdict"].replace(" ", "-")}">{_escaped(verdict(claim))}</b>'
+
+
+def _equal(number: str) -> str:
+    return number if number.startswith("<") else f"= {number}"
 
 
 def _escaped(text: str) -> str:

@@ -26,6 +26,16 @@ def estimate(claim: Claim, of: Mapping[str, Any] | None = None) -> str:
     return f"{text} [{numbers['low']:.{digits}f}, {numbers['high']:.{digits}f}]"
 
 
+def verdict(claim: Claim) -> str:
+    """Write a verdict, and of an undecided one whether worlds decide for different sides by their own intervals."""
+    return f"{claim['verdict']}: worlds disagree" if _worlds_disagree(claim) else str(claim["verdict"])
+
+
+def _worlds_disagree(claim: Claim) -> bool:
+    by_world = {of["verdict"] for of in claim["worlds"].values()}
+    return claim["verdict"] == "undecided" and {"supported", "contradicted"} <= by_world
+
+
 def p_value(value: float | None) -> str:
     """Write a p-value."""
     if value is None:
@@ -36,12 +46,13 @@ def p_value(value: float | None) -> str:
 def summary(content: Mapping[str, Any]) -> str:
     """Count the verdicts, and say over how many claims Holm's procedure adjusted."""
     claims = content["claims"]
-    counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in VERDICTS}
+    counts = {name: sum(claim["verdict"] == name for claim in claims) for name in VERDICTS}
     tested = sum(claim["p"] is not None for claim in claims)
     return (
         f"Of {len(claims)} claims, "
-        + ", ".join(f"{number} {'is' if number == 1 else 'are'} {verdict}" for verdict, number in counts.items())
-        + f". {tested} have a p-value, over which Holm's procedure adjusts."
+        + ", ".join(f"{number} {'is' if number == 1 else 'are'} {name}" for name, number in counts.items())
+        + f" ({sum(map(_worlds_disagree, claims))} undecided because worlds disagree). {tested} have a p-value, over "
+        "which Holm's procedure adjusts."
     )
 
 
