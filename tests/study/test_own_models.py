@@ -61,6 +61,7 @@ def test_a_linearisation_and_the_roles_of_the_boundary_can_be_given(tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"runs": {"rl": "x", "GRPO": "y"}}, r"The runs GRPO and rl have both the role rl.*roles: \{rl: rl\}"),
         ({"runs": {"mine": "x"}}, r"No run has a role: got runs named mine.*roles: \{opd: mine\}"),
         ({"roles": {"opd": "nobody"}}, "roles: opd: got 'nobody', expected one of GRPO, OPD"),
         ({"roles": {"rl": "GRPO", "dapo": "GRPO"}}, "roles: dapo and rl are the same run, GRPO; expected another run"),

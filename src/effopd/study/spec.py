@@ -108,8 +108,16 @@ def _roles(roles: Any, runs: Any) -> dict[str, str]:
     if not isinstance(runs, dict) or not runs:
         raise ConfigurationError(f"runs: got {runs!r}, expected {{name: directory}}.")
     if roles is None:
-        found = {_SAME.get(str(run).lower(), str(run).lower()): str(run) for run in runs}
-        found = {role: run for role, run in found.items() if role in ROLES}
+        found: dict[str, str] = {}
+        for run in map(str, runs):
+            role = _SAME.get(run.lower(), run.lower())
+            if role in found:
+                raise ConfigurationError(
+                    f"The runs {found[role]} and {run} have both the role {role}. Say which is meant: roles: {{{role}: "
+                    f"{run}}}."
+                )
+            if role in ROLES:
+                found[role] = run
         if not found:
             raise ConfigurationError(
                 f"No run has a role: got runs named {', '.join(map(str, runs))}. Name them opd, rl and so on, or say "
