@@ -54,7 +54,6 @@ adjustment over all claims:
 - **`mean_gradients_agree`, `noise_of_gradients`**: in `facts`, RL's mean gradient cannot be told from 0 with four
   of five seeds. The cosine counts nevertheless.
 - **`top_at_equal_norm`, `top_suffices`**: the norms are those of OPD's first seed, for all seeds.
-- An estimate of which some values are only bounds is written like others. What was measured, below, says which.
 
 """
 FULL = (

@@ -86,7 +86,11 @@ def test_a_model_that_several_sweeps_want_is_one_cell(root: Path) -> None:
     other_way = plan_cells(make(root, sweeps=sweeps[::-1], teacher="world:teacher", seeds=[0, 1])).cells
     assert {cell.key for cell in other_way} == {cell.key for cell in plan.cells}
     norms = {entry["top"]["norm_like"] for cell in plan.cells for entry in cell.interventions if "top" in entry}
-    assert norms == {str(root / "opd-0" / "checkpoint-20")}
+    assert norms == {str(root / run / "checkpoint-20") for run in ("opd-0", "opd-1")}
+    of_seeds = {
+        (cell.resident[:2], str(cell.interventions)) for cell in plan.cells if "'top'" in str(cell.interventions)
+    }
+    assert all(f"opd-{seed}" in made for (_, seed), made in of_seeds)  # GRPO's only seed takes those of the first
 
 
 def test_a_sweep_may_be_of_some_runs_only(root: Path) -> None:

@@ -66,9 +66,10 @@ def judge(records: Sequence[Records], claims: Iterable[Claim] = CLAIMS) -> list[
         claims: The claims.
 
     Returns:
-        For each claim what was written down (`Claim.to_json`) and `needs`; `estimate`, `low` and `high` over all
-        worlds; `p` and `p_holm`; `num_runs`, the number of runs that values come from; `worlds`, with `values` by seed,
-        `estimate`, `low`, `high` and `verdict` of each; `verdict`; and `notes`, which say what is missing,
+        For each claim what was written down (`Claim.to_json`) and `needs`; `estimate`, `low` and `high` over
+        all worlds, and `bounds`, where it is known to be `at least` or `at most` so large; `p` and `p_holm`;
+        `num_runs`, the number of runs that values come from; `worlds`, with `values` by seed, `estimate`,
+        `low`, `high`, `bounds` and `verdict` of each; `verdict`; and `notes`, which say what is missing,
         unresolved, or known as a bound only. Numbers that cannot be computed are None.
     """
     measured = {claim: _measure(claim, records) for claim in claims}
@@ -149,17 +150,17 @@ def _entry(
     verdicts = {
         world: held_back(each.verdict(each.p), claim, measured.lists[world]) for world, each in by_world.items()
     }
+    every = [value for values in measured.lists.values() for value in values]
     verdict: Verdict = "undecided"
     if found is None and not measured.unresolved:
         verdict = "not measured"
     elif found is not None and measured.is_complete:
-        every = [value for values in measured.lists.values() for value in values]
         verdict = held_back(overall(found, adjusted, list(verdicts.values())), claim, every)
     return {
         **claim.to_json(),
         "needs": [str(need) for need in claim.needs],
         "verdict": verdict,
-        **_numbers(found),
+        **_numbers(found, every),
         "p": None if found is None else found.p,
         "p_holm": adjusted,
         "num_runs": sum(map(len, measured.values.values()))
@@ -168,7 +169,7 @@ def _entry(
         "worlds": {
             world: {
                 "values": {str(seed): value for seed, value in measured.values[world].items()},
-                **_numbers(each),
+                **_numbers(each, measured.lists[world]),
                 "verdict": verdicts[world],
             }
             for world, each in by_world.items()
@@ -177,7 +178,9 @@ def _entry(
     }
 
 
-def _numbers(found: Comparison | None) -> dict[str, float | None]:
+def _numbers(found: Comparison | None, values: Iterable[float]) -> dict[str, Any]:
+    """Write an estimate with its interval, and whether the true one may be larger or smaller because of bounds."""
     if found is None:
         return dict.fromkeys(("estimate", "low", "high"))
-    return {"estimate": found.estimate, "low": found.low, "high": found.high}
+    sides = {"at least" if value.is_lower else "at most" for value in values if isinstance(value, Bound)}
+    return {"estimate": found.estimate, "low": found.low, "high": found.high, "bounds": sorted(sides)}

@@ -135,11 +135,11 @@ def plan_cells(spec: SweepSpec) -> SweepPlan:
     for name, seeds in found.items():
         ends = [str(seed[-1].directory) for seed in seeds]
         check_list(f"runs: {name}: seeds: last checkpoints", ends)  # the same run may be written as two paths
-    finals = {name: seeds[0][-1].directory for name, seeds in found.items()}
     cells: list[Cell] = []
     dtypes: set[torch.dtype] = set()
     for name, seeds in found.items():
         for number, checkpoints in enumerate(seeds):
+            finals = {each: others[min(number, len(others) - 1)][-1].directory for each, others in found.items()}
             pairs = [open_pair(base, checkpoint.directory) for checkpoint in checkpoints]
             dtypes.update(*(pair.trained.dtypes.values() for pair in pairs))
             layers = _layers(pairs[-1])

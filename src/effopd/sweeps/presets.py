@@ -152,8 +152,9 @@ class TopBottom(Preset):
 
     Attributes:
         values: Percentages, above 0 and at most 100.
-        norm_like: Name of the run whose first seed's final update sets the norm of every matrix of the `top` curve, so
-            that runs are compared at an equal budget; by default the first run of the specification.
+        norm_like: Name of the run whose final update sets the norm of every matrix of the `top` curve, so that runs are
+            compared at an equal budget: that of its n-th seed for n-th seeds. By default the first run of the
+            specification.
         other: What all other tensors are. With `base` only the matrices differ from the base; with `trained` all other
             tensors are those of the trained model.
     """

@@ -25,7 +25,8 @@ class TrainingRun:
         layers: Indices of the model's layers.
         max_checkpoints: Largest number of checkpoints that a sweep over training takes; None for all.
         max_values: Largest number of values that a grid keeps; None for all.
-        finals: Directory of the last checkpoint of each method's first seed, by name of the method.
+        finals: Directory of the last checkpoint of each method's run of the same index, or its last one if it has fewer
+            seeds, by name of the method.
     """
 
     name: str

@@ -10,6 +10,7 @@ import pytest
 from effopd.report.study import evidence, write_study_report
 from effopd.report.study.figure import LEFT, RIGHT, WIDTH, claim_figure
 from effopd.report.study.page import make_page
+from effopd.report.study.words import estimate
 
 HOSTILE = "</style><script>alert(1)</script> | `x` \"'"
 
@@ -66,6 +67,19 @@ def test_an_undecided_claim_says_that_its_worlds_disagree() -> None:
     page = make_page(found)
     assert page.count('<b class="badge undecided">undecided: worlds disagree</b>') == 2
     assert "p &lt; 0.001, after Holm 0.600" in page and "p = 0.300, after Holm 0.600" in page
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ([], "0.20 [-1.07, 1.47]"),
+        (["at least"], "≥ 0.20 [-1.07, ?]"),
+        (["at most"], "≤ 0.20 [?, 1.47]"),
+        (["at least", "at most"], "? 0.20 [?, ?]"),
+    ],
+)
+def test_an_estimate_says_which_ends_bounds_leave_open(bounds: list[str], expected: str) -> None:
+    assert estimate(claim(bounds=bounds)) == expected
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ Claim = Mapping[str, Any]
 
 
 def estimate(claim: Claim, of: Mapping[str, Any] | None = None) -> str:
-    """Write an estimate with its interval, such as `0.029 [-0.015, 0.073]`.
+    """Write an estimate with its interval, such as `0.029 [-0.015, 0.073]`, or `≥ 6.1 [4.9, ?]` if values are bounds.
 
     Args:
         claim: Entry of `claims.json`.
@@ -20,10 +20,14 @@ def estimate(claim: Claim, of: Mapping[str, Any] | None = None) -> str:
     digits = claim["digits"]
     if numbers["estimate"] is None:
         return NONE
-    text = f"{numbers['estimate']:.{digits}f}"
+    bounds = numbers.get("bounds", ())  # which earlier versions did not write
+    sign = {("at least",): "≥ ", ("at most",): "≤ "}.get(tuple(bounds), "? " if bounds else "")
+    text = f"{sign}{numbers['estimate']:.{digits}f}"
     if numbers["low"] is None:
         return text
-    return f"{text} [{numbers['low']:.{digits}f}, {numbers['high']:.{digits}f}]"
+    low = "?" if "at most" in bounds else f"{numbers['low']:.{digits}f}"
+    high = "?" if "at least" in bounds else f"{numbers['high']:.{digits}f}"
+    return f"{text} [{low}, {high}]"
 
 
 def verdict(claim: Claim) -> str:
@@ -75,6 +79,7 @@ METHOD = (
     "worlds as given (variances added, degrees of freedom by Welch and Satterthwaite); it says nothing about other "
     "worlds. p is two-sided, against the threshold. A claim is supported, or contradicted, if its p after Holm's "
     "adjustment is below 0.05 and no world decides for the other side by its own interval. A claim of which a planned "
-    "run is missing, or does not determine the statistic, is undecided. Intervals leave out the choice of problems, "
-    "which all runs share."
+    "run is missing, or does not determine the statistic, is undecided. Where some values are known as bounds only, "
+    "the estimate is written with ≥ or ≤, and the end of its interval that they leave open as ?. Intervals leave out "
+    "the choice of problems, which all runs share."
 )
