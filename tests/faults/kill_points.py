@@ -61,8 +61,10 @@ class KillPoints:
         chosen, self.chosen, seen, self.seen = self.chosen, (), self.seen, []  # what follows is no part of the command
         child = os.fork()
         if child == 0:
-            half()
-            os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                half()
+            finally:
+                os.kill(os.getpid(), signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, (point, status)
         assert self.states is not None
@@ -101,7 +103,7 @@ class KillPoints:
                 write, unwritten = found.write, [True]
 
                 def written(data: Any) -> Any:
-                    if unwritten:
+                    if unwritten and len(data):  # matplotlib tries with nothing whether a file takes bytes
                         unwritten.clear()
                         size = os.fstat(found.fileno()).st_size
 
