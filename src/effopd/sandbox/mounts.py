@@ -2,7 +2,8 @@
 
 Read-only are `/usr/bin`, `/usr/lib`, the Python that runs effopd with its standard library, NumPy, and the modules that
 run the program. `/proc` is the sandbox's own; `/tmp` and `/dev/shm` are empty, in memory, and of limited size.
-`/dev/zero` is really `/dev/full`, which also reads as zeros, but cannot be mapped as memory that no limit counts.
+`/dev/zero` is really `/dev/full`, which also reads as zeros, but cannot be mapped as memory that no limit counts. Where
+`/dev/full` is no device, it is `/dev/null`.
 """
 
 import sys
@@ -78,7 +79,8 @@ def writable_mounts(file_bytes: int) -> list[str]:
     Args:
         file_bytes: Size in bytes of each of the file systems in `TEMPORARY`.
     """
-    mounts = ["--proc", "/proc", "--dev", "/dev", "--dev-bind", "/dev/full", "/dev/zero"]
+    zero = "/dev/full" if Path("/dev/full").is_char_device() else "/dev/null"
+    mounts = ["--proc", "/proc", "--dev", "/dev", "--dev-bind", zero, "/dev/zero"]
     for path in TEMPORARY:
         mounts += ["--perms", "1777", "--size", str(file_bytes), "--tmpfs", path]
     return [*mounts, "--remount-ro", "/dev", "--remount-ro", "/"]
