@@ -12,6 +12,7 @@ from pathlib import Path
 from effopd.extrapolation.presets import resolve_preset
 from effopd.files import read_json, write_json, write_text
 from effopd.report.study import evidence
+from effopd.report.study.words import estimate
 from effopd.study.plan import make_plan
 
 RECORDS = Path(__file__).parent / "results" / "study.json"
@@ -93,16 +94,12 @@ def _weak(found: dict) -> str:
     lines = ["| claim | statistic in its place | " + " | ".join(worlds) + " | verdict then |"]
     lines.append("|---" * (len(worlds) + 3) + "|")
     for row in found["alternatives"]:
-        numbers = " | ".join(_number(row[world]) for world in worlds)
+        intervals = (dict(zip(("estimate", "low", "high"), row[world], strict=True)) for world in worlds)
+        numbers = " | ".join(estimate({"digits": 3}, interval) for interval in intervals)
         lines.append(f"| `{row['claim']}` | {row['statistic']} | {numbers} | {row['verdict']} |")
     covered = found["share_of_norms_with_a_checkpoint"]["style"]
     passes = resolve_preset("line_search").passes
     return WEAK.format(table="\n".join(lines), covered=sum(covered) / len(covered), passes=passes)
-
-
-def _number(interval: list) -> str:
-    estimate, low, high = interval
-    return f"{estimate:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
 
 
 def _worlds(studied: list[str]) -> str:

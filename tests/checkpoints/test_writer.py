@@ -56,7 +56,7 @@ def test_the_dtype_written_becomes_that_of_the_config(qwen3: Path, tmp_path: Pat
 
 
 def test_the_dtype_written_becomes_that_of_the_parts_of_a_config(qwen3: Path, tmp_path: Path) -> None:
-    """Of a model with several modalities, the language model is made from its own part."""
+    """The language model of a model with several modalities is made from its own part of the config."""
     like = shutil.copytree(qwen3, tmp_path / "like")
     config = json.loads((like / "config.json").read_text())
     parts = {"text_config": {"dtype": "bfloat16"}, "vision_config": {"torch_dtype": "bfloat16"}, "other": {"a": 1}}

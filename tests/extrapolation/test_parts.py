@@ -59,7 +59,7 @@ def test_what_each_process_has_whole_is_read_from_its_own_file(tmp_path: Path) -
 
 
 def test_one_of_several_files_is_not_taken_for_all(tmp_path: Path) -> None:
-    """As when all processes have saved to one path, so that the last one's part is all that is left."""
+    """If all processes save to one path, the part of the last one is all that is left, and reading it alone fails."""
     tensors, parts = pieces(rows(2)[1])
     path = tmp_path / "anchor.safetensors"
     save_parts({f"anchor.{name}": tensor for name, tensor in tensors.items()}, parts, path, num_files=2)

@@ -245,7 +245,7 @@ def test_float64_parameters_are_measured_in_float64() -> None:
 
 
 def test_norms_of_many_elements_are_exact_enough() -> None:
-    """As after a first step of AdamW, which moves every element alike: one float32 sum of the squares is 1 % off."""
+    """The first step of AdamW moves every element alike, and one float32 sum over their squares would be 1 % off."""
     weights = {"w": torch.zeros(30_000_000)}
     snapshot = Snapshot(weights)
     weights["w"] += 1e-5

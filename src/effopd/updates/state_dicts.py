@@ -28,12 +28,13 @@ class StateDicts:
                 f"{', '.join(names[:10])}. Compare a model with what it was trained from."
             )
         self.base, self.trained = base, trained
-        tied = {  # one that is tied to another is there under both names, of which the first stays
+        first = {  # a tensor that is tied to another is there under both names, of which the first stays
             (tensor.data_ptr(), trained[name].data_ptr(), tensor.shape): name
             for name, tensor in reversed(list(base.items()))
             if tensor.is_floating_point()
         }
-        self.shapes = {name: tuple(base[name].shape) for name in base if name in tied.values()}
+        kept = set(first.values())
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in base.items() if name in kept}
         self.matrices = matrix_shapes(self.shapes)
 
     def delta(self, name: str, *window: slice) -> Tensor:
