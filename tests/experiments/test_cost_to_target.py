@@ -15,6 +15,7 @@ def make_rows(accuracies, scales=None):
         rows.append(
             {
                 "step": step,
+                "optimizer_steps": 4 * step,
                 "accuracy": accuracy,
                 "accepted_scale": scale,
                 "rollouts": 100 * step + validation,
@@ -31,6 +32,7 @@ def test_the_first_row_that_reaches_the_target_counts():
     rows = make_rows([0.5, None, 0.96, 0.9, 0.97], scales=[2.0, 0.0, None, 4.0, None])
     assert to_target(rows, 0.95) == {
         "steps_to_target": 3,
+        "optimizer_steps_to_target": 12,
         "rollouts_to_target": 320,
         "generated_tokens_to_target": 3000,
         "teacher_tokens_to_target": 2700,
@@ -40,6 +42,7 @@ def test_the_first_row_that_reaches_the_target_counts():
         "final_accuracy": 0.97,
         "spent": {
             "steps_to_target": 5,
+            "optimizer_steps_to_target": 20,
             "rollouts_to_target": 530,
             "generated_tokens_to_target": 5000,
             "teacher_tokens_to_target": 4500,
@@ -72,3 +75,9 @@ def test_no_rows_are_refused():
 
 def test_the_cost_of_a_run_that_got_there_is_exact():
     assert cost_range(to_target(make_rows([0.99]), 0.95), "steps_to_target") == (1, 1)
+
+
+def test_rows_of_earlier_versions_do_not_count_optimizer_steps():
+    rows = [{name: value for name, value in row.items() if name != "optimizer_steps"} for row in make_rows([0.5, 0.99])]
+    result = to_target(rows, 0.95)
+    assert "optimizer_steps_to_target" not in {**result, **result["spent"]} and result["steps_to_target"] == 2

@@ -1,5 +1,6 @@
 """Records in which every claim holds, and records in which every claim is false: what goes in is known."""
 
+import math
 import random
 from typing import Any
 
@@ -10,11 +11,12 @@ from effopd.study.spec import ROLES
 
 SEEDS = (200, 201, 202, 203)
 TARGET = 0.8
-# Attention of four layers, then their MLPs: in this order, windows are worth more and more.
+# Attention of four layers, then their MLPs: of each, windows are worth more and more in this order.
 PARAMETERS = {
     **{f"model.layers.{layer}.self_attn.q_proj.weight": "attention" for layer in range(4)},
     **{f"model.layers.{layer}.mlp.up_proj.weight": "mlp" for layer in (0, 3, 1, 2)},
 }
+SIZES = {name: (8, 16 if kind == "attention" else 4) for name, kind in PARAMETERS.items()}  # rows and columns
 # Steps to the target. Where claims hold, EffOPD needs a quarter of vanilla's, and its settings do not matter.
 HOLDS = {"opd": 400, "exopd": 300, "effopd": 100, "line_search": 80}
 FAILS = {"opd": 100, "exopd": 90, "effopd": 400, "line_search": 300}
@@ -31,8 +33,10 @@ def made_up(holds: bool, *, world: str = "made-up", seeds: tuple[int, ...] = SEE
         "embeddings": _embeddings(holds, seeds),
         "sweep": _sweep(holds, seeds),
         "metrics": {
-            (role, seed): metrics(
-                _steps(role, holds) + round(2000 * _noise(role, seed)), _final(role, holds) + _noise(seed, role)
+            (role, seed): to_the_end(
+                metrics(
+                    _steps(role, holds) + round(2000 * _noise(role, seed)), _final(role, holds) + _noise(seed, role)
+                )
             )
             for role, seed in keys
         },
@@ -77,8 +81,14 @@ def metrics(steps: int, final: float, *, reached: bool = True) -> list[dict[str,
     rows = []
     for step, accuracy in ((steps - 1, 0.1), (steps, TARGET if reached else 0.2), (steps + 1, final)):
         counts = dict.fromkeys(("rollouts", "generated_tokens", "teacher_tokens", "seconds_total"), 10 * step)
+        counts["optimizer_steps"] = step
         rows.append({"step": step, "accuracy": accuracy, "validation_rollouts": 0, "accepted_scale": None, **counts})
     return rows
+
+
+def to_the_end(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add a last row, which is after as many steps for all."""
+    return [*rows, rows[-1] | {"step": 1000}]
 
 
 def _noise(*place: object) -> float:
@@ -103,16 +113,18 @@ def _final(role: str, holds: bool) -> float:
 
 def _linearized(holds: bool, seed: int) -> dict[str, Any]:
     """The local quadratic view: b grows along `PARAMETERS`, but for as many neighbours as make seeds differ."""
-    norms = {name: 1.0 + index for index, name in enumerate(PARAMETERS)}
-    names = list(norms)
+    of_elements = {name: 1.0 + index for index, name in enumerate(PARAMETERS)}
+    names = list(of_elements)
     for one, other in list(zip(names[::2], names[1::2], strict=True))[: seed % 4]:
-        norms[one], norms[other] = norms[other], norms[one]
+        of_elements[one], of_elements[other] = of_elements[other], of_elements[one]
+    norms = {name: value * math.prod(SIZES[name]) ** 0.5 for name, value in of_elements.items()}
     share = (0.9 if holds else 0.2) + _noise(seed)
     return {
         "unbiased": {"squared_norm": 1.0, "driving_share": [share] * 20},
         "driving_norm_by_parameter": norms,
-        "trace_opd": {"completions_for_unit_noise": (5 if holds else 50) + 100 * _noise(seed)},
-        "trace_rl": {"completions_for_unit_noise": 20.0},
+        "trace_opd": {"completions_for_unit_noise": (5 if holds else 50) + 100 * _noise(seed), "squared_mean": 1.0},
+        "trace_rl": {"completions_for_unit_noise": 20.0, "squared_mean": 1.0, "value": 20.0},
+        "num_contexts": 100,
         "cosine_opd_rl": (0.8 if holds else -0.3) + _noise(seed),
     }
 
@@ -131,7 +143,10 @@ def _updates(holds: bool, seeds: tuple[int, ...]) -> pd.DataFrame:
                             **{
                                 "parameter": parameter,
                                 "kind": kind,
-                                "frobenius_norm": 1.0 + (index if holds else 8 - index),
+                                "rows": SIZES[parameter][0],
+                                "cols": SIZES[parameter][1],
+                                "frobenius_norm": (1.0 + (index if holds else 8 - index))
+                                * math.prod(SIZES[parameter]) ** 0.5,
                             },
                             "spectral_to_frobenius": (0.5 if best else 0.4) + _noise(seed, role),
                             "effective_rank": (50 if best else 60) + apart + 100 * _noise(seed, role),
@@ -174,7 +189,8 @@ def _sweep(holds: bool, seeds: tuple[int, ...]) -> pd.DataFrame:
                 moved = mean + (0 if kind == "base" or norm == 0 else _noise(seed, role, sweep, kind, value))
                 place = {"role": role, "seed": seed, "sweep": sweep, "kind": kind, "value": value}
                 layer_norm += _noise(seed, role, kind, value)
-                rows.append({**place, "mean": moved, "update_norm": norm, "layer_norm": layer_norm})
+                step = 10 if sweep == "norm_matching" else 100
+                rows.append({**place, "mean": moved, "step": step, "update_norm": norm, "layer_norm": layer_norm})
     return pd.DataFrame(rows)
 
 
@@ -184,14 +200,20 @@ def _points(role: str, holds: bool) -> list[tuple[str, str, float, float, float,
     norm = 1.0 if opd == holds else 2.0
     norm = 0.5 if role == "ppo" and not holds else norm  # the RL algorithms differ
     points = [("update_norm", "scale", alpha, 0.5 + 0.4 * alpha, alpha * norm, 0.0) for alpha in (0.0, 0.5, 1.0)]
-    points += [("update_norm", "checkpoint", step, 0.5 + 0.004 * step, 0.01 * step * norm, 0.0) for step in (50, 100)]
+    points += [
+        ("update_norm", "checkpoint", step, 0.5 + 0.004 * step, 0.01 * step * norm, 0.0) for step in (10, 50, 100)
+    ]
     replaced = 0.9 if holds else 0.8
     points += [("embedding_replacement", "trained", 0.0, 0.9, 1.0, 0.0)]
     points += [("embedding_replacement", "replace-embeddings", 0.0, replaced, 1.0, 0.0)]
-    mlp = (0.52, 0.7, 0.7, 0.53) if holds else (0.6, 0.51, 0.51, 0.6)
+    mlp = (0.52, 0.7, 0.71, 0.53) if holds else (0.61, 0.52, 0.51, 0.6)
+    points += [("sliding_window", "base", 0.0, 0.5, 0.0, 0.0)]
     strong = "mlp" if holds else "attention"
     for centre in range(4):
-        for kind, mean in (("mlp", mlp[centre]), ("attention", 0.5 if holds else 0.75)):
+        for kind, mean in (
+            ("mlp", mlp[centre]),
+            ("attention", (0.5 + 0.004 * centre) if holds else (0.75 - 0.004 * centre)),
+        ):
             # OPD's norm is where accuracy is sensitive if the claims hold, and RL's where it is not.
             sensitive = kind == strong
             layer_norm = 2.0 if (sensitive == opd) == holds else 1.0

@@ -22,7 +22,14 @@ def with_contrasts(world: str, **contrasts: float | None) -> Records:
         for seed in SEEDS:
             if contrast is not None:
                 noise = random.Random(f"{role} {seed}").uniform(-0.005, 0.005)
-                place = {"role": role, "seed": seed, "sweep": "update_norm", "kind": "scale", "layer_norm": 0.0}
+                place = {
+                    "role": role,
+                    "seed": seed,
+                    "sweep": "update_norm",
+                    "kind": "scale",
+                    "step": 100,
+                    "layer_norm": 0.0,
+                }
                 rows.append({**place, "value": 0.0, "mean": 0.2, "update_norm": 0.0})
                 rows.append({**place, "value": 1.0, "mean": 0.2 + 2 * (0.3 - contrast + noise), "update_norm": 2.0})
     return made_up(True, world=world, sweep=pd.DataFrame(rows))

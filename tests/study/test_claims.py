@@ -13,10 +13,12 @@ from effopd.study.claims.cost import cost_ratio
 from effopd.study.claims.interventions import tail_cost, top_suffices
 from effopd.study.claims.linearized import by_module, over_worlds, ranks_of_updates
 from effopd.study.claims.norms import (
-    difference_at_equal_norm,
+    EARLY,
+    contrast_beyond_spread,
+    difference_along_training,
+    difference_of_final,
     gain_per_norm,
     low_sensitivity_share,
-    spread_over_algorithms,
 )
 from effopd.study.records import UnresolvedError
 from effopd.study.results import judge
@@ -56,9 +58,33 @@ def test_gain_per_norm_by_hand() -> None:
 
 
 def test_difference_at_equal_norm_by_hand() -> None:
-    # At a norm of x, from 0 to 1, OPD is at 0.5 + 0.4 x and RL at 0.5 + 0.2 x: on average, 0.1 apart.
-    for kind in ("scale", "checkpoint"):
-        assert difference_at_equal_norm(made_up(True), 200, kind) == pytest.approx(0.1, abs=0.01)
+    # At a norm of x OPD is at 0.5 + 0.4 x and RL at 0.5 + 0.2 x. Scaled, they have the norms from 0 to 1 in
+    # common; over training those from RL's first checkpoint on, at 0.2.
+    records = made_up(True)
+    assert difference_of_final(records, 200) == pytest.approx(0.2 * 0.5, abs=0.01)
+    assert difference_along_training(records, 200) == pytest.approx(0.2 * 0.6, abs=0.01)
+    without_base = records.sweep[(records.sweep["kind"] != "scale") | (records.sweep["value"] > 0)]
+    with pytest.raises(UnresolvedError, match="lacks the scale 0"):
+        difference_of_final(replace(records, sweep=without_base), 200)
+
+
+def test_early_checkpoints_may_be_those_of_a_shorter_run() -> None:
+    records = made_up(True)
+    is_opd = records.sweep["role"] == "opd"
+    of_training = records.sweep["kind"] == "checkpoint"
+    late = records.sweep[~is_opd | ~of_training | (records.sweep["value"] == 100)].assign(
+        update_norm=lambda rows: rows["update_norm"].where(rows["role"] == "opd", rows["update_norm"] / 4)
+    )
+    apart = replace(records, sweep=late)  # OPD's only checkpoint is at a norm of 1, RL's last one at 0.5
+    with pytest.raises(UnresolvedError, match=r"no norms in common: the first is 1 and the last 0\.5"):
+        difference_along_training(apart, 200)
+    planned = replace(apart, planned=apart.planned | {(EARLY, 200)})
+    with pytest.raises(UnresolvedError, match="sweep update_norm of opd-early has no curve"):
+        difference_along_training(planned, 200)
+    early = records.sweep[is_opd & of_training & (records.sweep["value"] < 100)].assign(role=EARLY)
+    both = replace(planned, sweep=pd.concat([late, early]))
+    # OPD is at 0.5 + 0.4 x from 0.1 on, and RL, a quarter as far from the base as before, at 0.5 + 0.8 x.
+    assert difference_along_training(both, 200) == pytest.approx(-0.4 * 0.3, abs=0.01)
 
 
 def test_low_sensitivity_by_hand() -> None:
@@ -70,15 +96,37 @@ def test_low_sensitivity_by_hand() -> None:
 def test_shares_of_components_by_hand() -> None:
     records = made_up(False)
     assert top_suffices(records, 200, 10.0) == pytest.approx(0.1 / 0.4, abs=0.01)
-    assert tail_cost(records, 200) == pytest.approx(0.4 - 0.38 / 0.4, abs=0.01)
+    assert tail_cost(records, 200) == pytest.approx(0.4**2 - 0.38 / 0.4, abs=0.01)
 
 
-def test_the_spread_over_rl_algorithms_by_hand() -> None:
-    assert spread_over_algorithms({"rl": 0.4, "dapo": 0.5, "ppo": 0.1}, -0.8) == pytest.approx(0.5)
-    # PPO gains 0.4 at a norm of 0.5, GRPO at 1, and OPD at 2.
-    assert BY_NAME["rl_algorithm_gain_per_norm"].measure(made_up(False), 200) == pytest.approx(2.0, abs=0.05)
-    with pytest.raises(UnresolvedError, match="OPD's value is 0"):
-        spread_over_algorithms({"rl": 0.4}, 0.0)
+def test_the_contrast_beyond_the_spread_of_rl_algorithms_by_hand() -> None:
+    assert contrast_beyond_spread([0.4, 0.5, 0.3], -0.8) == pytest.approx(1.2 - 0.2)
+    # PPO gains 0.4 at a norm of 0.5, GRPO and DAPO at 1, and OPD at 2.
+    found = BY_NAME["rl_algorithm_gain_per_norm"].measure(made_up(False), 200)
+    assert found == pytest.approx(abs(0.2 - 1.6 / 3) - 0.4, abs=0.01)
+
+
+def test_the_inverted_u_is_per_norm_of_the_window() -> None:
+    records = made_up(True)
+    # Windows at the ends gain a tenth of those in the middle at the same norm, and as much per norm at a tenth of it.
+    measure = BY_NAME["inverted_u"].measure
+    assert measure(records, 200) == pytest.approx((0.2 + 0.21) / 2 - 0.03, abs=0.01)
+    at_ends = (records.sweep["sweep"] == "sliding_window") & records.sweep["value"].isin([0.0, 3.0])
+    shorter = records.sweep["update_norm"].where(~at_ends, 0.1)
+    assert measure(replace(records, sweep=records.sweep.assign(update_norm=shorter)), 200) < 0
+    still = records.sweep["update_norm"].where(~at_ends, 0.0)
+    with pytest.raises(UnresolvedError, match="0 in a window"):
+        measure(replace(records, sweep=records.sweep.assign(update_norm=still)), 200)
+
+
+def test_an_early_checkpoint_that_is_not_early_says_nothing() -> None:
+    records = made_up(True)
+    for step in (16.0, float("nan")):
+        matched = records.sweep["sweep"] == "norm_matching"
+        moved = records.sweep.assign(step=records.sweep["step"].where(~matched, step))
+        for name in ("norm_scaling_accuracy", "norm_scaling_gain", "beta_plateau"):
+            with pytest.raises(UnresolvedError, match="not about 10 %"):
+                BY_NAME[name].measure(replace(records, sweep=moved), 200)
 
 
 def test_the_quadratic_view_by_hand() -> None:
@@ -113,9 +161,10 @@ def test_what_the_quadratic_view_does_not_tell_is_unresolved() -> None:
         ("driving_concentrated", {"unbiased": None}, "the noise of its completions"),
         ("driving_concentrated", {"unbiased": {"squared_norm": -1.0}}, "the noise of its completions"),
         ("driving_concentrated", {"unbiased": {"squared_norm": 1.0, "driving_share": [0.5]}}, "fewer than 10"),
-        ("noise_of_gradients", {"trace_rl": None}, "cannot be told from 0"),
+        ("noise_of_gradients", {"trace_rl": None}, "no answers to reward"),
         ("noise_of_gradients", {"trace_opd": {"completions_for_unit_noise": None}}, "cannot be told from 0"),
         ("mean_gradients_agree", {"cosine_opd_rl": None}, "no answers to reward"),
+        ("mean_gradients_agree", {"trace_rl": {"squared_mean": 0.0}}, "RL's mean gradient cannot be told from 0"),
     ):
         records = made_up(True, linearized=dict.fromkeys(SEEDS, view | changes))
         (found,) = judge([records], [BY_NAME[name]])
@@ -123,6 +172,43 @@ def test_what_the_quadratic_view_does_not_tell_is_unresolved() -> None:
     (found,) = judge([made_up(True, linearized={})], [BY_NAME["driving_concentrated"]])
     assert found["verdict"] == "not measured"
     assert found["notes"] == ["made-up: lacks the local quadratic view (effopd linearize) (seed 200, 201, 202, 203)"]
+
+
+def test_rl_gradients_that_are_all_noise_bound_the_ratio_of_noises() -> None:
+    measure = BY_NAME["noise_of_gradients"].measure
+    # Of 100 completions the mean has a squared norm of 0.5 - 0.1, with a trace of 50: at least 125 of them are needed.
+    view = made_up(True).linearized[200]
+    lost = {"completions_for_unit_noise": None, "squared_mean": -0.1, "value": 50.0}
+
+    def at(completions: float) -> Bound:
+        seen = view | {"trace_rl": lost, "trace_opd": {"completions_for_unit_noise": completions}}
+        return measure(made_up(True, linearized={200: seen}), 200)
+
+    found = at(25.0)
+    assert (found, found.is_lower) == (pytest.approx(5.0), True)
+    with pytest.raises(UnresolvedError, match="RL's mean gradient"):
+        at(250.0)
+
+
+def test_accuracy_is_compared_after_as_many_steps() -> None:
+    vanilla = [row | {"accuracy": accuracy} for row, accuracy in zip(metrics(400, 0.9), (0.7, 0.8, 0.95), strict=True)]
+    effopd = metrics(399, 0.9)  # evaluated after 398 to 400 steps, and vanilla after 399 to 401
+    records = made_up(True, metrics={("opd", 200): vanilla, ("effopd", 200): effopd})
+    assert BY_NAME["performance_kept"].measure(records, 200) == pytest.approx(0.9 - 0.8)
+    records = made_up(True, metrics={("opd", 200): vanilla, ("effopd", 200): metrics(100, 0.9)})
+    with pytest.raises(UnresolvedError, match="not both evaluated within 101 steps"):
+        BY_NAME["performance_kept"].measure(records, 200)
+
+
+def test_steps_are_those_of_the_optimizer() -> None:
+    four = [row | {"optimizer_steps": 4 * row["step"]} for row in metrics(80, 0.9)]
+    records = made_up(True, metrics={("opd", 200): metrics(400, 0.9), ("line_search", 200): four})
+    assert BY_NAME["line_search_steps"].measure(records, 200) == 400 / 320
+    assert BY_NAME["line_search_rollouts"].measure(records, 200) == 5.0
+    old = [{name: value for name, value in row.items() if name != "optimizer_steps"} for row in four]
+    records.metrics["line_search", 200] = old
+    with pytest.raises(UnresolvedError, match="of an earlier version, and does not count optimizer_steps"):
+        BY_NAME["line_search_steps"].measure(records, 200)
 
 
 def test_alignment_between_checkpoints_and_before_the_first() -> None:
@@ -156,7 +242,7 @@ def test_effopd_is_held_against_alphaopd_within_as_many_steps() -> None:
     records = made_up(True)
     claim = BY_NAME["against_alphaopd"]
     assert claim.measure(records, 200) == pytest.approx(0.05, abs=0.01)  # 0.9 against 0.85
-    before, at, _ = (row["step"] for row in records.metrics["effopd", 200])
+    before, at, *_ = (row["step"] for row in records.metrics["effopd", 200])
     for last, accuracy in ((at, 0.8), (before, 0.1)):
         alphaopd = {("alphaopd", 200): {"alphaopd": {"steps": [50, last], "accuracy": 0.85}}}
         assert claim.measure(replace(records, finished=alphaopd), 200) == pytest.approx(accuracy - 0.85)

@@ -14,7 +14,7 @@ from effopd.errors import CheckpointError, ConfigurationError, DivergedError, Ef
 from effopd.study import StudyPlan, make_plan, run, study
 from effopd.study import training as training_module
 from effopd.study.boundary import ROLES as BOUNDARY
-from effopd.study.claims.norms import ALGORITHMS
+from effopd.study.claims.norms import ALGORITHMS, EARLY
 from effopd.study.plan import Training
 from effopd.sweeps import SweepResult, make_spec
 from effopd.training.config_file import recipes  # noqa: F401  (the training package is loaded once, outside the tests)
@@ -25,6 +25,7 @@ class Pieces:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[str] = []
+        self.prompts: dict[int, set[str]] = {}
         self.before: Callable[[str], None] = lambda name: None
         monkeypatch.setattr(training_module, "do_training", self.train)
         monkeypatch.setattr(run, "linearize", self.linearize)
@@ -49,12 +50,15 @@ class Pieces:
 
     def linearize(self, student: str, teacher: str, out: Path, **settings: Any) -> None:
         assert (student, teacher) == ("world:style/base", "world:style/teacher")
-        assert settings["task"] == "world:style/train" and out.parent.name == "linearized"
+        task = settings["task"]
+        assert (task.name, len(task.prompts)) == ("world:style/train", 160) and out.parent.name == "linearized"
+        self.prompts[settings["seed"]] = set(task.prompts)
         if not (out / "linearized.json").exists():
             self._do(f"linearized-{settings['seed']}")
             out.mkdir(parents=True)
             view = {"cosine_opd_rl": 0.5 if settings["seed"] == 200 else -0.3, "driving_norm_by_parameter": {}}
-            (out / "linearized.json").write_text(json.dumps(view | {"trace_opd": None, "trace_rl": None}))
+            traces = {"trace_opd": {"squared_mean": 1.0}, "trace_rl": {"squared_mean": 1.0}}
+            (out / "linearized.json").write_text(json.dumps(view | traces))
 
     def analyze(self, base: str, runs: dict[str, str], out: Path, **settings: Any) -> None:
         assert base == "world:style/base" and set(runs) == {"opd-200", "opd-201", "rl-200", "rl-201"}
@@ -87,13 +91,14 @@ def test_pieces_in_order_and_the_report(tmp_path: Path, pieces: Pieces) -> None:
     report = study(quick(), tmp_path / "out", workers=1)
     assert pieces.done == [*LINEARIZED, *TRAINED, "analysis", "sweep"]
     found = claims(tmp_path / "out")
+    assert len(pieces.prompts[200] & pieces.prompts[201]) < 20  # of 160: each seed has its own
     assert found["effopd_steps"]["worlds"]["style"]["values"] == {"200": 102 / 27, "201": 100 / 25}
     assert found["mean_gradients_agree"]["worlds"]["style"]["values"] == {"200": 0.5, "201": -0.3}
     assert found["spectral_ratio"]["verdict"] == "not measured"
     assert "there are no runs of dapo" in found["gain_per_norm_dapo"]["notes"][0]
     page = report.read_text()
     identity = json.loads((tmp_path / "out" / "study.json").read_text())
-    assert identity["claims_sha256"] in page and "EffOPD needs at least 3 times fewer steps" in page
+    assert identity["claims_sha256"] in page and "EffOPD needs at least 3 times fewer optimizer steps" in page
     written = tmp_path / "out" / "written_down"
     assert "def cost_ratio" in (written / "claims" / "cost.py").read_text() and (written / "verdict.py").exists()
     evidence = (tmp_path / "out" / "evidence.md").read_text()
@@ -184,9 +189,15 @@ def test_plans_of_all_methods(name: Literal["full", "short"], checkpoints: int) 
         spec = make_spec(plan.sweep(world, Path("runs")))
         (norms,) = [sweep for sweep in spec.sweeps if sweep.name == "update_norm"]
         (windows,) = [sweep for sweep in spec.sweeps if sweep.name == "sliding_window"]
-        assert set(norms.runs) == {plan.methods[role].label for role in ("opd", *ALGORITHMS, *BOUNDARY)}
+        assert set(norms.runs) == {plan.methods[role].label for role in ("opd", EARLY, *ALGORITHMS, *BOUNDARY)}
         assert set(windows.runs) == {"OPD", "RL (GRPO)"}
         assert by_role["rl-x4"].steps == 4 * by_role["rl"].steps == 4 * by_role["ppo"].steps
+        early = by_role[EARLY]
+        assert early.steps == by_role["opd"].steps // 10 and early.save_steps == max(1, early.steps // checkpoints)
+        accelerated = [each for role, each in by_role.items() if role.startswith("effopd")]
+        for each in accelerated:  # as many steps as the vanilla OPD that it is held against
+            against = each.role.replace("effopd", "opd")
+            assert each.steps == by_role[against if against in by_role else "opd"].steps
         assert by_role["rl-sparse-16"].plan.reward == "one_in_16" and by_role["rl"].plan.reward == "world"
         assert by_role["effopd-hard"].thirds["prompts"] >= 3 * 50
         alphaopd = by_role["alphaopd"]

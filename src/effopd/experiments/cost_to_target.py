@@ -16,12 +16,13 @@ CostRange = tuple[float, float]
 
 QUANTITIES = {
     "steps_to_target": "step",
+    "optimizer_steps_to_target": "optimizer_steps",
     "rollouts_to_target": "rollouts",
     "generated_tokens_to_target": "generated_tokens",
     "teacher_tokens_to_target": "teacher_tokens",
     "seconds_to_target": "seconds_total",
 }
-"""The column of `metrics.jsonl` that each cost is read from."""
+"""The column of `metrics.jsonl` that each cost is read from. Files of earlier versions lack `optimizer_steps`."""
 
 
 def to_target(rows: Sequence[Mapping[str, Any]], target: float) -> dict[str, Any]:
@@ -33,8 +34,8 @@ def to_target(rows: Sequence[Mapping[str, Any]], target: float) -> dict[str, Any
         target: Accuracy to reach, in [0, 1]. Only rows with an evaluation count.
 
     Returns:
-        `steps_to_target`, `rollouts_to_target`, `generated_tokens_to_target`, `teacher_tokens_to_target` and
-        `seconds_to_target`, from the first row whose accuracy is at least `target`, or None if there is no such row;
+        each of `QUANTITIES` whose column the rows have, from the first row whose accuracy is at least `target`, or None
+        if there is no such row;
         `validation_rollouts` and `num_accepted`, the validation rollouts and the accepted extrapolations up to that
         row, or of the whole run; `final_accuracy`, the last measured accuracy, or None; and `spent`, which maps each
         `*_to_target` to what the whole run spent of it.
@@ -48,12 +49,13 @@ def to_target(rows: Sequence[Mapping[str, Any]], target: float) -> dict[str, Any
     reached = next((index for index, accuracy in accuracies if accuracy >= target), None)
     last = rows[-1] if reached is None else rows[reached]
     counted = rows if reached is None else rows[: reached + 1]
-    costs = {name: None if reached is None else last[column] for name, column in QUANTITIES.items()}
+    known = {name: column for name, column in QUANTITIES.items() if column in rows[-1]}
+    costs = {name: None if reached is None else last[column] for name, column in known.items()}
     return costs | {
         "validation_rollouts": last["validation_rollouts"],
         "num_accepted": sum((row.get("accepted_scale") or 0) != 0 for row in counted),
         "final_accuracy": accuracies[-1][1] if accuracies else None,
-        "spent": {name: rows[-1][column] for name, column in QUANTITIES.items()},
+        "spent": {name: rows[-1][column] for name, column in known.items()},
     }
 
 

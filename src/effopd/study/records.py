@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from effopd.experiments.cost_to_target import QUANTITIES as COUNTED
 from effopd.experiments.cost_to_target import CostRange, cost_range, to_target
 from effopd.files import read_json, read_json_lines
 
@@ -105,13 +106,14 @@ class Records:
         rows = rows[rows["checkpoint"] == rows["checkpoint"].max()]
         return dict(zip(rows["parameter"], rows["frobenius_norm"], strict=True))
 
-    def update_norm(self, role: str, seed: int) -> float:
-        """Compute the Frobenius norm of a run's final update, over all parameters."""
+    def numbers_of_elements(self, role: str, seed: int) -> dict[str, float]:
+        """Find the number of elements of each parameter."""
         rows = _of(self.updates, role, seed)
-        return float((rows[rows["checkpoint"] == rows["checkpoint"].max()]["frobenius_norm"] ** 2).sum() ** 0.5)
+        sizes = rows["rows"].fillna(1) * rows["cols"].fillna(1)
+        return dict(zip(rows["parameter"], sizes, strict=True))
 
     def curve(self, sweep: str, role: str, seed: int, *kinds: str) -> pd.DataFrame:
-        """Find the points of a sweep's curve: `value`, `mean`, `update_norm` and `layer_norm`, ordered by value.
+        """Find the points of a sweep's curve: `value`, `mean`, `step` and norms, ordered by value.
 
         Several tasks and seeds of sampling are averaged.
 
@@ -125,7 +127,7 @@ class Records:
         rows = rows[(rows["sweep"] == sweep) & rows["kind"].isin(kinds)]
         if rows.empty:
             raise UnresolvedError(f"the sweep {sweep} of {role} has no curve {' or '.join(kinds)}")
-        columns = ["mean", "update_norm", "layer_norm"]
+        columns = ["mean", "step", "update_norm", "layer_norm"]
         return rows.groupby(["kind", "value"])[columns].mean().reset_index().sort_values("value", ignore_index=True)
 
     def accuracy(self, sweep: str, role: str, seed: int, kind: str, value: float) -> float:
@@ -156,14 +158,23 @@ class Records:
         return found
 
     def cost(self, role: str, seed: int, quantity: str) -> CostRange:
-        """Find what a run had spent at its first evaluation that reached the target; its bounds if none did."""
-        assert self.target is not None
-        return cost_range(to_target(self.metrics[role, seed], self.target), quantity)
+        """Find what a run had spent at its first evaluation that reached the target; its bounds if none did.
 
-    def final_accuracy(self, role: str, seed: int) -> float:
-        """Find the accuracy that a run measured last, in [0, 1]."""
+        Raises:
+            UnresolvedError: The run did not count that quantity.
+        """
         assert self.target is not None
-        return float(to_target(self.metrics[role, seed], self.target)["final_accuracy"])
+        found = to_target(self.metrics[role, seed], self.target)
+        if quantity not in found:
+            raise UnresolvedError(
+                f"metrics.jsonl of {role} is of an earlier version, and does not count {COUNTED[quantity]}"
+            )
+        return cost_range(found, quantity)
+
+    def accuracies(self, role: str, seed: int) -> dict[int, float]:
+        """Find the accuracies that a run measured while it trained, in [0, 1], by step."""
+        rows = self.metrics[role, seed]
+        return {int(row["step"]): float(row["accuracy"]) for row in rows if row.get("accuracy") is not None}
 
 
 def defined(value: float, why: str) -> float:

@@ -18,6 +18,7 @@ from rich.console import Console
 from effopd.analysis import analyze
 from effopd.console import print_places
 from effopd.errors import ConfigurationError, EffOPDError
+from effopd.evaluation import load_task
 from effopd.files import write_json, write_text
 from effopd.linearize import linearize
 from effopd.report.study import write_study_report
@@ -129,9 +130,12 @@ def _world(plan: StudyPlan, world: str, out: Path, means: _Means) -> list[str]:
     def say(line: str) -> None:
         means.console.print(line, markup=False, soft_wrap=True)
 
+    sizes = plan.settings["linearize"]
     for seed, place in _linearized(plan, out).items():  # before training, which it knows nothing of
-        settings: dict[str, Any] = {"task": f"world:{world}/train", "seed": seed, "console": means.console}
-        linearize(f"world:{world}/base", f"world:{world}/teacher", place, **settings, **plan.settings["linearize"])
+        # Each seed has prompts of its own, so that intervals over seeds include the choice of prompts.
+        task = load_task(f"world:{world}/train", limit=sizes["max_contexts"] + sizes["max_fresh_contexts"], seed=seed)
+        models = (f"world:{world}/base", f"world:{world}/teacher")
+        linearize(*models, place, task=task, seed=seed, console=means.console, **sizes)
 
     failed = do_trainings(jobs, means.workers, means.ray, say)
     errors = [f"{world}/{name}: {error}" for name, error in failed.items()]

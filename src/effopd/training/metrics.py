@@ -4,6 +4,7 @@ A row has these keys. Counts and seconds are cumulative over the run; counts are
 their mean:
 
     step, epoch, learning_rate
+    optimizer_steps             those so far: `passes` of them for each step of a line search, else one
     loss, reverse_kl            those of this step's rollouts, before its update; reverse_kl is in nats per token,
                                 and null without a teacher
     grad_norm                   norm of the gradient if the trainer logged this step, else null
@@ -172,6 +173,7 @@ class MetricsCallback(TrainerCallback):
         seconds = {phase: self._totals[phase] for phase in (*_PHASES, *_EFFOPD_PHASES)}
         return {
             "step": state.global_step,
+            "optimizer_steps": state.global_step * (self.effopd.config.passes if self.effopd else 1),
             "epoch": state.epoch,
             "learning_rate": self._learning_rate,
             "loss": loss,

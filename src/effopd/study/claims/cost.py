@@ -1,5 +1,7 @@
 """What reaching the target accuracy costs: EffOPD against vanilla OPD and its rivals, in four quantities.
 
+Steps are those of the optimizer, of which the line search makes several on each step's rollouts.
+
 A run that was stopped before the target bounds the ratio of costs on one side. The bound is taken as the value where it
 lies on its own side of the threshold, and then no verdict for the other side is given (see `study.verdict`). Otherwise
 the seed is unresolved, and so is the claim's verdict.
@@ -12,11 +14,12 @@ from effopd.study.records import COSTS, Records, UnresolvedError, needs
 
 THEME = "Cost of reaching the target accuracy"
 QUANTITIES = {
-    "steps": "steps_to_target",
+    "steps": "optimizer_steps_to_target",
     "rollouts": "rollouts_to_target",
     "tokens": "generated_tokens_to_target",
     "seconds": "seconds_to_target",
 }
+WORDS = dict.fromkeys(QUANTITIES, "") | {"steps": "optimizer "}
 INCLUDED = dict.fromkeys(QUANTITIES, ", those of validation included") | {"steps": ""}
 SETTINGS = {"": "a careful learning rate", "-best": "vanilla's best learning rate and batch"}
 
@@ -52,7 +55,7 @@ def _claim(
         theme=THEME,
         statement=statement,
         source=source,
-        statistic=f"{quantity} until the target accuracy{INCLUDED[quantity]}: {words}",
+        statistic=f"{WORDS[quantity]}{quantity} until the target accuracy{INCLUDED[quantity]}: {words}",
         threshold=threshold,
         direction="above",
         needs=needs(COSTS, *roles),
@@ -68,7 +71,7 @@ def _effopd(quantity: str, suffix: str) -> Claim:
     factor = f"at least {threshold:g} times fewer" if threshold > 1 else "fewer"
     return _claim(
         f"effopd_{quantity}{suffix.replace('-', '_')}",
-        f"EffOPD needs {factor} {quantity} than vanilla OPD, at {SETTINGS[suffix]}.",
+        f"EffOPD needs {factor} {WORDS[quantity]}{quantity} than vanilla OPD, at {SETTINGS[suffix]}.",
         f"{PAPER}, EffOPD" if threshold > 1 else f"{PAPER}, EffOPD; its number is of steps, and of one setting",
         quantity,
         (f"opd{suffix}", f"effopd{suffix}"),
@@ -80,7 +83,7 @@ def _effopd(quantity: str, suffix: str) -> Claim:
 def _line_search(quantity: str, suffix: str) -> Claim:
     return _claim(
         f"line_search_{quantity}{suffix.replace('-', '_')}",
-        f"The line search needs fewer {quantity} than vanilla OPD, at {SETTINGS[suffix]}.",
+        f"The line search needs fewer {WORDS[quantity]}{quantity} than vanilla OPD, at {SETTINGS[suffix]}.",
         "this project, docs/line_search.md",
         quantity,
         (f"opd{suffix}", f"line_search{suffix}"),

@@ -24,20 +24,23 @@ def mlp_over_attention(records: Records, seed: int) -> float:
 
 
 def inverted_u(records: Records, seed: int) -> float:
-    """Compute the mean accuracy of OPD's MLP windows in the middle half less that at the better end.
+    """Compute the mean gain per norm of OPD's MLP windows in the middle half less that at the better end.
 
-    Centres are halved by their place: the middle half are those between a quarter and three quarters of the way from
-    the first to the last; the ends are the first and the last.
+    It is per unit of the window's norm, because windows at the ends are cut off and hold fewer layers. Centres are
+    halved by their place: the middle half are those between a quarter and three quarters of the way from the first to
+    the last; the ends are the first and the last.
 
     Raises:
-        UnresolvedError: There are fewer than four centres.
+        UnresolvedError: There are fewer than four centres, or a window in which nothing moved.
     """
     rows = records.curve("sliding_window", "opd", seed, "mlp")
     if len(rows) < 4:
         raise UnresolvedError("there are fewer than four windows, and so no middle")
+    if not (rows["update_norm"] > 0).all():
+        raise UnresolvedError("OPD's update is 0 in a window")
+    gain = (rows["mean"] - records.accuracy("sliding_window", "opd", seed, "base", 0.0)) / rows["update_norm"]
     place = (rows["value"] - rows["value"].min()) / (rows["value"].max() - rows["value"].min())
-    middle = rows["mean"][(place >= 0.25) & (place <= 0.75)]
-    return float(middle.mean() - max(rows["mean"].iloc[0], rows["mean"].iloc[-1]))
+    return float(gain[(place >= 0.25) & (place <= 0.75)].mean() - max(gain.iloc[0], gain.iloc[-1]))
 
 
 def top_at_equal_norm(records: Records, seed: int, percent: float) -> float:
@@ -60,7 +63,9 @@ def top_suffices(records: Records, seed: int, percent: float) -> float:
 
 
 def tail_cost(records: Records, seed: int) -> float:
-    """Compute the share of the norm that RL's last 90 % of components have less the share of the gain that they bring.
+    """Compute the share of the squared norm of RL's last 90 % of components less the share of the gain that they bring.
+
+    Shares of squared norms add up to 1, as those of the gain are expected to; shares of norms add up to more.
 
     Raises:
         UnresolvedError: RL's matrices gain nothing.
@@ -72,11 +77,19 @@ def tail_cost(records: Records, seed: int) -> float:
     if rows.loc[100.0, "mean"] <= base:
         raise UnresolvedError("RL's attention and MLP matrices gain nothing over the base")
     norm = rows.loc[90.0, "update_norm"] / rows.loc[100.0, "update_norm"]
-    return float(norm - (rows.loc[90.0, "mean"] - base) / (rows.loc[100.0, "mean"] - base))
+    return float(norm**2 - (rows.loc[90.0, "mean"] - base) / (rows.loc[100.0, "mean"] - base))
 
 
 def early_at_final_norm(records: Records, seed: int, beta: float = 1.0) -> float:
-    """Find the accuracy of OPD's early checkpoint whose norms were brought towards the final ones by beta."""
+    """Find the accuracy of OPD's early checkpoint whose norms were brought towards the final ones by beta.
+
+    Raises:
+        UnresolvedError: The checkpoint is not at 10 % of the steps, give or take 5 %.
+    """
+    early = records.curve("norm_matching", "opd", seed, "beta")["step"].iloc[0]
+    last = records.curve("update_norm", "opd", seed, "scale")["step"].iloc[0]
+    if not abs(early / last - 0.1) <= 0.05:  # nor if steps are not known
+        raise UnresolvedError(f"the early checkpoint is at step {early:g} of {last:g}, which is not about 10 %")
     return records.accuracy("norm_matching", "opd", seed, "beta", beta)
 
 
@@ -150,9 +163,10 @@ CLAIMS = (
     ),
     _claim(
         "inverted_u",
-        "MLP updates of the middle layers are worth more than those of the first and of the last.",
-        "sliding window",
-        "accuracy of the base with OPD's MLP update in a window: mean of the middle half of centres less better end",
+        "Per unit of norm, MLP updates of the middle layers are worth more than those of the first and of the last.",
+        "sliding window; its windows at the ends are cut off, so per unit of norm is ours",
+        "gain over the base of OPD's MLP update in a window, divided by the window's norm: mean of the middle half of "
+        "centres less better end",
         ("above", 0.0),
         "sliding_window",
         ("opd",),
@@ -180,9 +194,10 @@ CLAIMS = (
     ),
     _claim(
         "tail_cost",
-        "The last 90 % of components of RL's update cost more of its norm than they bring of its gain.",
+        "The last 90 % of components of RL's update have more of its squared norm than they bring of its gain.",
         "bottom-k truncation",
-        "share of the norm of the last 90 % of components, less the share of the gain over the base that they bring",
+        "share of the squared norm in the last 90 % of components, less the share of the gain over the base that they "
+        "bring",
         ("above", 0.0),
         "top_bottom",
         ("rl",),

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from effopd.parameters import locate
 from effopd.study.claims.alignment import alignment
-from effopd.study.claims.claim import PAPER, Claim
+from effopd.study.claims.claim import PAPER, Bound, Claim
 from effopd.study.claims.cost import cost_ratio
 from effopd.study.records import (
     ALIGNMENTS,
@@ -31,6 +31,7 @@ FEW = 10
 FEWEST_WORLDS = 6
 """Number of worlds below which a rank correlation over them says nothing."""
 _HERE = needs(LINEARIZED, "opd")
+_GRADIENTS = (("trace_opd", "distillation's"), ("trace_rl", "RL's"))
 
 
 def share_in_few(records: Records, seed: int) -> float:
@@ -71,40 +72,64 @@ def rank_correlation(left: dict[Any, float], right: dict[Any, float]) -> float:
 
 
 def ranks_of_updates(records: Records, seed: int) -> float:
-    """Correlate the norms of b and of OPD's final update over the parameters."""
-    return rank_correlation(
-        records.linearized[seed]["driving_norm_by_parameter"], records.norms_by_parameter("opd", seed)
-    )
+    """Correlate the root mean squares of b and of OPD's final update over the parameters.
+
+    Norms would be ranked by the number of elements, whatever b is.
+    """
+    sizes = records.numbers_of_elements("opd", seed)
+    both = (records.linearized[seed]["driving_norm_by_parameter"], records.norms_by_parameter("opd", seed))
+    b, update = ({name: norm / sizes[name] ** 0.5 for name, norm in of.items() if name in sizes} for of in both)
+    return rank_correlation(b, update)
 
 
 def ranks_of_windows(records: Records, seed: int) -> float:
-    """Correlate b's squared norm in attention and MLP of each layer with the accuracy of the window around it."""
-    rows = records.curve("sliding_window", "opd", seed, "mlp", "attention")
-    windows = {(str(row.kind), int(row.value)): float(row.mean) for row in rows.itertuples()}
-    return rank_correlation(by_module(records.linearized[seed]["driving_norm_by_parameter"]), windows)
+    """Correlate b's norm in each layer with the accuracy of the window around it: for attention, for MLPs, averaged.
+
+    Over both kinds together, the correlation would be that of their numbers of elements.
+    """
+    b = by_module(records.linearized[seed]["driving_norm_by_parameter"])
+    found = []
+    for kind in ("attention", "mlp"):
+        rows = records.curve("sliding_window", "opd", seed, kind)
+        windows = {(kind, int(row.value)): float(row.mean) for row in rows.itertuples()}
+        found.append(rank_correlation(b, windows))
+    return sum(found) / len(found)
 
 
 def noise_ratio(records: Records, seed: int) -> float:
     """Divide the number of completions after which RL's mean gradient is as large as its noise by distillation's.
 
+    Where RL's mean gradient cannot be told from 0, its squared norm is taken as it is, noise included: the ratio is at
+    least the one that follows, and counts if it is above 1.
+
     Raises:
-        UnresolvedError: One of the mean gradients cannot be told from 0.
+        UnresolvedError: Distillation's mean gradient cannot be told from 0, or that bound decides nothing.
     """
     found = records.linearized[seed]
-    rl, opd = ((found[key] or {}).get("completions_for_unit_noise") for key in ("trace_rl", "trace_opd"))
-    if rl is None or opd is None:
-        raise UnresolvedError("a mean gradient cannot be told from 0, or there were no answers to reward")
-    return float(rl / opd)
+    rl, opd = (found[key] or {} for key in ("trace_rl", "trace_opd"))
+    completions = opd.get("completions_for_unit_noise")
+    if completions is None or not rl:
+        raise UnresolvedError("distillation's mean gradient cannot be told from 0, or there were no answers to reward")
+    if (exact := rl["completions_for_unit_noise"]) is not None:
+        return float(exact / completions)
+    why = "RL's mean gradient cannot be told from 0"
+    bound = rl["value"] / (rl["squared_mean"] + rl["value"] / found["num_contexts"]) / completions
+    if bound > 1:
+        return Bound(bound, True, why)
+    raise UnresolvedError(why)
 
 
 def cosine_of_means(records: Records, seed: int) -> float:
     """Find the cosine between the mean gradients of distillation and of RL at the base.
 
     Raises:
-        UnresolvedError: There is none.
+        UnresolvedError: There is none, or one of them cannot be told from 0, so that its direction is noise.
     """
-    if (found := records.linearized[seed]["cosine_opd_rl"]) is None:
+    view = records.linearized[seed]
+    if (found := view["cosine_opd_rl"]) is None:
         raise UnresolvedError("there were no answers to reward, or no answer was right")
+    if lost := [words for key, words in _GRADIENTS if not view[key]["squared_mean"] > 0]:
+        raise UnresolvedError(f"{' and '.join(lost)} mean gradient cannot be told from 0")
     return float(found)
 
 
@@ -151,16 +176,16 @@ CLAIMS = (
     ),
     _here(
         "driving_ranks_updates",
-        "Parameters with a larger driving term move more.",
-        "Spearman's correlation over parameters between the norms of b and of OPD's final update",
+        "Parameters whose elements have a larger driving term move more.",
+        "Spearman's correlation over parameters between the root mean squares of b and of OPD's final update",
         ranks_of_updates,
         needs=(*_HERE, *needs(ANALYSIS, "opd")),
     ),
     _here(
         "driving_ranks_windows",
-        "Layers and modules with a larger driving term are worth more in the sliding window.",
-        "Spearman's correlation over attention and MLP of every layer between the squared norm of b and the accuracy "
-        "of the base with OPD's update in the window around it",
+        "Layers with a larger driving term are worth more in the sliding window.",
+        "Spearman's correlation over layers between the norm of b and the accuracy of the base with OPD's update in "
+        "the window around the layer, averaged over attention and MLP",
         ranks_of_windows,
         needs=(*_HERE, *needs("sliding_window", "opd")),
     ),

@@ -1,6 +1,6 @@
 """What a unit of update norm buys, and where the norm is put."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from effopd.study.records import ANALYSIS, Records, UnresolvedError, needs
 
 THEME = "Gain per unit of update norm"
 ALGORITHMS = ("rl", "dapo", "ppo")
+EARLY = "opd-early"
 
 
 def gain_per_norm(records: Records, seed: int, rl: str = "rl") -> float:
@@ -33,38 +34,54 @@ def gain_of_norm(records: Records, seed: int, role: str) -> float:
     return float((points.loc[1.0, "mean"] - points.loc[0.0, "mean"]) / points.loc[1.0, "update_norm"])
 
 
-def spread_over_algorithms(values: Mapping[str, float], opd: float) -> float:
-    """Compute how far the RL algorithms are apart, highest less lowest, as a share of the size of OPD's value.
+def contrast_beyond_spread(values: Sequence[float], opd: float) -> float:
+    """Compute how much farther OPD is from the mean of the RL algorithms than these are from one another."""
+    return abs(opd - sum(values) / len(values)) - (max(values) - min(values))
+
+
+def difference_of_final(records: Records, seed: int) -> float:
+    """Compute how much more accurate OPD's scaled final update is than RL's, averaged over the norms of both.
 
     Raises:
-        UnresolvedError: OPD's value is 0.
+        UnresolvedError: A sweep lacks the base, or a run has not moved.
     """
-    if opd == 0:
-        raise UnresolvedError("OPD's value is 0, of which nothing is a share")
-    return (max(values.values()) - min(values.values())) / abs(opd)
+    curves = [records.curve("update_norm", role, seed, "scale") for role in ("opd", "rl")]
+    if any(curve["value"].iloc[0] != 0 for curve in curves):
+        raise UnresolvedError("a sweep update_norm lacks the scale 0, which is the base")
+    return _difference(*(curve[curve["value"] <= 1] for curve in curves))
 
 
-def difference_at_equal_norm(records: Records, seed: int, kind: str) -> float:
-    """Compute how much more accurate OPD is than RL, averaged over the norms that both curves reach.
+def difference_along_training(records: Records, seed: int) -> float:
+    """Compute how much more accurate OPD's checkpoints are than RL's, averaged over the norms that both have.
 
-    A curve starts at the base, and is linear between its points in the order of the path: of a path that comes back to
-    a norm, the first point that has it counts.
+    These are those from the first checkpoint of either on: before, there is nothing but a line from the base. OPD's
+    early checkpoints may be those of a second, shorter run with the same seed, of the role `opd-early`.
+
+    Raises:
+        UnresolvedError: One run's last checkpoint is nearer to the base than the other's first, or early ones are
+            planned and not there.
     """
-    curves = []
-    for role in ("opd", "rl"):
-        points = records.curve("update_norm", role, seed, kind)
-        start = records.curve("update_norm", role, seed, "scale").iloc[:1]
-        points = pd.concat([start, points[points["update_norm"] > start["update_norm"].iloc[0]]])
-        points = points[points["update_norm"] >= points["update_norm"].cummax()]
-        if kind == "scale":
-            points = points[points["value"] <= 1]
-        curves.append(points)
-    reach = min(float(points["update_norm"].iloc[-1]) for points in curves)
-    if reach <= 0:
-        raise UnresolvedError("a run's weights are those of the base")
-    grid = np.linspace(0, reach, 101)
-    opd, rl = (np.interp(grid, points["update_norm"], points["mean"]) for points in curves)
-    return float((opd - rl).mean())
+    opd = records.curve("update_norm", "opd", seed, "checkpoint")
+    if (EARLY, seed) in records.planned:
+        early = records.curve("update_norm", EARLY, seed, "checkpoint")
+        opd = pd.concat([early, opd[opd["value"] > early["value"].max()]])
+    return _difference(opd, records.curve("update_norm", "rl", seed, "checkpoint"))
+
+
+def _difference(opd: pd.DataFrame, rl: pd.DataFrame) -> float:
+    """Average a difference in accuracy over the norms that two curves have in common.
+
+    A curve is linear between its points in the order of the path: of a path that comes back to a norm, the first point
+    that has it counts.
+    """
+    curves = [points[points["update_norm"] >= points["update_norm"].cummax()] for points in (opd, rl)]
+    low = max(float(points["update_norm"].iloc[0]) for points in curves)
+    high = min(float(points["update_norm"].iloc[-1]) for points in curves)
+    if not low < high:
+        raise UnresolvedError(f"OPD and RL have no norms in common: the first is {low:.3g} and the last {high:.3g}")
+    grid = np.linspace(low, high, 101)
+    of_opd, of_rl = (np.interp(grid, points["update_norm"], points["mean"]) for points in curves)
+    return float((of_opd - of_rl).mean())
 
 
 def low_sensitivity_share(records: Records, seed: int) -> float:
@@ -102,65 +119,68 @@ def _gain_claim(name: str, rl: str, label: str, source: str) -> Claim:
     )
 
 
-_AT_EQUAL_NORM = "accuracy at equal norm of the update, averaged over the norms from 0 up to the lesser end"
+def _algorithms_claim(label: str, statistic: str, record: str, measure: Callable[[Records, int, str], float]) -> Claim:
+    return Claim(
+        name=f"rl_algorithm_{label.replace(' ', '_')}",
+        theme=THEME,
+        statement=f"RL algorithms (GRPO, DAPO, PPO) differ less from one another than from OPD: {label}.",
+        source=f"{PAPER}, other RL algorithms",
+        statistic=(
+            f"{statistic}: OPD's distance from the mean of GRPO, DAPO and PPO, less the distance of the highest of "
+            "these from the lowest"
+        ),
+        threshold=0.0,
+        direction="above",
+        needs=needs(record, "opd", *ALGORITHMS),
+        measure=lambda records, seed: contrast_beyond_spread(
+            [measure(records, seed, role) for role in ALGORITHMS], measure(records, seed, "opd")
+        ),
+    )
+
+
 CLAIMS = (
     _gain_claim("gain_per_norm", "rl", "RL", f"{PAPER}, accuracy against the norm of the update"),
     _gain_claim("gain_per_norm_dapo", "dapo", "DAPO", f"{PAPER}, other RL algorithms"),
     _gain_claim("gain_per_norm_ppo", "ppo", "PPO", f"{PAPER}, other RL algorithms"),
-    Claim(
-        name="rl_algorithm_gain_per_norm",
-        theme=THEME,
-        statement="The RL algorithm (GRPO, DAPO, PPO) changes nothing of the contrast with OPD: gain per norm.",
-        source=f"{PAPER}, other RL algorithms (the bound of a quarter is ours)",
-        statistic=(
-            "gain in accuracy over the base, divided by the norm of the final update: highest less lowest of GRPO, "
-            "DAPO and PPO, as a share of OPD's"
-        ),
-        threshold=0.25,
-        direction="below",
-        needs=needs("update_norm", "opd", *ALGORITHMS),
-        measure=lambda records, seed: spread_over_algorithms(
-            {role: gain_of_norm(records, seed, role) for role in ALGORITHMS}, gain_of_norm(records, seed, "opd")
-        ),
+    _algorithms_claim(
+        "gain per norm",
+        "gain in accuracy over the base, divided by the norm of the final update",
+        "update_norm",
+        gain_of_norm,
     ),
-    Claim(
-        name="rl_algorithm_effective_rank",
-        theme=THEME,
-        statement="The RL algorithm (GRPO, DAPO, PPO) changes nothing of the contrast with OPD: effective rank.",
-        source=f"{PAPER}, other RL algorithms (the bound of a quarter is ours)",
-        statistic=(
-            "effective rank of the last checkpoint, averaged over attention and MLP matrices: highest less lowest of "
-            "GRPO, DAPO and PPO, as a share of OPD's"
-        ),
-        threshold=0.25,
-        direction="below",
-        needs=needs(ANALYSIS, "opd", *ALGORITHMS),
-        measure=lambda records, seed: spread_over_algorithms(
-            {role: records.mean_of_matrices(role, seed, "effective_rank") for role in ALGORITHMS},
-            records.mean_of_matrices("opd", seed, "effective_rank"),
-        ),
+    _algorithms_claim(
+        "effective rank",
+        "effective rank of the last checkpoint, averaged over attention and MLP matrices",
+        ANALYSIS,
+        lambda records, seed, role: records.mean_of_matrices(role, seed, "effective_rank"),
     ),
     Claim(
         name="equal_norm_final",
         theme=THEME,
         statement="Scaled to the same norm, OPD's final update is worth more than RL's.",
         source=f"{PAPER}, accuracy against the norm of the scaled final update",
-        statistic=f"{_AT_EQUAL_NORM}, of the scaled final update: OPD less RL",
+        statistic=(
+            "accuracy at equal norm of the scaled final update, averaged over the norms up to the lesser final one: "
+            "OPD less RL"
+        ),
         threshold=0.0,
         direction="above",
         needs=needs("update_norm", "opd", "rl"),
-        measure=lambda records, seed: difference_at_equal_norm(records, seed, "scale"),
+        measure=difference_of_final,
     ),
     Claim(
         name="equal_norm_training",
         theme=THEME,
         statement="Along training, too, OPD is more accurate than RL at the same norm of the update.",
         source=f"{PAPER}, accuracy against the norm of the update over training",
-        statistic=f"{_AT_EQUAL_NORM}, of the checkpoints: OPD less RL",
+        statistic=(
+            "accuracy at equal norm of the update, averaged over the norms that the checkpoints of both have: OPD less "
+            "RL"
+        ),
         threshold=0.0,
         direction="above",
         needs=needs("update_norm", "opd", "rl"),
-        measure=lambda records, seed: difference_at_equal_norm(records, seed, "checkpoint"),
+        measure=difference_along_training,
     ),
     Claim(
         name="low_sensitivity",
