@@ -62,6 +62,11 @@ def _pack_world(study: Path, world: str, records: Path) -> int:
     return len(runs)
 
 
+def finished_worlds(records: Path = RECORDS) -> list[str]:
+    """Name the worlds of which all was packed."""
+    return sorted(path.parent.name for path in records.glob(f"*/{FINISHED}"))
+
+
 def unpack(records: Path, study: Path) -> dict[str, int]:
     """Put the records where `effopd study` looks for them, and return the number of runs of each world."""
     packed = {

@@ -48,7 +48,17 @@ IMPORTS = {
     "linearize": {"evaluation", "grading", "linearized", "models", "report", "sampling"},
     "sweeps": {"parameters", "models", "checkpoints", "interventions", "evaluation", "report"},
     "experiments": {"training", "report", "world"},
-    "study": {"analysis", "experiments", "linearize", "parameters", "report", "sweeps", "training", "world"},
+    "study": {
+        "analysis",
+        "evaluation",
+        "experiments",
+        "linearize",
+        "parameters",
+        "report",
+        "sweeps",
+        "training",
+        "world",
+    },
     "cli": {
         "analysis",
         "curves",

@@ -88,12 +88,10 @@ def study(
         what.check()
     elif gpus_per_worker:
         raise ConfigurationError("The models of the embedded worlds are for CPUs. Leave --gpus-per-worker out.")
-    texts = written_down()
-    settings = _settings(what) | {"claims_sha256": digest(texts)}
     failed: list[str] = []
-    with claimed(out, STUDY, settings, holds="a study"), session(workers, address) as ray:
+    with claimed(out, STUDY, _settings(what), holds="a study"), session(workers, address) as ray:
         means = _Means(ray, workers, address, gpus_per_worker, console)
-        for name, text in texts.items():
+        for name, text in written_down().items():
             write_text(out / "written_down" / name, text)
         try:
             if isinstance(what, OwnModels):
@@ -102,7 +100,9 @@ def study(
                 for world in what.worlds:
                     failed += _world(what, world, out / world, means)
         finally:  # also after an interruption
-            report = _report(what, out, settings, failed)
+            content = judged(what, out, failed)
+            write_json(out / CLAIMS_FILE, content)
+            report = write_study_report(content, out)
     print_places(console, {"Report": report, "Claims": out / CLAIMS_FILE, "Table": out / "evidence.md"})
     if failed:
         raise EffOPDError(
@@ -112,13 +112,34 @@ def study(
     return report
 
 
+def judged(what: StudyPlan | OwnModels, out: Path, failed: Sequence[str] = ()) -> dict[str, Any]:
+    """Judge the claims by what there is of a study, and return what `claims.json` says.
+
+    Args:
+        what: What was studied.
+        out: Directory of the study.
+        failed: What is said of pieces that failed.
+    """
+    records = list(_records(what, out))
+    return {
+        "study": _settings(what),
+        "targets": {each.world: each.target for each in records},
+        "failed": list(failed),
+        "versions": installed_versions(_PACKAGES),
+        "claims": judge(records),
+        "boundaries": find_boundaries(records),
+    }
+
+
 def _settings(what: StudyPlan | OwnModels) -> dict[str, Any]:
+    settings: dict[str, Any] = {"claims_sha256": digest(written_down())}
     if isinstance(what, OwnModels):
         places = {f"{role}-{seed}": place for (role, seed), place in what.places().items()}
         own = {"spec": what.sweep.to_json(), "runs": places, "target": what.target, "linearized": what.linearized}
-        return {"plan": "own models"} | own
+        return {"plan": "own models"} | own | settings
     methods = {role: asdict(plan) for role, plan in what.methods.items()}
-    return {"plan": what.name, "worlds": what.worlds, "seeds": what.seeds, "methods": methods, "sizes": what.settings}
+    of_plan = {"worlds": what.worlds, "seeds": what.seeds, "methods": methods, "sizes": what.settings}
+    return {"plan": what.name} | of_plan | settings
 
 
 def _world(plan: StudyPlan, world: str, out: Path, means: _Means) -> list[str]:
@@ -182,18 +203,3 @@ def _records(what: StudyPlan | OwnModels, out: Path) -> Iterator[Records]:
         of = out / world
         places = {"analysis": of / "analysis", "sweep": of / "sweep", "linearized": _linearized(what, of)}
         yield read_records(world, runs, labels=labels, target=what.target(world), **places)
-
-
-def _report(what: StudyPlan | OwnModels, out: Path, settings: dict[str, Any], failed: Sequence[str]) -> Path:
-    """Judge the claims by what there is, and write all that a study tells."""
-    records = list(_records(what, out))
-    content = {
-        "study": settings,
-        "targets": {each.world: each.target for each in records},
-        "failed": list(failed),
-        "versions": installed_versions(_PACKAGES),
-        "claims": judge(records),
-        "boundaries": find_boundaries(records),
-    }
-    write_json(out / CLAIMS_FILE, content)
-    return write_study_report(content, out)
