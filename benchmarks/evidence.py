@@ -45,7 +45,9 @@ def page(content: dict[str, Any]) -> str:
     seeds = len(content["study"]["seeds"])
     about = {"quick": QUICK, "short": SHORT + FULL, "full": FULL}[content["study"]["plan"]]
     about = about.format(seeds=seeds, factor=t.ppf(0.975, seeds - 1), worlds=_worlds(content["study"]["worlds"]))
-    verdicts, _, rest = evidence(content).partition("## How verdicts are reached")
+    text = evidence(content)
+    if content["study"]["plan"] == "short":
+        text = text.replace("written down before the first run;", "written down before the first run of `sibling`;")
     return "\n".join(
         [
             "# Evidence: each claim of the paper, and its verdict",
@@ -55,7 +57,7 @@ def page(content: dict[str, Any]) -> str:
             "",
             about,
             "",
-            verdicts + "## How verdicts are reached" + rest,
+            text,
         ]
     )
 
