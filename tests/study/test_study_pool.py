@@ -1,4 +1,4 @@
-"""Training runs on Ray: all are done, a failed one is named, and the others go on."""
+"""Pieces of a study on Ray: all are done, a failed one is named, and the others go on."""
 
 import json
 from collections.abc import Callable
@@ -10,8 +10,9 @@ import pytest
 
 from effopd.errors import DivergedError
 from effopd.study import training as training_module
+from effopd.study.pieces import run_piece, view_piece
 from effopd.study.plan import Training, make_plan
-from effopd.study.pool import do_trainings, session
+from effopd.study.pool import do_pieces, session
 
 
 class WorkerDiedError(Exception):
@@ -19,7 +20,7 @@ class WorkerDiedError(Exception):
 
 
 class OneProcess:
-    """What `do_trainings` needs of Ray, in one process: tasks begin when they are waited for, the oldest first."""
+    """What `do_pieces` needs of Ray, in one process: tasks begin when they are waited for, the oldest first."""
 
     class exceptions:  # noqa: N801
         RayError = WorkerDiedError
@@ -74,12 +75,12 @@ def test_as_many_at_a_time_as_there_is_room_and_failures_are_named(
 
     monkeypatch.setattr(training_module, "do_training", train)
     first = next(make_plan("quick").trainings("style"))
-    jobs = [(replace(first, seed=seed), tmp_path / str(seed)) for seed in range(200, 205)]
+    jobs = [run_piece(replace(first, seed=seed), tmp_path / str(seed)) for seed in range(200, 205)]
     ray, said = OneProcess(), []
-    failed = do_trainings(jobs, workers, ray, said.append)
+    failed = do_pieces(jobs, workers, ray, said.append)
     assert failed == {"opd-201": "it diverged", "opd-202": "out of memory"}
     assert done == [200, 203, 204] and ray.most == most and ray.cancelled == []
-    assert said[1] == "style: 2/5 runs; opd-201 failed" and len(said) == 5
+    assert said[1] == "2/5: opd-201 failed" and len(said) == 5
 
 
 def test_an_interruption_cancels_what_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,12 +91,12 @@ def test_an_interruption_cancels_what_is_under_way(tmp_path: Path, monkeypatch: 
     first = next(make_plan("quick").trainings("style"))
     ray = OneProcess()
     with pytest.raises(KeyboardInterrupt):
-        do_trainings([(replace(first, seed=seed), tmp_path) for seed in range(5)], 2, ray, lambda line: None)
+        do_pieces([run_piece(replace(first, seed=seed), tmp_path) for seed in range(5)], 2, ray, lambda line: None)
     assert ray.cancelled == [2]
 
 
 @pytest.mark.slow
-def test_runs_on_ray(tmp_path: Path) -> None:
+def test_views_and_runs_on_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     first = next(make_plan("quick").trainings("style"))
     small = replace(first, steps=2, prompts_per_step=8, save_steps=1, evaluation_problems=16)
@@ -103,12 +104,17 @@ def test_runs_on_ray(tmp_path: Path) -> None:
     broken = replace(small, seed=3, plan=replace(small.plan, acceleration="warp"))
     said: list[str] = []
     with session(2, None) as ray:
-        failed = do_trainings([*jobs, (broken, tmp_path / "3")], 2, ray, said.append)
+        sizes = {"max_contexts": 4, "max_fresh_contexts": 4, "num_steps": 3}
+        views = [view_piece("style", seed, sizes, tmp_path / f"view-{seed}") for seed in (1, 2)]
+        assert not do_pieces(views, 2, ray, said.append)
+        pieces = [run_piece(*job) for job in [*jobs, (broken, tmp_path / "3")]]
+        failed = do_pieces(pieces, 2, ray, said.append)
+    assert len({json.loads((piece.arguments[-1] / "linearized.json").read_text())["loss"] for piece in views}) == 2
     assert list(failed) == ["opd-3"] and "warp" in failed["opd-3"]
     for training, directory in jobs:
         assert json.loads((directory / "run.json").read_text())["steps"] == training.steps
         assert len(list(directory.glob("checkpoint-*"))) == 2
-    assert len(said) == 3 and sum("failed" in line for line in said) == 1
+    assert len(said) == 5 and sum("failed" in line for line in said) == 1
 
 
 def test_one_worker_needs_no_ray() -> None:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import pytest
 from study.made_up import metrics
 
-from effopd.errors import CheckpointError, ConfigurationError, DivergedError, EffOPDError
+from effopd.errors import CheckpointError, ConfigurationError, DataError, DivergedError, EffOPDError
 from effopd.study import StudyPlan, make_plan, run, study
+from effopd.study import pieces as pieces_module
 from effopd.study import training as training_module
 from effopd.study.boundary import ROLES as BOUNDARY
 from effopd.study.claims.norms import ALGORITHMS, EARLY
@@ -28,7 +29,7 @@ class Pieces:
         self.prompts: dict[int, set[str]] = {}
         self.before: Callable[[str], None] = lambda name: None
         monkeypatch.setattr(training_module, "do_training", self.train)
-        monkeypatch.setattr(run, "linearize", self.linearize)
+        monkeypatch.setattr(pieces_module, "linearize", self.linearize)
         monkeypatch.setattr(run, "analyze", self.analyze)
         monkeypatch.setattr(run, "sweep", self.sweep)
 
@@ -149,24 +150,27 @@ def test_other_claims_seeds_or_worlds_are_refused(
     assert "threshold = 3.0" in (tmp_path / "written_down" / "claims" / "cost.py").read_text()
 
 
-def test_a_run_that_fails_is_named_and_nothing_of_it_is_decided(tmp_path: Path, pieces: Pieces) -> None:
+def test_a_piece_that_fails_is_named_and_nothing_of_it_is_decided(tmp_path: Path, pieces: Pieces) -> None:
     def diverge(name: str) -> None:
         if name in ("effopd-201", "rl-200"):
             raise DivergedError("training has diverged.")
+        if name == "linearized-201":
+            raise DataError("there is no such model.")
 
     pieces.before = diverge
-    with pytest.raises(EffOPDError, match=r"3 pieces failed.*style/rl-200: training has diverged\. The same"):
+    with pytest.raises(EffOPDError, match=r"4 pieces failed.*style/linearized-201: there is no such model\. The same"):
         study(quick(), tmp_path, workers=1)
     content = json.loads((tmp_path / "claims.json").read_text())
-    assert content["failed"][1] == "style/effopd-201: training has diverged."
-    assert "nothing was analysed, because rl-200 failed" in content["failed"][2]
+    assert content["failed"][1:3] == [f"style/{name}: training has diverged." for name in ("rl-200", "effopd-201")]
+    assert "nothing was analysed, because rl-200 failed" in content["failed"][3]
     assert "analysis" not in pieces.done and "line_search-201" in pieces.done
     found = claims(tmp_path)["effopd_rollouts"]
     assert found["verdict"] == "undecided" and "of effopd (seed 201)" in found["notes"][0]
+    assert "lacks the local quadratic view" in claims(tmp_path)["mean_gradients_agree"]["notes"][0]
     assert "training has diverged" in (tmp_path / "study.html").read_text()
     pieces.before = lambda name: None
     study(quick(), tmp_path, workers=1)
-    assert pieces.done.count("effopd-201") == 1 and pieces.done[-1] == "sweep"
+    assert pieces.done.count("effopd-201") == pieces.done.count("linearized-201") == 1 and pieces.done[-1] == "sweep"
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path: Path, pieces: Pieces) -> None:

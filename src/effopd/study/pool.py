@@ -1,16 +1,26 @@
-"""Training runs side by side: one after the other in this process, or several at a time on Ray, as a sweep's cells."""
+"""Pieces of a study: one after the other in this process, or several at a time on Ray, as the cells of a sweep."""
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from effopd.errors import EffOPDError
-from effopd.study.plan import Training
 from effopd.sweeps import connected, import_ray, num_workers
 
-Jobs = Sequence[tuple[Training, Path]]
+
+class Piece(NamedTuple):
+    """A piece of a study that depends on no other, and does only what is left of it.
+
+    Attributes:
+        name: Name that messages call it.
+        do: Function that does it; one that can be imported, so that a worker can be sent it.
+        arguments: What the function is called with.
+    """
+
+    name: str
+    do: Callable[..., None]
+    arguments: tuple[Any, ...]
 
 
 @contextlib.contextmanager
@@ -34,67 +44,65 @@ def session(workers: int | None, address: str | None) -> Iterator[Any]:
         yield ray
 
 
-def do_trainings(jobs: Jobs, workers: int | None, ray: Any, say: Callable[[str], None]) -> dict[str, str]:
-    """Do training runs, or what is left of them.
+def do_pieces(pieces: Sequence[Piece], workers: int | None, ray: Any, say: Callable[[str], None]) -> dict[str, str]:
+    """Do pieces, or what is left of them.
 
     Args:
-        jobs: The runs, each with its directory; on a cluster, one that all nodes share.
-        workers: Number of runs at a time; None takes as many as Ray has processors.
-        ray: The module, from `session`; None trains in this process.
+        pieces: The pieces. On a cluster, the directories that they write to are shared by all nodes.
+        workers: Number of pieces at a time; None takes as many as Ray has processors.
+        ray: The module, from `session`; None does them in this process.
         say: Function that shows a line of progress.
 
     Returns:
-        The error of each run that failed, by its name. The others are finished.
+        The error of each piece that failed, by its name. The others are finished.
     """
     failed: dict[str, str] = {}
-    done = _in_process(jobs) if ray is None else _on_ray(jobs, workers, ray)
-    for finished, (training, error) in enumerate(done, start=1):
+    done = _in_process(pieces) if ray is None else _on_ray(pieces, workers, ray)
+    for finished, (name, error) in enumerate(done, start=1):
         if error is not None:
-            failed[training.name] = error
-        say(f"{training.world}: {finished}/{len(jobs)} runs; {training.name} {'failed' if error else 'is finished'}")
+            failed[name] = error
+        say(f"{finished}/{len(pieces)}: {name} {'failed' if error else 'is finished'}")
     return failed
 
 
-def _in_process(jobs: Jobs) -> Iterator[tuple[Training, str | None]]:
-    for training, directory in jobs:
-        yield training, _attempt(training, directory)
+def _in_process(pieces: Sequence[Piece]) -> Iterator[tuple[str, str | None]]:
+    for piece in pieces:
+        yield piece.name, _attempt(piece)
 
 
-def _on_ray(jobs: Jobs, workers: int | None, ray: Any) -> Iterator[tuple[Training, str | None]]:
+def _on_ray(pieces: Sequence[Piece], workers: int | None, ray: Any) -> Iterator[tuple[str, str | None]]:
     environment = {"env_vars": {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}}
     start = ray.remote(_attempt_alone).options(num_cpus=1, max_retries=1, runtime_env=environment).remote
     most = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    waiting = list(jobs)
-    calls: dict[Any, Training] = {}
+    waiting = list(pieces)
+    calls: dict[Any, str] = {}
     try:
         while waiting or calls:
             while waiting and len(calls) < most:
-                training, directory = waiting.pop(0)
-                calls[start(training, directory.resolve())] = training
+                piece = waiting.pop(0)
+                calls[start(piece)] = piece.name
             (reference,), _ = ray.wait(list(calls), num_returns=1)
-            training = calls.pop(reference)
+            name = calls.pop(reference)
             try:
-                yield training, ray.get(reference)
+                yield name, ray.get(reference)
             except ray.exceptions.RayError as error:
-                yield training, str(error).strip().splitlines()[-1]
+                yield name, str(error).strip().splitlines()[-1]
     finally:
         for reference in calls:
             ray.cancel(reference, force=True)
 
 
-def _attempt(training: Training, directory: Path) -> str | None:
-    from effopd.study.training import do_training  # imported here, so that only workers import TRL
-
+def _attempt(piece: Piece) -> str | None:
     try:
-        do_training(training, directory)
+        piece.do(*piece.arguments)
     except EffOPDError as error:
         return str(error)
     return None
 
 
-def _attempt_alone(training: Training, directory: Path) -> str | None:
+def _attempt_alone(piece: Piece) -> str | None:
     import torch
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    return _attempt(training, directory)
+    return _attempt(piece)

@@ -18,15 +18,14 @@ from rich.console import Console
 from effopd.analysis import analyze
 from effopd.console import print_places
 from effopd.errors import ConfigurationError, EffOPDError
-from effopd.evaluation import load_task
 from effopd.files import write_json, write_text
-from effopd.linearize import linearize
 from effopd.report.study import write_study_report
 from effopd.run_directory import claimed
 from effopd.study.boundary import find_boundaries
 from effopd.study.claims import digest, written_down
+from effopd.study.pieces import run_piece, view_piece
 from effopd.study.plan import StudyPlan
-from effopd.study.pool import do_trainings, session
+from effopd.study.pool import do_pieces, session
 from effopd.study.records import Records, read_records
 from effopd.study.results import judge
 from effopd.study.spec import OwnModels
@@ -149,16 +148,13 @@ def _world(plan: StudyPlan, world: str, out: Path, means: _Means) -> list[str]:
     jobs = [(training, out / "runs" / training.name) for training in plan.trainings(world)]
 
     def say(line: str) -> None:
-        means.console.print(line, markup=False, soft_wrap=True)
+        means.console.print(f"{world} {line}", markup=False, soft_wrap=True)
 
     sizes = plan.settings["linearize"]
-    for seed, place in _linearized(plan, out).items():  # before training, which it knows nothing of
-        # Each seed has prompts of its own, so that intervals over seeds include the choice of prompts.
-        task = load_task(f"world:{world}/train", limit=sizes["max_contexts"] + sizes["max_fresh_contexts"], seed=seed)
-        models = (f"world:{world}/base", f"world:{world}/teacher")
-        linearize(*models, place, task=task, seed=seed, console=means.console, **sizes)
-
-    failed = do_trainings(jobs, means.workers, means.ray, say)
+    views = [view_piece(world, seed, sizes, place) for seed, place in _linearized(plan, out).items()]
+    failed: dict[str, str] = {}
+    for pieces in (views, [run_piece(*job) for job in jobs]):  # views first, which know nothing of training
+        failed |= do_pieces(pieces, means.workers, means.ray, say)
     errors = [f"{world}/{name}: {error}" for name, error in failed.items()]
     swept = {training.name: str(place) for training, place in jobs if training.plan.swept}
     if broken := sorted(set(swept) & set(failed)):
