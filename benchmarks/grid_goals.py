@@ -194,11 +194,10 @@ def _forgetting(world: World) -> Verdict:
         f"{loss.format('+.2f')} points and {kl.format('+.4f')} nats, at accuracies from "
         f"{min(map(accuracy_at_target, cells)):.3f} against {accuracy_at_target(best):.3f}"
     )
-    if len(arrived) < len(best):
-        text += f"; vanilla's are the {len(arrived)} of {len(best)} runs that arrived"
+    few = f"; vanilla's are the {len(arrived)} of {len(best)} runs that arrived" if len(arrived) < len(best) else ""
     across = "; an interval reaches across" if max(loss.high, kl.high) > 0 >= max(loss.low, kl.low) else ""
-    interval = f"accuracy lost {loss.format('+.2f')} points, KL {kl.format('+.3f')} nats{across}"
-    return Verdict("", outcome, text, "both at most 0", interval=interval)
+    interval = f"accuracy lost {loss.format('+.2f')} points, KL {kl.format('+.3f')} nats{across}{few}"
+    return Verdict("", outcome, text + few, "both at most 0", interval=interval)
 
 
 def _seconds(world: World) -> Verdict:
