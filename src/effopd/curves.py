@@ -32,6 +32,7 @@ _SHARED_IN_TRAINING = (
     *("evaluation_dataset_name", "evaluation_config", "evaluation_split", "num_evaluation_examples", "reward"),
     *("system_prompt", "prompt_template", "temperature", "max_completion_length"),
 )
+_POINT = ["role", "name", "task", "step"]
 _NORMAL = 1.959964  # of a 95 % interval
 
 
@@ -85,6 +86,9 @@ def draw_curves(
             ends.append(found[found["step"] == found.groupby("task")["step"].transform("max")])
         last = pd.concat(ends).assign(step=lambda table: table.groupby("task")["step"].transform("max"))
         rows += [row | {"role": "baseline", "name": name} for row in last.to_dict("records")]
+    # Directories may be given twice, or one within another.
+    once = {(*(row[key] for key in _POINT), Path(row["place"]).resolve()): row for row in rows}
+    rows = list(once.values())
     _check_comparable(rows)
     written = write_accuracy(_points(rows), Path(out))
     pictures, table = written[:-1], written[-1]
@@ -211,13 +215,12 @@ def _points(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     t-interval of their mean, since seeds share their problems.
     """
     points = []
-    keys = ["role", "name", "task", "step"]
-    for values, group in pd.DataFrame(rows).groupby(keys, sort=False):
+    for values, group in pd.DataFrame(rows).groupby(_POINT, sort=False):
         mean, low, high = (float(group[name].mean()) for name in ("accuracy", "low", "high"))
         if len(group) > 1:
             half = float(student_t.ppf(0.975, len(group) - 1) * group["accuracy"].sem())
             low, high = min(low, max(mean - half, 0.0)), max(high, min(mean + half, 1.0))
-        point = dict(zip(keys, values, strict=True)) | {"accuracy": mean, "low": low, "high": high}
+        point = dict(zip(_POINT, values, strict=True)) | {"accuracy": mean, "low": low, "high": high}
         problems = group["num_problems"].min()
         points.append(point | {"evaluations": len(group), "problems": None if pd.isna(problems) else int(problems)})
     return pd.DataFrame(points)

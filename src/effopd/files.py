@@ -16,6 +16,18 @@ import yaml
 from effopd.errors import DataError
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path whose `~` or `~name` is replaced by the home directory.
+
+    Raises:
+        DataError: There is no user of that name.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: there is no such user; give a path without ~.") from error
+
+
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Replace a file by one that the block writes, once it is complete. The file's directory is made if need be.

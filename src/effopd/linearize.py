@@ -21,11 +21,12 @@ from effopd.console import print_places
 from effopd.errors import ConfigurationError, DataError, listing
 from effopd.evaluation.backends import TransformersBackend
 from effopd.evaluation.dataset_rows import read_rows
+from effopd.evaluation.file_tasks import check_prompt
 from effopd.evaluation.prompts import encode_prompts
 from effopd.evaluation.resume import task_digest
 from effopd.evaluation.settings import TaskSettings
 from effopd.evaluation.task import Task
-from effopd.files import replaced, write_json
+from effopd.files import expanded, replaced, write_json
 from effopd.grading import grade_math
 from effopd.linearized.contexts import Contexts, make_contexts
 from effopd.linearized.covariance import distillation, gradient_spread
@@ -92,7 +93,7 @@ def linearize(
             follows from the first 32.
         max_contexts: Largest number of contexts, one for each prompt, at least 2.
         max_fresh_contexts: Largest number of other contexts, of the prompts after these, by which shares of b are freed
-            of the noise of their number; chosen likewise. 0 samples none.
+            of the noise of their number; chosen likewise. At least 3, or 0, which samples none.
         num_steps: Number of products with A in the Lanczos method, at least 2.
         micro_batch: Number of contexts that go through a model at a time, at least 1.
         max_new_tokens: Limit on the tokens of a completion, in place of the task's own; 4096 for a file of prompts.
@@ -119,7 +120,7 @@ def linearize(
     check_number("temperature", temperature, above=0)
     for name, value, low in (
         ("max_contexts", max_contexts, 2),
-        ("max_fresh_contexts", max_fresh_contexts, 0),
+        ("max_fresh_contexts", max_fresh_contexts, FEWEST_FRESH if max_fresh_contexts else 0),
         ("num_steps", num_steps, 2),
         ("micro_batch", micro_batch, 1),
         ("seed", seed, 0),
@@ -138,7 +139,7 @@ def linearize(
             chat_template_kwargs=chat_template_kwargs,
             max_new_tokens=max_new_tokens,
         )
-        loaded = asked.load() if prompts is None else _prompts_only(prompts.expanduser(), asked)
+        loaded = asked.load() if prompts is None else _prompts_only(expanded(prompts), asked)
     assert isinstance(loaded, Task)
     graded = prompts is None
     places = {"student": find_model(student), "teacher": find_model(teacher)}
@@ -146,7 +147,7 @@ def linearize(
     tokenizer = load_tokenizer(places["student"], pad_token=pad_token)
     configs = [load_config(each) for each in places.values()]
     check_vocabularies(tokenizer, load_tokenizer(places["teacher"], pad_token=pad_token), *configs)
-    _check_checkpoints(runs, places["student"])
+    _check_checkpoints(runs, places["student"], values=not (out / RESULT).exists())
     settings = {
         **{name: str(place) for name, place in places.items()},
         **{f"{name}_files": weights_digest(place) for name, place in places.items()},
@@ -252,7 +253,7 @@ def _contexts(
     squared, count = spread.squared_mean, len(contexts.input_ids)
     wanted = math.ceil(spread.trace / squared / standard_error**2) if squared > 0 else None
     if wanted is None or wanted > most:
-        asked = "a number that 32 do not tell" if wanted is None else f"about {wanted:,}"
+        asked = f"a number that {count} do not tell" if wanted is None else f"about {wanted:,}"
         console.print(f"A standard error of {standard_error:g} would take {asked} of contexts; taking {most:,}.")
     if (number := min(wanted or most, most)) > count:
         contexts = sampler.sample(0, number)
@@ -277,7 +278,7 @@ def _save(path: Path, contexts: Contexts) -> None:
         save_file({name: each.contiguous() for name, each in contexts._asdict().items()}, temporary)
 
 
-def _check_checkpoints(places: Mapping[str, Path | str], student: Path | str) -> None:
+def _check_checkpoints(places: Mapping[str, Path | str], student: Path | str, values: bool) -> None:
     """Refuse a checkpoint that cannot have been trained from the student, before hours of work and not after them."""
 
     def shapes(place: Path | str) -> dict[str, torch.Size]:
@@ -292,6 +293,10 @@ def _check_checkpoints(places: Mapping[str, Path | str], student: Path | str) ->
             raise DataError(
                 f"checkpoint {name}, {place}: {len(wrong)} parameters have another shape than in the student "
                 f"{student}, or are in one of the two only: {listing(wrong)}. Give a model trained from the student."
+            )
+        if values and (broken := [key for key, each in _parameters(place).items() if not each.isfinite().all()]):
+            raise DataError(
+                f"checkpoint {name}, {place}: not all numbers of {listing(broken)} are finite. Give an earlier one."
             )
 
 
@@ -309,7 +314,7 @@ def _rewards(task: Task, tokenizer: PreTrainedTokenizerBase, contexts: Contexts)
 def _prompts_only(path: Path, asked: TaskSettings) -> Task:
     """Load a file of prompts as a task whose completions cannot be graded."""
     found: list[Any] = [row.get("prompt") for row in read_rows(path, asked.limit)]
-    if wrong := [number for number, prompt in enumerate(found, start=1) if not prompt]:
-        raise DataError(f"{path}, row {wrong[0]}: no prompt; expected text or messages in each row.")
+    for number, prompt in enumerate(found, start=1):
+        check_prompt(prompt, f"{path}, row {number}")
     task = Task(str(path), found, [None] * len(found), grade_math, asked.max_new_tokens or MAX_NEW_TOKENS)
     return task.as_chat(asked.system_prompt, asked.chat_template_kwargs) if asked.chat else task

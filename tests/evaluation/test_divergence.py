@@ -32,8 +32,8 @@ def plain_kl(model: PreTrainedModel, teacher: PreTrainedModel, prompt: list[int]
     with torch.no_grad():
         logits, others = model(ids).logits[0].double(), teacher(ids).logits[0].double()
     if others.shape[-1] < logits.shape[-1]:
-        missing = torch.full((len(others), logits.shape[-1] - others.shape[-1]), PADDING_LOGIT, dtype=torch.float64)
-        others = torch.cat([others, missing], dim=-1)
+        missing = others.mean(-1, keepdim=True) + PADDING_LOGIT
+        others = torch.cat([others, missing.expand(-1, logits.shape[-1] - others.shape[-1])], dim=-1)
     log_p, log_q = logits.log_softmax(-1), others[:, : logits.shape[-1]].log_softmax(-1)
     per_position = (log_p.exp() * (log_p - log_q)).sum(-1)
     return float(per_position[len(prompt) - 1 : -1].sum())

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 
 from effopd.checkpoints import find_checkpoints, open_pair
-from effopd.errors import CheckpointError, ConfigurationError
+from effopd.errors import CheckpointError, ConfigurationError, DataError
+from effopd.experiments.arguments import world_run_arguments
 from effopd.experiments.world_runs import WorldRunSteps, world_runs
+from effopd.run_directory import locked
 from effopd.world import base_dir
 
 STEPS = WorldRunSteps(opd=(2, 1), effopd=(2, 1), grpo=(1, 1))
@@ -28,3 +30,14 @@ def test_runs_keep_their_checkpoints_and_are_not_done_again(tmp_path: Path, caps
     with pytest.raises(CheckpointError, match="grpo-0 is not empty and holds no run of"):
         world_runs(tmp_path, seeds=1, steps=STEPS)
     assert (tmp_path / "grpo-0" / "model.safetensors").exists()
+
+
+def test_only_one_command_at_a_time_writes_runs(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(DataError, match="another command is writing there"):
+        world_runs(tmp_path, seeds=1, steps=STEPS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_prompts_per_step_that_would_be_rounded_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="prompts_per_step: got 300, expected at most 256 or a multiple of it"):
+        world_run_arguments(tmp_path, acceleration="none", learning_rate=1e-4, seed=0, prompts_per_step=300)

@@ -197,6 +197,8 @@ def test_the_wanted_standard_error_decides_the_number_of_contexts(models: dict[s
         ({"standard_error": 0}, "standard_error: got 0"),
         ({"num_steps": 1}, "num_steps: got 1"),
         ({"max_fresh_contexts": -1}, "max_fresh_contexts: got -1"),
+        ({"max_fresh_contexts": 2}, "max_fresh_contexts: got 2, expected a whole number of at least 3"),
+        ({"device": "meta"}, "device: got 'meta', expected cpu or cuda"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(
@@ -217,3 +219,23 @@ def test_a_single_prompt_is_refused(models: dict[str, str], tmp_path: Path) -> N
     write_json_lines(tmp_path / "prompts.jsonl", [{"prompt": "1+1="}])
     with pytest.raises(DataError, match="at least two"):
         run(models, tmp_path / "out", task=None, prompts=tmp_path / "prompts.jsonl")
+
+
+@pytest.mark.parametrize("prompt", [5, "", [1, 2], [{"role": "user"}], None])
+def test_prompts_that_are_none_are_named(models: dict[str, str], tmp_path: Path, prompt: Any) -> None:
+    write_json_lines(tmp_path / "prompts.jsonl", [{"prompt": "1+1="}, {"prompt": prompt}])
+    with pytest.raises(DataError, match=r"prompts\.jsonl, row 2: got .* as prompt, expected text, or messages"):
+        run(models, tmp_path / "out", task=None, prompts=tmp_path / "prompts.jsonl", chat=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_has_diverged_is_named_before_the_work(models: dict[str, str], tmp_path: Path) -> None:
+    model = load_model(models["trained"])
+    with torch.no_grad():
+        model.model.norm.weight[0] = torch.nan
+    model.save_pretrained(tmp_path / "diverged")
+    with pytest.raises(
+        DataError, match=r"checkpoint mine, .*diverged: not all numbers of model\.norm\.weight are finite"
+    ):
+        run(models, tmp_path / "out", checkpoints={"mine": str(tmp_path / "diverged")})
+    assert not (tmp_path / "out").exists()

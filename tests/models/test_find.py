@@ -34,6 +34,11 @@ def test_the_name_of_a_file_of_data_is_no_hub_name(name: str, find_it: object) -
         find_it(name)  # type: ignore[operator]
 
 
+def test_a_home_directory_of_nobody_is_named() -> None:
+    with pytest.raises(DataError, match="~nobody-of-that-name/model: there is no such user"):
+        find_place("~nobody-of-that-name/model")
+
+
 def test_a_missing_path_names_its_neighbours(qwen3: Path) -> None:
     for find_it in (find_model, model_directory):
         with pytest.raises(DataError, match=f"{qwen3.parent} has qwen3"):

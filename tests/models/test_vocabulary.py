@@ -78,7 +78,20 @@ def test_logits_are_cut_or_padded_to_the_students_width() -> None:
     assert torch.equal(align_logits(logits, 5), logits[..., :5])
     padded = align_logits(logits, 9)
     assert torch.equal(padded[..., :7], logits)
-    assert torch.equal(padded[..., 7:], torch.full((2, 3, 2), PADDING_LOGIT))
+    assert torch.equal(padded[..., 7:], (logits.mean(-1, keepdim=True) + PADDING_LOGIT).expand(2, 3, 2))
+
+
+def test_logits_far_below_0_leave_the_padding_next_to_no_probability() -> None:
+    padded = align_logits(torch.randn(2, 7) - 100, 9)  # as those of GPT-2 are
+    assert padded.double().softmax(-1)[:, 7:].max() < 1e-20
+    teacher, ids = make_model(90, tied=False), torch.randint(90, (2, 7))
+    with torch.no_grad():
+        teacher.lm_head.weight += 30 * torch.randn(16)  # all logits of a position move together, some far below 0
+        assert logits(teacher, ids).amax(-1).min() < -100
+    expected = align_logits(logits(teacher, ids), 100)
+    aligned = logits(align_vocab_size(teacher, 100, 80), ids)
+    torch.testing.assert_close(aligned, expected, rtol=1e-5, atol=1e-4)
+    assert aligned.double().softmax(-1)[..., 90:].max() < 1e-20
 
 
 def make_model(vocab_size: int, *, tied: bool = True, seed: int = 0, head_bias: bool = False) -> Qwen3ForCausalLM:
@@ -130,7 +143,7 @@ def test_narrower_teacher_gives_padding_no_mass(tied: bool, head_bias: bool) -> 
     aligned = align_vocab_size(teacher, 100, 80)
     aligned.tie_weights()
     aligned_logits, student_logits = logits(aligned, ids), logits(student, ids)
-    torch.testing.assert_close(aligned_logits, align_logits(expected_logits, 100), rtol=0, atol=1e-6)
+    torch.testing.assert_close(aligned_logits, align_logits(expected_logits, 100), rtol=1e-6, atol=1e-6)
     expected_kl = reverse_kl(student_logits[..., :90], expected_logits)
     shared_kl = reverse_kl(student_logits[..., :90], aligned_logits[..., :90])
     torch.testing.assert_close(shared_kl, expected_kl, rtol=0, atol=1e-6)

@@ -62,3 +62,15 @@ def test_metrics_of_something_else_are_refused(row: Any, tmp_path: Path) -> None
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     with pytest.raises(DataError, match=r"metrics.jsonl, row 2: got .*, expected an object with `step`"):
         draw_curves({"OPD": tmp_path}, tmp_path / "out")
+
+
+def test_an_evaluation_that_is_found_twice_counts_once(tmp_path: Path) -> None:
+    evaluation(tmp_path / "run" / "a", step=10, mean=0.6)
+    other = evaluation(tmp_path / "run" / "base", step=0)
+    draw_curves({"OPD": [tmp_path / "run", tmp_path / "run" / "a"]}, tmp_path / "out", base=other)
+    table = (tmp_path / "out.md").read_text()
+    assert (
+        "| 10 |" in table
+        and "| 0 |" in table
+        and "2" not in [cell.strip() for line in table.splitlines() for cell in line.split("|")]
+    )

@@ -75,6 +75,12 @@ def test_a_world_that_is_not_built_names_the_command(tiny: Path) -> None:
         model_path("world:tiny/student")
 
 
+def test_a_world_of_the_package_is_not_built_where_nobody_looks_for_it() -> None:
+    for name in ("style", "facts"):
+        with pytest.raises(ConfigurationError, match=f"The world '{name}' comes with the package.* pass --out DIR"):
+            build_named_world(name)
+
+
 def test_a_named_world_is_built_once_and_found(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = build_named_world("tiny")
     assert built == card("tiny")

@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
         type=int,
         default=256,
         metavar="N",
-        help="most contexts besides, for shares of b without noise, 0 for none; default: %(default)s",
+        help="most contexts besides, for shares of b without noise, at least 3, or 0 for none; default: %(default)s",
     )
     parser.add_argument(
         "--num-steps", type=positive, default=60, metavar="N", help="products with the curvature; default: %(default)s"

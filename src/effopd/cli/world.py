@@ -17,7 +17,8 @@ def add(commands: Commands) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help="where the world goes; default with --name: where world:NAME/base is looked for, $EFFOPD_HOME/worlds/NAME",
+        help="where the world goes; default with --name, of worlds that do not come with the package: where "
+        "world:NAME/base is looked for, $EFFOPD_HOME/worlds/NAME",
     )
     build.add_argument(
         "--seed", type=not_negative, metavar="N", help="random seed of a world without a name; default: 0"

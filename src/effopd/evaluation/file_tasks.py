@@ -1,11 +1,11 @@
 """A local file with prompts and answers, or prompts and tests, as a task."""
 
-from pathlib import Path
 from typing import Any
 
 from effopd.errors import DataError
 from effopd.evaluation.dataset_rows import read_rows
 from effopd.evaluation.task import Task
+from effopd.files import expanded
 from effopd.grading import grade_code, grade_math, parse_tests
 from effopd.grading.compare_text import check_answer
 
@@ -22,7 +22,7 @@ def load_file(name: str, limit: int | None) -> Task:
     Raises:
         DataError: The file cannot be read, or a row has no prompt, or no answer or tests that can be graded.
     """
-    rows = read_rows(Path(name).expanduser(), limit)
+    rows = read_rows(expanded(name), limit)
     code = rows[0].get("tests") is not None
     column = "tests" if code else "answer"
     if missing := [each for each in ("prompt", column) if rows[0].get(each) is None]:
@@ -31,13 +31,8 @@ def load_file(name: str, limit: int | None) -> Task:
             "`prompt`, and `answer` or `tests`."
         )
     for number, row in enumerate(rows, start=1):
-        prompt, answer = row.get("prompt"), row.get(column)
-        is_text = isinstance(prompt, str) and prompt.strip()
-        if not is_text and not _are_messages(prompt):
-            raise DataError(
-                f"{name}, row {number}: got {str(prompt)[:80]!r} as prompt, expected text, or messages such as"
-                ' [{"role": "user", "content": "..."}].'
-            )
+        check_prompt(row.get("prompt"), f"{name}, row {number}")
+        answer = row.get(column)
         if answer is None or not str(answer).strip():
             raise DataError(f"{name}, row {number}: no {column}; every row needs one, and the first one has {column}.")
         try:
@@ -47,6 +42,20 @@ def load_file(name: str, limit: int | None) -> Task:
     prompts = [row["prompt"] for row in rows]
     answers = [row[column] for row in rows]
     return Task(name, prompts, answers, grade_code if code else grade_math, _MAX_NEW_TOKENS)
+
+
+def check_prompt(prompt: Any, place: str) -> None:
+    """Check that a prompt is text, or messages.
+
+    Raises:
+        DataError: It is neither; the message begins with the place.
+    """
+    is_text = isinstance(prompt, str) and prompt.strip()
+    if not is_text and not _are_messages(prompt):
+        raise DataError(
+            f"{place}: got {str(prompt)[:80]!r} as prompt, expected text, or messages such as"
+            ' [{"role": "user", "content": "..."}].'
+        )
 
 
 def _are_messages(prompt: Any) -> bool:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from effopd.errors import ConfigurationError
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.rl_config import RLConfig
 from effopd.world import DEFAULT_WORLD, TeacherConfig, task_config
@@ -51,7 +52,14 @@ def world_run_arguments(
         evaluation_problems: Number of problems on which the accuracy is measured; the same ones for every run.
         max_steps: Number of steps after which the run stops short of the target.
         save_steps: Number of steps between checkpoints; None saves none.
+
+    Raises:
+        ConfigurationError: `prompts_per_step` is above 256 and no multiple of it.
     """
+    if prompts_per_step > PROMPTS_PER_STEP and prompts_per_step % PROMPTS_PER_STEP:
+        raise ConfigurationError(
+            f"prompts_per_step: got {prompts_per_step}, expected at most {PROMPTS_PER_STEP} or a multiple of it."
+        )
     prefix = "world:" if world == DEFAULT_WORLD else f"world:{world}/"
     micro_batch = min(PROMPTS_PER_STEP, prompts_per_step)
     arguments = RunArguments(

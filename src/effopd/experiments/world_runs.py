@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from effopd.errors import CheckpointError, ConfigurationError
 from effopd.experiments.arguments import world_run_arguments
 from effopd.files import read_json, write_json
-from effopd.run_directory import differing_settings, written_whole
+from effopd.run_directory import differing_settings, locked, written_whole
 from effopd.training.progress import RunDisplay, RunProgress
 from effopd.training.quiet import quiet_libraries
 from effopd.training.run import FINISHED, train
@@ -47,8 +47,14 @@ def world_runs(out: Path, *, seeds: int = 3, steps: WorldRunSteps | None = None)
 
     Raises:
         ConfigurationError: `out` holds runs with other settings.
+        DataError: Another command is writing to `out`.
     """
-    steps = steps or WorldRunSteps()
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        return _world_runs(out, seeds, steps or WorldRunSteps())
+
+
+def _world_runs(out: Path, seeds: int, steps: WorldRunSteps) -> dict[str, Path]:
     runs: dict[str, Path] = {}
     console = Console(highlight=False)
     for seed, (method, (num_steps, save_steps)) in product(range(seeds), steps._asdict().items()):

@@ -8,7 +8,7 @@ Gradient descent with step size eta on b^T d - d^T A d / 2, from d = 0, is after
 u = R^T x / sqrt(lambda), so <b, u> = sqrt(lambda) <r, x>, and d_s = R^T sum_i g_s(lambda_i) <r, x_i> x_i: one vjp.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -56,7 +56,7 @@ def find_spectrum(
     num_steps: int,
     seed: int,
     *,
-    done: list[Step] | None = None,
+    done: Iterable[Step] = (),
     on_step: Callable[[Step], None] | None = None,
 ) -> Spectrum:
     """Find the largest eigenvalues of A, and the share of b in each eigenvector.
@@ -70,7 +70,7 @@ def find_spectrum(
         residual_TV: r, as `root.residual` returns it.
         num_steps: Number of products with R R^T, each of which costs a vjp and a jvp.
         seed: Random seed of the random start vector.
-        done: Steps of an earlier call with the same arguments.
+        done: Steps of an earlier call with the same arguments, in order, which are read one at a time.
         on_step: Function that is called after each new step.
     """
     shape = residual_TV.shape

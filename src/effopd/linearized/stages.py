@@ -95,7 +95,7 @@ class Stages:
         if self._spectrum is None:
             folder = self.out / _STEPS
             folder.mkdir(exist_ok=True)
-            done = [_read_step(path) for path in sorted(folder.glob("*.safetensors"))]
+            done = sorted(folder.glob("*.safetensors"))
             size = self.residual.numel() * self.residual.element_size() * self._num_steps / 2**30
             self.note(f"Lanczos method: {len(done)} of {self._num_steps} products done; up to {size:.1f} GiB.")
 
@@ -108,7 +108,7 @@ class Stages:
                     )
 
             self._spectrum = find_spectrum(
-                self.root, self.residual, self._num_steps, self._seed, done=done, on_step=keep
+                self.root, self.residual, self._num_steps, self._seed, done=map(_read_step, done), on_step=keep
             )
         return self._spectrum
 

@@ -13,7 +13,10 @@ def choose_device(name: str | None) -> torch.device:
     """
     chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=chosen).device
+        device = torch.empty(0, device=chosen).device
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return device
     except (RuntimeError, AssertionError) as error:
         cuda = chosen.partition(":")[0] == "cuda"
         found = "and torch sees no such device here; use cpu" if cuda else "expected cpu or cuda"

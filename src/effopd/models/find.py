@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from effopd.errors import ConfigurationError, DataError
+from effopd.files import expanded
 from effopd.models.directory import INDEX, MODEL_FILES, WEIGHTS, check_loadable
 
 # A name on the hub: `model` or `owner/model`. What ends like a file of data is a path, even if nothing is there.
@@ -17,9 +18,9 @@ def local_path(name_or_path: str | Path) -> Path | None:
     """Return the path of a file or directory that exists, or None for what can only be a name on the hub.
 
     Raises:
-        DataError: It reads as a path (`./runs/7`, `a/b/c`, `~/x`, `data.jsonl`), and nothing is there.
+        DataError: It reads as a path (`./runs/7`, `a/b/c`, `~/x`, `data.jsonl`), and nothing is there, or no such user.
     """
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     if path.exists():
         return path
     if isinstance(name_or_path, str) and _HUB_NAME.fullmatch(name_or_path):

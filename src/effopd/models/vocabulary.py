@@ -2,18 +2,18 @@
 
 Models of one family often share a tokenizer and pad their vocabularies to different sizes: beside a row for each token,
 the output head then has rows that belong to no token. Surplus rows of the teacher are dropped. Rows that it lacks get
-the constant logit `PADDING_LOGIT`, which gives them no probability mass and leaves the reverse KL finite.
+the mean of its logits plus `PADDING_LOGIT`, which gives them next to no probability and leaves the reverse KL finite.
+The mean is followed because some models, such as GPT-2, have logits far below 0; it is that of the head's mean row.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from effopd.errors import ConfigurationError, UnsupportedError
 
 PADDING_LOGIT = -50.0
-"""Logit of the rows that a narrower teacher lacks: probability 2e-22 beside a logit of 0, and a finite logarithm."""
+"""What is added to the mean logit for rows that a narrower teacher lacks: a probability of at most 2e-22."""
 
 _LOGIT_SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
@@ -93,7 +93,10 @@ def align_logits(logits: Tensor, vocab_size: int) -> Tensor:
         Logits [..., vocab_size].
     """
     logits = logits[..., :vocab_size]
-    return functional.pad(logits, (0, vocab_size - logits.shape[-1]), value=PADDING_LOGIT)
+    if (num_added := vocab_size - logits.shape[-1]) == 0:
+        return logits
+    added = logits.mean(-1, keepdim=True) + PADDING_LOGIT
+    return torch.cat([logits, added.expand(*logits.shape[:-1], num_added)], dim=-1)
 
 
 def align_vocab_size(teacher: PreTrainedModel, student_vocab_size: int, num_token_ids: int) -> PreTrainedModel:
@@ -151,9 +154,12 @@ def _resized_head(teacher: PreTrainedModel, vocab_size: int) -> nn.Linear:
     like = {"device": head.weight.device, "dtype": head.weight.dtype}
     resized: nn.Linear = nn.utils.skip_init(nn.Linear, head.in_features, vocab_size, bias=bias, **like)
     with torch.no_grad():
-        resized.weight.zero_()[:kept] = head.weight[:kept]
+        resized.weight[:] = head.weight[:kept].mean(0, dtype=torch.float32)
+        resized.weight[:kept] = head.weight[:kept]
         if bias:
-            resized.bias.fill_(PADDING_LOGIT)[:kept] = 0 if head.bias is None else head.bias[:kept]
+            own = head.weight.new_zeros(kept) if head.bias is None else head.bias[:kept]
+            resized.bias[:] = own.mean() + PADDING_LOGIT
+            resized.bias[:kept] = own
     return resized
 
 

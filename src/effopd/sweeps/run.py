@@ -13,7 +13,7 @@ from effopd.evaluation.dataset_rows import SUFFIXES
 from effopd.evaluation.resume import problem_rows, task_digest
 from effopd.evaluation.settings import TaskSettings
 from effopd.evaluation.task import Task
-from effopd.files import write_json_lines
+from effopd.files import expanded, write_json_lines
 from effopd.models.find import absolute_name
 from effopd.report.sweep import write_sweep_report
 from effopd.run_directory import claimed
@@ -149,6 +149,6 @@ def sweep(
 
 def _anywhere(asked: TaskSettings) -> TaskSettings:
     """Make paths absolute, for workers in other working directories."""
-    data = asked.data and str(Path(asked.data).expanduser().resolve())
+    data = asked.data and str(expanded(asked.data).resolve())
     is_file = asked.task.endswith(SUFFIXES)
-    return replace(asked, data=data, task=str(Path(asked.task).expanduser().resolve()) if is_file else asked.task)
+    return replace(asked, data=data, task=str(expanded(asked.task).resolve()) if is_file else asked.task)

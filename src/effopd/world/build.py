@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from effopd.errors import ConfigurationError
 from effopd.files import read_json, write_json
 from effopd.run_directory import differing_settings, locked, written_whole
-from effopd.world.assets import cache_dir
+from effopd.world.assets import cache_dir, shipped_dir
 from effopd.world.evaluate import measure_accuracy
 from effopd.world.measure import CARD, MEASURES, measure_world
 from effopd.world.model import ModelSize
@@ -114,10 +114,15 @@ def build_named_world(name: str, out: Path | None = None) -> Record:
         The card (see `build_world`), with what `measure_world` adds.
 
     Raises:
-        ConfigurationError: There is no such world, or `out` holds another one.
+        ConfigurationError: There is no such world, it comes with the package and `out` is None, or `out` holds another.
         DataError: Another build is writing to `out`.
     """
     settings = world_settings(name)
+    if out is None and (shipped := shipped_dir(name) / "card.json").exists():
+        raise ConfigurationError(
+            f"The world {name!r} comes with the package, in {shipped.parent}, where world:{name}/base is. To build it "
+            "again elsewhere, pass --out DIR."
+        )
     out = out or cache_dir(name)
     card = build_world(
         out,
