@@ -51,6 +51,10 @@ def test_the_first_row_that_reaches_the_target_counts():
     }
 
 
+def test_a_part_of_the_update_that_is_taken_back_counts_as_accepted():
+    assert to_target(make_rows([0.5, 0.6, 0.96], scales=[-0.5, 0.0, 2.0]), 0.95)["num_accepted"] == 2
+
+
 def test_an_accuracy_equal_to_the_target_reaches_it():
     assert to_target(make_rows([0.95]), 0.95)["steps_to_target"] == 1
 

@@ -240,6 +240,20 @@ def test_redrawing_prompts(tmp_path: Path) -> None:
     assert redrawn._draw(2) == redrawn._draw(2)
 
 
+def test_the_seed_decides_prompts_and_random_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for number, seed in enumerate((None, 3, 5)):
+        trainer = distillation_trainer(tmp_path / str(number), max_steps=1)
+        assert trainer.args.seed == 3
+        callback = with_effopd(trainer, seed=seed)
+        scripted = script(monkeypatch, 0.5, 0.4)
+        trainer.train()
+        found.append((callback._draw(1), scripted.seeds))
+    assert found[0] == found[1]
+    assert found[0][0] != found[2][0]
+    assert not set(found[0][1]) & set(found[2][1])
+
+
 def test_rewards_of_a_grpo_trainer_are_the_default(tmp_path: Path) -> None:
     trainer = grpo_trainer(tmp_path, max_steps=1)
     trainer.add_callback(EffOPDCallback(trainer, num_prompts=10))

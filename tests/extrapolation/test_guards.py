@@ -196,6 +196,23 @@ def test_resuming_by_another_rule_is_refused(tmp_path: Path) -> None:
         again.train(resume_from_checkpoint=str(checkpoint))
 
 
+def test_a_checkpoint_from_before_some_were_settings_is_resumed(tmp_path: Path) -> None:
+    save = {"save_strategy": "steps", "save_steps": 3}
+    trainer = distillation_trainer(tmp_path, **save)
+    with_effopd(trainer, random_numbers="shared")
+    trainer.train()
+    checkpoint = tmp_path / "checkpoint-3"
+    state = checkpoint / "effopd" / "state.json"
+    saved = json.loads(state.read_text())
+    for name in ("random_numbers", "min_delta", "guide"):
+        del saved["config"][name]
+    state.write_text(json.dumps(saved))
+    again = distillation_trainer(tmp_path, **save)
+    with_effopd(again, random_numbers="shared")
+    again.train(resume_from_checkpoint=str(checkpoint))
+    assert again.state.global_step == 6
+
+
 def test_a_reward_that_is_not_used_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="the validator shared_kl does not use it"):
         EffOPDCallback(distillation_trainer(tmp_path), contains_answer, preset="adaptive")

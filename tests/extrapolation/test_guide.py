@@ -70,6 +70,20 @@ def test_parameters_are_chosen_by_utility_or_alignment() -> None:
     assert guided("alignment:0.5", displacement).moving_fraction == 0.5
 
 
+def test_a_parameter_at_the_threshold_is_chosen() -> None:
+    parameters = {name: torch.zeros(4) for name in ("one", "other")}
+    snapshot = Snapshot(parameters)
+    for _ in range(2):
+        snapshot.begin()
+        snapshot.commit()
+        for tensor in parameters.values():
+            tensor += 1
+    displacement = snapshot.displacement()
+    assert {move.cosine_to_previous for move in displacement.parameters.values()} == {1.0}
+    for spec in ("utility:1", "alignment:1"):
+        assert guided(spec, displacement).moving == ("one", "other")
+
+
 def test_at_the_first_trigger_alignment_moves_all() -> None:
     parameters = {"a": torch.zeros(2), "b": torch.zeros(2)}
     snapshot = Snapshot(parameters)

@@ -2,11 +2,15 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from tiny import distillation_trainer
 
 from effopd.extrapolation.learning_rate import LARGEST_MULTIPLE, LearningRateMultiple
+from extrapolation.scripted import records
+from extrapolation.test_next_rollouts import add
 
 
 def sgd(rate: float) -> torch.optim.Optimizer:
@@ -45,6 +49,9 @@ def test_it_learns_the_product_of_the_factors_within_bounds() -> None:
     for _ in range(5):
         multiple.learn(2.0**20, sgd(1e-5))
     assert multiple.multiple == LARGEST_MULTIPLE
+    for _ in range(10):
+        multiple.learn(2.0**-40, sgd(1e-5))
+    assert multiple.multiple == 1 / LARGEST_MULTIPLE
 
 
 def said(
@@ -76,6 +83,12 @@ def test_a_rate_that_fits_is_not_spoken_of_nor_one_that_shrinks_later(caplog: py
     assert not any(said(caplog, LearningRateMultiple(), (8.0, 1.0, 1.0, 1 / 4, 1 / 16, 1 / 16, 1 / 16, 1.0), 1e-3))
 
 
+@pytest.mark.parametrize(("factor", "way"), [(4.0, "small"), (1 / 4, "large")])
+def test_a_multiple_of_4_or_a_quarter_is_told(factor: float, way: str, caplog: pytest.LogCaptureFixture) -> None:
+    messages = said(caplog, LearningRateMultiple(), (factor, 1.0, 1.0, 1.0), 1e-3)
+    assert f"about 4 times too {way}" in messages[3]
+
+
 def test_other_processes_are_silent(caplog: pytest.LogCaptureFixture) -> None:
     multiple = LearningRateMultiple()
     for factor in (16.0, 1.0, 1.0, 1.0):
@@ -90,3 +103,11 @@ def test_it_goes_on_from_its_state(caplog: pytest.LogCaptureFixture) -> None:
     again = LearningRateMultiple(**multiple.state())
     assert said(caplog, again, [2.0], 1e-5) == said(caplog, multiple, [2.0], 1e-5) != [""]
     assert said(caplog, LearningRateMultiple(**multiple.state()), [1.0], 1e-5) == [""]  # it remembers that it spoke
+
+
+def test_a_step_that_moved_nothing_is_no_search_of_the_learning_rate(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, max_steps=4, lr_scheduler_type="linear", warmup_steps=1)
+    callback = add(trainer)
+    trainer.train()
+    assert [row["skipped"] for row in records(tmp_path)] == ["no weight differs from the anchor", None, None]
+    assert callback._rate.num_searches == 2

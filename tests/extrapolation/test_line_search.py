@@ -70,6 +70,11 @@ def test_the_trust_region_bounds_how_far_it_goes() -> None:
     assert "0.225 nats per token from W_t, and 0.1 is allowed" in result.candidates[-1].reason
 
 
+def test_a_distance_as_large_as_the_trust_region_is_within_it() -> None:
+    result = line_search(best_at(64), SCALES, max_kl=best_at(64)(7).kl_to_current)
+    assert result.accepted_scale == 7
+
+
 def test_a_distance_that_was_not_measured_is_within_no_bound() -> None:
     assert line_search(lambda scale: Score(scale), SCALES, max_kl=0.1).accepted_scale == 0
 
@@ -107,6 +112,12 @@ def test_a_gain_within_its_error_is_not_accepted() -> None:
         in line_search(noisy(0.9), SCALES, min_delta=1.0).candidates[0].reason
     )
     assert line_search(noisy(0.9), SCALES).accepted_scale == 1  # without the bound, the mean decides
+
+
+def test_ties_are_refused_where_a_gain_is_asked_for() -> None:
+    result = line_search(lambda scale: Score.of([1.0, 2.0]), SCALES, acceptance="paper", min_delta=1.0)
+    assert result.accepted_scale == 0
+    assert not any(candidate.accepted for candidate in result.candidates)
 
 
 def test_one_completion_has_no_error() -> None:

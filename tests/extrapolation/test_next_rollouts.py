@@ -21,9 +21,8 @@ from extrapolation.test_fresh_weights import FakeEngine
 
 
 def add(trainer: Any, **settings: Any) -> EffOPDCallback:
-    callback = EffOPDCallback(
-        trainer, **{"preset": "line_search", "num_prompts": 8, "passes": 1, "max_kl": None} | settings
-    )
+    small = {"preset": "line_search", "num_prompts": 8, "passes": 1, "max_kl": None}
+    callback = EffOPDCallback(trainer, **small | settings)
     trainer.add_callback(callback)
     return callback
 
@@ -41,10 +40,12 @@ def test_it_searches_before_each_step_but_the_first_at_no_rollouts(tmp_path: Pat
     metrics = MetricsCallback(trainer, callback)
     sampled: list[int] = []
     single = trainer._generate_single_turn
-    trainer._generate_single_turn = lambda *args, **kw: (
-        sampled.append(trainer.state.global_step),
-        single(*args, **kw),
-    )[1]
+
+    def note(*args: Any, **kwargs: Any) -> Any:
+        sampled.append(trainer.state.global_step)
+        return single(*args, **kwargs)
+
+    trainer._generate_single_turn = note
     trainer.train()
     rows = records(tmp_path)
     assert [row["step"] for row in rows] == [2, 3, 4, 5]
@@ -137,6 +138,24 @@ def test_several_passes_that_go_too_far_are_taken_back(tmp_path: Path) -> None:
         if row["accepted_scale"] < 0:
             best = next(c for c in row["candidates"] if c["scale"] == row["accepted_scale"])
             assert best["score"] > row["baseline"]["score"]
+
+
+def test_what_is_taken_back_counts_as_accepted_and_leaves_the_optimizer_its_state(tmp_path: Path) -> None:
+    trainer = distillation_trainer(tmp_path, learning_rate=0.3, max_steps=4)
+    callback = add(trainer, passes=4)
+    trainer.create_optimizer()
+    steps: list[int] = []
+    weight = trainer.model.lm_head.weight
+    trainer.optimizer.register_step_post_hook(lambda optimizer, *_: steps.append(int(optimizer.state[weight]["step"])))
+    trainer.train()
+    scales = [row["accepted_scale"] for row in records(tmp_path)]
+    assert min(scales) < 0
+    expected = [1, 2, 3, 4]
+    for scale in scales:
+        start = 0 if scale > 0 else expected[-1]
+        expected += range(start + 1, start + 5)
+    assert steps == expected
+    assert callback.num_accepted == sum(scale != 0 for scale in scales)
 
 
 def test_the_user_is_told_what_it_means_for_the_learning_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -148,6 +148,21 @@ def test_candidates_are_published_before_they_are_scored() -> None:
     assert weight.tolist() == [9, 9, 9]
 
 
+def seeds_of(steps: list[int], **settings: object) -> list[int]:
+    """The seeds that scoring W_t and a candidate gets at each of some steps, at which nothing is accepted."""
+    validate = Falling(-1)
+    extrapolator, weight = moved(0.0, 0.0, validate=validate, schedule="every:1", **settings)
+    for step in steps:
+        weight += 1
+        extrapolator.step(step)
+    return validate.seeds
+
+
+def test_the_seed_of_the_settings_and_the_step_decide_those_of_scoring() -> None:
+    assert seeds_of([1, 2], seed=5) == seeds_of([1, 2], seed=5)
+    assert len({*seeds_of([1, 2], seed=5), *seeds_of([1, 2], seed=6), *seeds_of([1, 2])}) == 12
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_puts_the_weights_back(error: type[BaseException]) -> None:
     published: list[float] = []

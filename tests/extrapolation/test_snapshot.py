@@ -187,6 +187,15 @@ def test_a_large_weight_overflows_by_a_small_change() -> None:
     assert not snapshot.candidate_may_overflow(displacement, 2.0)
 
 
+def test_large_weights_below_zero_overflow_too() -> None:
+    parameters = {"w": torch.full((3,), -60000.0, dtype=torch.float16)}
+    snapshot = Snapshot(parameters)
+    parameters["w"][1] -= 1024
+    displacement = snapshot.displacement()
+    assert displacement.largest == {torch.float16: (61024.0, 1024.0)}
+    assert snapshot.candidate_may_overflow(displacement, 5.0)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_noticed(bad: float) -> None:
     parameters = {"w": torch.zeros(4), "v": torch.zeros(4)}

@@ -60,6 +60,7 @@ def test_scores_are_not_equal_where_a_completion_or_a_mean_differs() -> None:
         return search(lambda scale: next(given), PAPER_SCALES[: len(scores) - 1])
 
     assert all_scores_equal(outcome(Score(1.0, 0.0), Score(1.0, 0.0)))
+    assert all_scores_equal(outcome(Score(-300.0, 3e-8), Score(-300.0, 0.0)))  # a mean is rounded
     assert not all_scores_equal(outcome(Score(0.5, 0.07), Score(0.5, 0.07)))
     assert not all_scores_equal(outcome(Score(0.0, 0.0), Score(1.0, 0.0)))
     assert not all_scores_equal(outcome(Score(0.0, 0.0), Score(0.0, 0.0), Score(0.02, 0.02)))

@@ -26,13 +26,13 @@ def test_none_adds_nothing_and_unjudged_completions_are_left_out_as_in_trl(tmp_p
         return [None, None, *[1.0] * (len(completions) - 2)]
 
     def second(completions: list[str], **kwargs: Any) -> list[float | None]:
-        return [4.0, *[None] * (len(completions) - 1)]
+        return [6.0, *[None] * (len(completions) - 1)]
 
     trainer = distillation_trainer(tmp_path)
     judged = score(trainer, first)
     assert (judged.value, judged.stderr, judged.rollouts) == (1, 0, 10)  # of the two nobody judged, nothing is known
     both = score(trainer, first, second, weights=[2.0, 0.5])
-    assert both.value == pytest.approx((0.5 * 4 + 8 * 2) / 9)
+    assert both.value == pytest.approx((0.5 * 6 + 8 * 2) / 9)
     nothing = score(trainer, lambda completions, **kwargs: [None] * len(completions))
     assert math.isnan(nothing.value) and math.isnan(nothing.stderr)
     assert nothing.rollouts == 10

@@ -61,6 +61,16 @@ def test_an_update_of_zeros_stays_one(llama: Path, trained_llama: Path) -> None:
         assert_same(weights(pair, [kind]), load_tensors(llama))
 
 
+def test_an_update_that_was_turned_round_stays_so_at_another_norm(pair: Pair, other_llama: Path) -> None:
+    norms = update_norms(pair.base.directory, other_llama)
+    for kind in (NormMatch(norms), TopComponents(100, norm_like=norms), TopComponents(50, norm_like=norms)):
+        found = updates(pair, [Scale(-0.5), kind])
+        for name, shape in pair.shapes.items():
+            if is_matrix(name, shape):
+                assert float(found[name].norm()) == pytest.approx(norms[name])
+                assert float((found[name] * pair.delta(name)).sum()) < 0
+
+
 def test_composition_is_in_order(pair: Pair, other_llama: Path) -> None:
     norms = update_norms(pair.base.directory, other_llama)
     last_set = updates(pair, [TopComponents(10), NormMatch(norms)])

@@ -99,6 +99,24 @@ def test_holm_is_over_the_claims_that_were_tested() -> None:
     assert many["evr"]["p_holm"] > one["p_holm"]
 
 
+def test_the_verdict_is_by_the_p_value_that_holm_has_adjusted() -> None:
+    values = {200: 1.0, 201: 2.0, 202: 3.0, 203: 4.0}  # p is 0.03
+    claim = replace(BY_NAME["evr"], measure=lambda records, seed: values[seed], threshold=0.0, direction="above")
+    records = [made_up(True)]
+    assert [found["verdict"] for found in judge(records, [claim])] == ["supported"]
+    for found in judge(records, [claim, replace(claim, name="another")]):
+        assert found["verdict"] == "undecided"
+        assert found["worlds"]["made-up"]["verdict"] == "supported"
+
+
+def test_a_ratio_of_zero_is_not_defined() -> None:
+    values = {200: 0.0, 201: 2.0, 202: 3.0, 203: 4.0}
+    claim = replace(BY_NAME["effopd_rollouts"], measure=lambda records, seed: values[seed])
+    (found,) = judge([made_up(True)], [claim])
+    assert found["notes"] == ["made-up: the statistic is not defined for these runs (seed 200)"]
+    assert found["verdict"] == "undecided"
+
+
 def test_a_run_that_moved_nothing_leaves_claims_undecided_and_stops_no_report() -> None:
     records = made_up(True)
     updates = records.updates.copy()

@@ -11,7 +11,7 @@ from effopd.sweeps import plan_cells
 from effopd.sweeps.cells import SweepPlan
 from effopd.sweeps.presets import EmbeddingReplacement, NormMatching, SlidingWindow, TopBottom, UpdateNorm
 from effopd.sweeps.results import differences
-from effopd.sweeps.sweep_models import TrainingRun
+from effopd.sweeps.sweep_models import TrainingRun, thin
 
 STEPS = (5, 10, 20, 100)
 
@@ -73,6 +73,11 @@ def test_checkpoints_without_steps_are_counted() -> None:
 
 def test_a_thinned_run_keeps_its_first_and_last_checkpoint() -> None:
     assert a_run(most=2).over_training == (0, 3)
+
+
+def test_what_is_thinned_is_evenly_spaced() -> None:
+    assert thin(tuple(range(11)), 4) == (0, 3, 7, 10)
+    assert thin(tuple(range(11)), 1) == (10,)
 
 
 def test_a_model_that_several_sweeps_want_is_one_cell(root: Path) -> None:

@@ -22,6 +22,13 @@ def test_a_worker_stays_with_its_checkpoint_then_takes_one_that_nobody_holds() -
     assert len(queue) == 0
 
 
+def test_where_every_checkpoint_is_held_the_one_with_most_cells_left_is_taken() -> None:
+    queue = CellQueue(cells_of(0, 1, 1, 1, 2, 2))
+    held = [("A", 0, index) for index in range(3)]
+    taken = [queue.take(None, held) for _ in range(3)]
+    assert [cell.checkpoint for cell in taken if cell is not None] == [1, 1, 2]
+
+
 def test_a_cell_fails_after_two_errors_or_three_lost_workers() -> None:
     (cell,) = cells_of(0)
     for method, times in (("failed", 2), ("lost", 3)):

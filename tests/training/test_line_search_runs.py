@@ -77,6 +77,7 @@ def test_a_run_notes_the_accepted_scale_at_the_step_that_it_was_found_for(tmp_pa
     assert [row["step"] for row in found] == [2, 3, 4, 5, 6]
     assert [row["accepted_scale"] for row in rows] == [None, *(row["accepted_scale"] for row in found)]
     assert [row["rollouts"] for row in rows] == [16 * step for step in range(1, 7)]
+    assert [row["optimizer_steps"] for row in rows] == [2 * step for step in range(1, 7)]
     assert all(row["teacher_tokens"] == row["generated_tokens"] for row in rows)
     assert rows[-1]["validation_rollouts"] == 0
     assert rows[-1]["seconds"]["validation"] > 0

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import time
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -157,6 +158,21 @@ def test_the_run_directory(tmp_path: Path) -> None:
     assert saved["estimator"] == "full_vocab"
     assert json.loads((tmp_path / "versions.json").read_text())["trl"].startswith("1.16.")
     assert json.loads((tmp_path / "run.json").read_text())["steps"] == 6
+
+
+def test_a_step_counts_no_more_seconds_than_it_took(tmp_path: Path) -> None:
+    counted: list[tuple[float, float]] = []
+
+    class Watch(TrainerCallback):
+        def __init__(self, metrics: Any) -> None:
+            self.metrics = metrics
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            counted.append((time.perf_counter(), self.metrics.row["seconds_total"]))
+
+    train(*world(tmp_path, max_steps=4, save_strategy="no"), callbacks=lambda trainer, metrics: [Watch(metrics)])
+    for (start, before), (end, after) in pairwise(counted):
+        assert 0 < after - before <= end - start
 
 
 def test_an_interrupted_run_continues_to_the_same_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -34,6 +34,31 @@ def test_tsne_of_any_number_of_points_is_deterministic(num_points):
     assert torch.equal(first, tsne(points))
 
 
+def test_the_largest_loading_of_a_component_is_positive():
+    torch.manual_seed(0)
+    points = torch.randn(40, 12, dtype=torch.float64) * torch.logspace(0, -2, 12)
+    for each in (points, -points):
+        coordinates, _ = pca(each)
+        loadings = (each - each.mean(0)).mT @ coordinates
+        assert (loadings.gather(0, loadings.abs().argmax(0, keepdim=True)) > 0).all()
+
+
+@pytest.mark.parametrize(("num_points", "perplexity"), [(2, 1), (7, 2), (40, 13), (100, 30)])
+def test_the_perplexity_is_that_of_the_number_of_points(num_points, perplexity, monkeypatch):
+    from sklearn import manifold
+
+    asked = []
+
+    class Watched(manifold.TSNE):
+        def fit_transform(self, points):
+            asked.append(self.perplexity)
+            return points[:, :2]
+
+    monkeypatch.setattr(manifold, "TSNE", Watched)
+    tsne(torch.randn(num_points, 8))
+    assert asked == [perplexity]
+
+
 @pytest.mark.parametrize("num_points", [2, 5, 6, 20, 40])
 def test_the_authors_recipe_is_theirs(num_points):
     from sklearn.decomposition import PCA

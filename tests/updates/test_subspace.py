@@ -48,6 +48,8 @@ def test_gaps_are_relative_to_the_nearest_neighbour():
     update = torch.diag(torch.tensor([10.0, 9.0, 4.0, 4.0, 1.0]))
     assert singular_vectors(update, k=3).relative_gap.tolist() == pytest.approx([0.1, 1 / 9, 0.0])
     assert singular_vectors(update, k=5).relative_gap.tolist() == pytest.approx([0.1, 1 / 9, 0.0, 0.0, 1.0])
+    update = torch.diag(torch.tensor([10.0, 9.0, 4.0, 3.0, 1.0]))
+    assert singular_vectors(update, k=3).relative_gap.tolist() == pytest.approx([0.1, 1 / 9, 0.25])
 
 
 def test_signs_do_not_depend_on_the_sign_of_the_update():

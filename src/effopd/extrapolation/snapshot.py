@@ -71,7 +71,7 @@ class Displacement:
 
 # Number of sums that `displacement` takes over elements: delta^2, delta * previous, previous^2, whether changed, and 1.
 NUM_SUMS = 5
-_BLOCK = 2**16  # number of elements
+_BLOCK = 2**14  # number of elements
 
 
 class Snapshot:
