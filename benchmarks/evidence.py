@@ -13,8 +13,9 @@ from study_records import RECORDS, finished_worlds, unpack
 
 from effopd.files import read_json, write_json, write_text
 from effopd.report.study import evidence
+from effopd.study.claims import written_down
 from effopd.study.plan import make_plan
-from effopd.study.run import judged
+from effopd.study.run import judged, settings_of
 
 VERDICTS = Path(__file__).parent / "results" / "study.json"
 PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
@@ -75,7 +76,7 @@ def judge_records() -> dict[str, Any]:
     plan = make_plan("short", worlds=[world for world in make_plan("short").worlds if world in done])
     with tempfile.TemporaryDirectory() as folder:
         unpack(RECORDS, Path(folder))
-        return judged(plan, Path(folder))
+        return judged(plan, Path(folder), settings_of(plan, written_down()))
 
 
 def main() -> None:

@@ -87,10 +87,12 @@ def study(
         what.check()
     elif gpus_per_worker:
         raise ConfigurationError("The models of the embedded worlds are for CPUs. Leave --gpus-per-worker out.")
+    texts = written_down()
+    settings = settings_of(what, texts)
     failed: list[str] = []
-    with claimed(out, STUDY, _settings(what), holds="a study"), session(workers, address) as ray:
+    with claimed(out, STUDY, settings, holds="a study"), session(workers, address) as ray:
         means = _Means(ray, workers, address, gpus_per_worker, console)
-        for name, text in written_down().items():
+        for name, text in texts.items():
             write_text(out / "written_down" / name, text)
         try:
             if isinstance(what, OwnModels):
@@ -99,7 +101,7 @@ def study(
                 for world in what.worlds:
                     failed += _world(what, world, out / world, means)
         finally:  # also after an interruption
-            content = judged(what, out, failed)
+            content = judged(what, out, settings, failed)
             write_json(out / CLAIMS_FILE, content)
             report = write_study_report(content, out)
     print_places(console, {"Report": report, "Claims": out / CLAIMS_FILE, "Table": out / "evidence.md"})
@@ -111,17 +113,20 @@ def study(
     return report
 
 
-def judged(what: StudyPlan | OwnModels, out: Path, failed: Sequence[str] = ()) -> dict[str, Any]:
+def judged(
+    what: StudyPlan | OwnModels, out: Path, settings: Mapping[str, Any], failed: Sequence[str] = ()
+) -> dict[str, Any]:
     """Judge the claims by what there is of a study, and return what `claims.json` says.
 
     Args:
         what: What was studied.
         out: Directory of the study.
+        settings: What `settings_of` says of the study.
         failed: What is said of pieces that failed.
     """
     records = list(_records(what, out))
     return {
-        "study": _settings(what),
+        "study": dict(settings),
         "targets": {each.world: each.target for each in records},
         "failed": list(failed),
         "versions": installed_versions(_PACKAGES),
@@ -130,8 +135,9 @@ def judged(what: StudyPlan | OwnModels, out: Path, failed: Sequence[str] = ()) -
     }
 
 
-def _settings(what: StudyPlan | OwnModels) -> dict[str, Any]:
-    settings: dict[str, Any] = {"claims_sha256": digest(written_down())}
+def settings_of(what: StudyPlan | OwnModels, texts: dict[str, str]) -> dict[str, Any]:
+    """Describe what is studied, with the digest of what is written down about the claims (see `written_down`)."""
+    settings: dict[str, Any] = {"claims_sha256": digest(texts)}
     if isinstance(what, OwnModels):
         places = {f"{role}-{seed}": place for (role, seed), place in what.places().items()}
         own = {"spec": what.sweep.to_json(), "runs": places, "target": what.target, "linearized": what.linearized}
