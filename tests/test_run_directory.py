@@ -114,3 +114,16 @@ def test_a_directory_is_there_only_when_it_is_complete(tmp_path: Path) -> None:
         (partial / "whole").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
     assert [path.name for path in target.iterdir()] == ["whole"]
+
+
+def test_what_a_killed_process_left_of_a_directory_is_removed_and_one_of_another_process_is_not(tmp_path: Path) -> None:
+    target, partial = tmp_path / "base", tmp_path / ".base.partial"
+    (partial / "folder").mkdir(parents=True)
+    (partial / "folder" / "half").touch()
+    (partial / "link").symlink_to(tmp_path)
+    with written_whole(target) as mine:
+        assert mine == partial and not list(mine.iterdir())
+        (mine / "whole").touch()
+        with pytest.raises(DataError, match=r"base: another command is writing there"), written_whole(target):
+            pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["base", "whole"]

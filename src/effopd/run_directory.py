@@ -143,16 +143,34 @@ class FinishedPieces:
 def written_whole(directory: Path) -> Iterator[Path]:
     """Make a directory that is there only once it is complete: the block fills one of another name, then it is renamed.
 
-    What an interrupted block has left under the other name is removed first.
+    If the block fails or is interrupted, what it wrote is removed; what a killed process left is removed by the next.
 
     Args:
-        directory: Directory that is not there yet.
+        directory: Directory that is not there yet, or empty.
 
     Yields:
-        The empty directory to fill.
+        The empty directory to fill, beside it: `.NAME.partial`.
+
+    Raises:
+        DataError: Another command is filling it.
+        OSError: It cannot be made, or not be renamed.
     """
     partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    partial.rename(directory)
+    partial.mkdir(parents=True, exist_ok=True)
+    with locked(partial, name=directory):
+        try:
+            make_empty(partial)
+            yield partial
+            partial.replace(directory)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def make_empty(directory: Path) -> None:
+    """Remove what is in a directory."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

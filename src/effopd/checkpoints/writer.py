@@ -15,6 +15,7 @@ from effopd.checkpoints.model import ModelReader, open_model
 from effopd.errors import DataError, listing
 from effopd.files import read_json, write_json
 from effopd.models.directory import CONFIG, INDEX, MODEL_FILES, WEIGHTS
+from effopd.run_directory import written_whole
 
 
 def write_model(
@@ -26,7 +27,7 @@ def write_model(
     """Write a model directory that transformers loads, holding one shard in memory at a time.
 
     Everything is written to a hidden directory beside `out`, which is renamed when it is complete and removed if
-    anything fails.
+    anything fails. If the process is killed, the next call with this `out` removes it.
 
     Args:
         out: Directory to write; it may exist if it is empty.
@@ -40,22 +41,23 @@ def write_model(
         The path of the written directory.
 
     Raises:
-        DataError: `out` cannot be taken, `like` is no model, or the tensors are not those of `like`.
+        DataError: `out` cannot be taken, `like` is no model, the tensors are not those of `like`, or another process is
+            writing `out`.
         OSError: The directory cannot be written, for instance because the disk is full.
     """
     out = free_directory(out)
-    reader = open_model(like)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        dtypes = _write_tensors(temporary, tensors, reader, max_shard_bytes)
-        _copy_files(reader.directory, temporary, dtypes)
-        temporary.replace(out)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
+    with written_whole(out) as partial:
+        write_files(partial, tensors, like, max_shard_bytes)
     return out
+
+
+def write_files(
+    directory: Path, tensors: Iterable[tuple[str, torch.Tensor]], like: str | Path, max_shard_bytes: int
+) -> None:
+    """Write the files of a model into an empty directory; see `write_model`."""
+    reader = open_model(like)
+    dtypes = _write_tensors(directory, tensors, reader, max_shard_bytes)
+    _copy_files(reader.directory, directory, dtypes)
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], file: Path) -> None:

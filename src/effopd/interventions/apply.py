@@ -1,6 +1,5 @@
 """Interventions on a model on disk, which is read, changed and written tensor by tensor."""
 
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,8 +11,8 @@ from rich.filesize import decimal
 from torch import Tensor
 
 from effopd import __version__
-from effopd.checkpoints import Pair, open_model, open_pair, write_model
-from effopd.checkpoints.writer import free_directory
+from effopd.checkpoints import Pair, open_model, open_pair
+from effopd.checkpoints.writer import free_directory, write_files
 from effopd.checks import check_choice
 from effopd.errors import UnsupportedError
 from effopd.files import write_json
@@ -25,6 +24,7 @@ from effopd.interventions.realised import Dtype, warn_of_error
 from effopd.interventions.update import Intervention
 from effopd.models.directory import ADAPTER_WEIGHTS, CONFIG, GENERATION_CONFIG, MODEL_FILES
 from effopd.parameters import locate
+from effopd.run_directory import make_empty, written_whole
 
 RECORD = "intervention.json"
 
@@ -45,8 +45,8 @@ def intervene(
     One tensor at a time is in memory, and one file of the output. A matrix that is truncated is held several times in
     float64. The new directory gets the trained model's config, tokenizer, chat template and way to generate (the base's
     where the trained model has none; the config of the one that stores the output head, if only one does) and a record,
-    `intervention.json`. It appears under its name only when it is complete: an
-    interruption leaves nothing behind.
+    `intervention.json`. It appears under its name only when it is complete. An interruption leaves nothing behind; a
+    kill leaves `.NAME.partial` beside it, which the next call with this `out` removes.
 
     Args:
         base: Directory or hub name of the base.
@@ -71,7 +71,8 @@ def intervene(
 
     Raises:
         ConfigurationError: An intervention has nothing to change in this model, or there is no such dtype.
-        DataError: `out` is not empty, a model cannot be read, the models do not match, or a new weight is not finite.
+        DataError: `out` is not empty or another command is writing it, a model cannot be read, the models do not match,
+            or a new weight is not finite.
         OSError: The disk is full, or `out` cannot be written.
         UnsupportedError: An adapter has an output head that its base does not have.
     """
@@ -83,30 +84,25 @@ def intervene(
     for intervention in interventions:
         intervention.check(pair.shapes)
     like = _like(pair, trained)
-    staging = out.with_name(f".{out.name}.{os.getpid()}.new")
     new_model = NewModel(pair, interventions, PairSource(pair, factors), progress)
+    with written_whole(out) as partial:
 
-    def write(tensors: Iterable[tuple[str, Tensor]]) -> None:
-        shutil.rmtree(staging, ignore_errors=True)
-        write_model(staging, tensors, like, max_shard_bytes)
+        def write(tensors: Iterable[tuple[str, Tensor]]) -> None:
+            make_empty(partial)
+            write_files(partial, tensors, like, max_shard_bytes)
 
-    try:
         new_model.write(write, dtype)
-        _copy_tokenizer(pair, staging)
+        _copy_tokenizer(pair, partial)
         record = {
             "base": str(base),
             "trained": str(trained),
             "interventions": [describe(intervention) for intervention in interventions],
             "factors": str(factors.directory) if factors else None,
             **new_model.record(),
-            "num_bytes": sum(file.stat().st_size for file in staging.glob("*.safetensors")),
+            "num_bytes": sum(file.stat().st_size for file in partial.glob("*.safetensors")),
             "versions": {"effopd": __version__, "torch": torch.__version__},
         }
-        write_json(staging / RECORD, record)
-        staging.replace(out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        write_json(partial / RECORD, record)
     warn_of_error(new_model.realised.total, f"The weights of {out}, in {record['dtype']},")
     return record
 
