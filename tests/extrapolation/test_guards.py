@@ -148,6 +148,16 @@ def test_an_optimizer_that_keeps_weights_is_refused(tmp_path: Path) -> None:
         trainer.train()
 
 
+def test_a_small_matrix_that_resembles_its_state_by_chance_is_not_what_is_looked_at() -> None:
+    small, large = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(8, 8))
+    optimizer = torch.optim.SGD([small, large], lr=0.1, momentum=0.9)
+    optimizer.state = {small: {"momentum_buffer": torch.ones(2, 2)}, large: {"momentum_buffer": torch.zeros(8, 8)}}
+    check_optimizer(optimizer)
+    optimizer.state[large]["momentum_buffer"].fill_(1)
+    with pytest.raises(UnsupportedError, match=r"SGD, holds the weights in its state \('momentum_buffer'\)"):
+        check_optimizer(optimizer)
+
+
 @pytest.mark.parametrize(
     "make",
     [

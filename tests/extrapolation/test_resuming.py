@@ -87,6 +87,16 @@ def test_resuming_without_the_files_of_all_processes_is_refused(tmp_path: Path) 
         trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
+def test_what_another_number_of_processes_left_of_an_interrupted_save_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "checkpoint-3" / "effopd" / "anchor-00001-of-00002.safetensors"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    trainer = distillation_trainer(tmp_path, save_strategy="steps", save_steps=3)
+    with_effopd(trainer)
+    trainer.train()
+    assert {path.name for path in left.parent.iterdir()} == {"anchor-00000-of-00001.safetensors", "state.json"}
+
+
 def test_training_again_after_resuming_starts_from_nothing(tmp_path: Path) -> None:
     trainer = distillation_trainer(tmp_path, max_steps=3, save_strategy="steps", save_steps=2)
     callback = with_effopd(trainer)

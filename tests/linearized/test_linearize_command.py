@@ -72,7 +72,10 @@ def test_the_numbers_are_those_of_the_contexts_that_were_saved(
     root = GaussNewtonRoot(student, contexts)
     with torch.no_grad():
         b = root.pull(root.residual(completion_logits(teacher, contexts)))
+        teacher_TV = completion_logits(teacher, contexts)
     assert found["driving_norm"] == pytest.approx(dot(b, b) ** 0.5, rel=1e-4)
+    spread = gradient_spread(root, distillation(teacher_TV))  # whose mean is its own, and not taken from b
+    assert found["trace_opd"]["value"] == pytest.approx(spread.trace, rel=1e-4)
     squares = [sum(norm**2 for norm in found[f"driving_norm_by_{key}"].values()) for key in ("kind", "parameter")]
     assert squares == pytest.approx([found["driving_norm"] ** 2] * 2)
     assert set(found["driving_norm_by_layer"]) == {"0", "1"}

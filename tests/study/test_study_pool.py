@@ -117,6 +117,9 @@ def test_views_and_runs_on_ray(tmp_path: Path) -> None:
     assert len(said) == 5 and sum("failed" in line for line in said) == 1
 
 
-def test_one_worker_needs_no_ray() -> None:
+def test_one_worker_needs_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     with session(1, None) as ray:
+        assert ray is None
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with session(None, None, 1.0) as ray:  # a worker for the one GPU, however many processors there are
         assert ray is None

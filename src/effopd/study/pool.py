@@ -24,18 +24,20 @@ class Piece(NamedTuple):
 
 
 @contextlib.contextmanager
-def session(workers: int | None, address: str | None) -> Iterator[Any]:
+def session(workers: int | None, address: str | None, gpus_per_worker: float = 0.0) -> Iterator[Any]:
     """Keep one session of Ray for training and sweeps until the block ends; yield the module, or None without Ray.
 
     Args:
-        workers: Number of workers; None takes one for each processor of this machine, or as the cluster has room for.
+        workers: Number of workers; None takes one for each processor of this machine, or for each `gpus_per_worker` of
+            its GPUs, or as the cluster has room for.
         address: Address of a running cluster; None starts a session here if there is to be more than one worker.
+        gpus_per_worker: Number of GPUs, or a fraction of one, for each worker.
 
     Raises:
         ConfigurationError: There is no cluster at the address.
         UnsupportedError: Ray is needed and not installed.
     """
-    here = num_workers(workers, address, 0.0)
+    here = num_workers(workers, address, gpus_per_worker)
     if here == 1 and address is None:
         yield None
         return

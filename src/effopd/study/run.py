@@ -90,7 +90,7 @@ def study(
     texts = written_down()
     settings = settings_of(what, texts)
     failed: list[str] = []
-    with claimed(out, STUDY, settings, holds="a study"), session(workers, address) as ray:
+    with claimed(out, STUDY, settings, holds="a study"), session(workers, address, gpus_per_worker) as ray:
         means = _Means(ray, workers, address, gpus_per_worker, console)
         for name, text in texts.items():
             write_text(out / "written_down" / name, text)

@@ -268,7 +268,7 @@ class RunArguments:
         if settings and settings.validator == "reward" and settings.scales and not self.reward:
             raise ConfigurationError(
                 f"acceleration={self.acceleration!r} validates by reward, and no reward is set. Set reward (world, "
-                'math or package.module:function), or extrapolation={"validator": "teacher_kl"}, which needs none.'
+                'math, code or package.module:function), or extrapolation={"validator": "teacher_kl"}, which needs none.'
             )
         if self.evaluation_dataset_name and not self.reward:
             raise ConfigurationError("evaluation_dataset_name is set, but no reward to score its answers by; set one.")

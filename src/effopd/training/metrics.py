@@ -12,8 +12,8 @@ their mean:
     accepted_scale              scale that was accepted after this step, or 0.0; null if it was no trigger of EffOPD
     rollouts, validation_rollouts          completions sampled in all, and those among them that EffOPD validated by
     generated_tokens, validation_tokens    the tokens in them
-    teacher_tokens              completion tokens that the teacher scored
-    seconds                     {generation, teacher, update, validation, extrapolation}
+    teacher_tokens, reference_tokens       completion tokens that the teacher, and ExOPD's reference model, scored
+    seconds                     {generation, teacher, reference, update, validation, extrapolation}
     seconds_total               the sum of these; evaluating and saving are not in it
 """
 

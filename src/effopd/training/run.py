@@ -2,7 +2,8 @@
 
 A run directory holds `config.yaml` (with every field), `versions.json`, `metrics.jsonl`, `extrapolations.jsonl`,
 `updates.jsonl` if it was asked for, `frozen.json` if something is frozen, `checkpoint-N/`, the model card `README.md`,
-and the TensorBoard log; once the run is finished, the final model and `run.json` too.
+and the TensorBoard log; once the run is finished, the final model and `run.json` too, and of AlphaOPD the extrapolated
+model in `alphaopd/` and `alphaopd.json`.
 """
 
 import contextlib
