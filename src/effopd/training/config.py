@@ -267,8 +267,8 @@ class RunArguments:
         settings = self.extrapolation_config()
         if settings and settings.validator == "reward" and settings.scales and not self.reward:
             raise ConfigurationError(
-                f"acceleration={self.acceleration!r} validates by reward, and no reward is set. Set reward (world, "
-                'math, code or package.module:function), or extrapolation={"validator": "teacher_kl"}, which needs none.'
+                f"acceleration={self.acceleration!r} validates by reward, and no reward is set. Set reward "
+                '(world, math, code or package.module:function) or extrapolation={"validator": "teacher_kl"}.'
             )
         if self.evaluation_dataset_name and not self.reward:
             raise ConfigurationError("evaluation_dataset_name is set, but no reward to score its answers by; set one.")
