@@ -45,8 +45,7 @@ def intervene(
     One tensor at a time is in memory, and one file of the output. A matrix that is truncated is held several times in
     float64. The new directory gets the trained model's config, tokenizer, chat template and way to generate (the base's
     where the trained model has none; the config of the one that stores the output head, if only one does) and a record,
-    `intervention.json`. It appears under its name only when it is complete: an
-    interruption leaves nothing behind.
+    `intervention.json`. It appears under its name only when it is complete: an interruption leaves nothing behind.
 
     Args:
         base: Directory or hub name of the base.
