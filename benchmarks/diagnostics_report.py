@@ -7,11 +7,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from diagnostics_run import FALL, NUM_VECTORS, SIGNALS
-from diagnostics_statistics import best_threshold, holm, rank_correlation
+from diagnostics_run import FALL, NUM_VECTORS, SIGNALS, known_mean
+from diagnostics_statistics import best_threshold, rank_correlation
 from run_records import Record, one_row_per_line, rate_text, table_of, versions_of
 
 from effopd.files import write_text
+from effopd.study.verdict import holm
 
 FEWEST_RUNS = 10  # for a correlation to be shown and tested
 COMPARATORS = ("accuracy", "learning_rate")
@@ -50,8 +51,8 @@ def correlations(records: Sequence[Record]) -> list[dict[str, Any]]:
             row for row in rows
             if row["within"] == within and row["signal"] in SIGNALS and row.get("num_runs", 0) >= FEWEST_RUNS
         ]  # fmt: skip
-        for row, adjusted in zip(family, holm([row["p_value"] for row in family]), strict=True):
-            row["holm"] = adjusted
+        for place, adjusted in holm({str(place): row["p_value"] for place, row in enumerate(family)}).items():
+            family[int(place)]["holm"] = adjusted
     return rows
 
 
@@ -109,7 +110,7 @@ def cells(records: Sequence[Record]) -> list[dict[str, Any]]:
     for world, rate in dict.fromkeys((record["run"]["world"], record["run"]["learning_rate"]) for record in records):
         here = [r for r in records if (r["run"]["world"], r["run"]["learning_rate"]) == (world, rate)]
         finals = [record["final_accuracy"] for record in here]
-        jumps = {factor: _mean([r["jumped_accuracy"].get(factor) for r in here]) for factor in ("2", "4")}
+        jumps = {factor: known_mean([r["jumped_accuracy"].get(factor) for r in here]) for factor in ("2", "4")}
         found.append(
             {
                 "world": world,
@@ -120,7 +121,7 @@ def cells(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "num_unstable": sum(record["unstable"] for record in here),
                 "num_fallen_early": sum(_fallen_early(record) for record in here),
                 "num_diverged": sum(record["diverged"] for record in here),
-                "signals": {name: _mean([signal_of(record, name, 1) for record in here]) for name in SIGNALS},
+                "signals": {name: known_mean([signal_of(record, name, 1) for record in here]) for name in SIGNALS},
             }
         )
     return found
@@ -251,11 +252,6 @@ def _fallen_early(record: Record) -> bool:
 def _loss(record: Record, factor: str) -> float | None:
     jumped = record["jumped_accuracy"].get(factor)
     return None if jumped is None else float(record["final_accuracy"] - jumped)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
 
 
 def _text(value: float | None) -> str:

@@ -206,17 +206,18 @@ def early_signals(base: Weights, half: Weights, now: Weights) -> dict[str, float
     outside = [name for name in now if locate(name).kind in ("embedding", "lm_head")]
     found = {
         "direction_cosine": cosine,
-        "top1pct_norm_ratio": _mean([each.top1pct_norm_ratio for each in spectra]),
-        "effective_rank": _mean([each.effective_rank for each in spectra]),
-        "first_vector_alignment": _mean([float(each[0]) for each in alignments]),
-        "subspace_alignment": _mean([float(each[-1]) for each in alignments]),
+        "top1pct_norm_ratio": known_mean([each.top1pct_norm_ratio for each in spectra]),
+        "effective_rank": known_mean([each.effective_rank for each in spectra]),
+        "first_vector_alignment": known_mean([float(each[0]) for each in alignments]),
+        "subspace_alignment": known_mean([float(each[-1]) for each in alignments]),
         "embedding_share": sum(squares[name] for name in outside) / sum(squares.values()),
         "update_norm": math.sqrt(sum(squares.values()) / _square(base)),
     }
     return {name: None if value is None else finite_or_none(value) for name, value in found.items()}
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def known_mean(values: Sequence[float | None]) -> float | None:
+    """The mean of those values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 

@@ -65,15 +65,6 @@ def rank_correlation(
     return Correlation(estimate, float(low), float(high), p_value, sum(map(len, pairs)), len(pairs))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p values by Holm's method, which holds the chance of any false positive among them."""
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda each: p_values[each])):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
 def best_threshold(values: Sequence[float], positive: Sequence[bool]) -> tuple[float, bool]:
     """Choose the threshold that best tells positive cases from others, by the true less the false positive rate.
 

@@ -7,13 +7,13 @@ PYTHONPATH=src:tests python tests/faults/two_hosts.py WORK --out benchmarks/resu
 python benchmarks/fault_tables.py     # writes the tables into docs/faults.md
 """
 
-import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from effopd.files import read_json_lines
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "faults.md"
@@ -93,17 +93,11 @@ def page(text: str, kills: list[Record], causes: list[Record]) -> str:
     return text
 
 
-def read(path: Path) -> list[Record]:
-    """Read records."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def main() -> int:
+def main() -> None:
     """Write the tables into the page."""
-    causes = [record for path in CAUSES for record in read(path)]
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), read(KILLS), causes), encoding="utf-8")
-    return 0
+    causes = [record for path in CAUSES for record in read_json_lines(path)]
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), read_json_lines(KILLS), causes), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

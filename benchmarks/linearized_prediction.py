@@ -20,7 +20,7 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OF
 
 import numpy as np
 import torch
-from diagnostics_statistics import holm, rank_correlation
+from diagnostics_statistics import rank_correlation
 from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainerCallback
 
@@ -31,6 +31,7 @@ from effopd.files import read_json, write_json, write_json_lines, write_text
 from effopd.grading.world import grade_world
 from effopd.linearize import linearize
 from effopd.parameters import locate
+from effopd.study.verdict import holm
 from effopd.training.config import OPDConfig, RunArguments
 from effopd.training.metrics import MetricsCallback
 from effopd.training.quiet import quiet_libraries
@@ -151,7 +152,7 @@ def do_world(name: str, directory: Path) -> Record:
         "base_accuracy": base,
         "teacher_accuracy": teacher,
         "target": target,
-        "linearized": {key: found[key] for key in kept} | {"lines": found["lines"], "path": found["path"]},
+        "linearized": {key: found[key] for key in kept},
         "runs": runs,
         **geometry(directory),
         "cpu_seconds": time.process_time() - cpu,
@@ -171,8 +172,7 @@ def run(directory: Path, task: TaskConfig, acceleration: str, target: float) -> 
 
     with quiet_libraries():
         rows = train(arguments, config, callbacks)
-    place = Path(config.output_dir) / "extrapolations.jsonl"
-    jumps = [row["accepted_scale"] for row in rows if row.get("accepted_scale") is not None] if place.exists() else []
+    jumps = [row["accepted_scale"] for row in rows if row["accepted_scale"] is not None]
     return {**to_target(rows, target), "accepted_scales": jumps}
 
 
@@ -263,8 +263,7 @@ def write_report() -> None:
             else None
         ]
     }
-    known = [pair for pair, found in correlations.items() if found is not None]
-    adjusted = dict(zip(known, holm([correlations[pair]["p_value"] for pair in known]), strict=True))
+    adjusted = holm({pair: found["p_value"] for pair, found in correlations.items() if found is not None})
     missing = [name for name in WORLDS if name not in {record["world"] for record in records}]
     write_json(
         HERE / "linearized_prediction.json", {"worlds": values, "correlations": correlations, "missing": missing}

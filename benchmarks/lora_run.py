@@ -15,11 +15,10 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig, get_peft_model
 from run_records import Record
-from training_runs import CPUClock, costs_to_target, course
+from training_runs import CPUClock, arguments_to_target, costs_to_target, course
 from transformers import PrinterCallback
 from transformers.trainer_utils import IntervalStrategy
 
-from effopd.experiments.arguments import world_run_arguments
 from effopd.extrapolation.callback import EffOPDCallback
 from effopd.extrapolation.lora import difference
 from effopd.extrapolation.lora_snapshot import LoraSnapshot
@@ -153,17 +152,7 @@ class OtherExtrapolation(EffOPDCallback):
 
 def make_trainer(run: Run, directory: Path) -> OPDTrainer:
     """Load the world, put an adapter on its base, and wire everything up as `effopd train` does."""
-    arguments, config = world_run_arguments(
-        directory,
-        world=run.world,
-        acceleration=run.acceleration,
-        learning_rate=run.learning_rate,
-        seed=run.seed,
-        prompts_per_step=run.prompts_per_step,
-        evaluation_problems=run.evaluation_problems,
-        max_steps=-(-run.limit // run.prompts_per_step),
-        save_steps=None,
-    )
+    arguments, config = arguments_to_target(run, directory, world=run.world, acceleration=run.acceleration)
     config.per_device_eval_batch_size = 512  # as few prompts per step would make evaluation dearer than training
     config.eval_strategy, config.eval_steps = IntervalStrategy.STEPS, run.evaluate_every
     dataset, evaluation = load_datasets(arguments)

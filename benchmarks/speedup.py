@@ -23,7 +23,16 @@ from typing import Any
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 
 from speedup_report import USUAL_STEP, write_report
-from training_runs import NUM_WORKERS, CPUClock, costs_to_target, course, do_runs, read_records, workers
+from training_runs import (
+    NUM_WORKERS,
+    CPUClock,
+    arguments_to_target,
+    costs_to_target,
+    course,
+    do_runs,
+    read_records,
+    workers,
+)
 
 METHODS = ("vanilla", "paper", "reference", "adaptive")
 LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # two decades, and one above the best, to show that it is
@@ -145,7 +154,6 @@ QUICK = Plan(
 
 def do_run(run: Run, directory: Path) -> dict[str, Any]:
     """Train, in a worker process; returns the record."""
-    from effopd.experiments.arguments import world_run_arguments
     from effopd.training.quiet import quiet_libraries
     from effopd.training.run import train, versions
     from effopd.training.stopping import EvaluateNearTarget, StopAtRollouts
@@ -165,17 +173,8 @@ def do_run(run: Run, directory: Path) -> dict[str, Any]:
         ]
 
     shutil.rmtree(directory, ignore_errors=True)
-    arguments, config = world_run_arguments(
-        directory,
-        acceleration="none" if run.method == "vanilla" else run.method,
-        learning_rate=run.learning_rate,
-        seed=run.seed,
-        target_accuracy=run.target_accuracy,
-        prompts_per_step=run.prompts_per_step,
-        evaluation_problems=run.evaluation_problems,
-        max_steps=-(-run.limit // run.prompts_per_step),
-        save_steps=None,
-    )
+    acceleration = "none" if run.method == "vanilla" else run.method
+    arguments, config = arguments_to_target(run, directory, acceleration=acceleration)
     config.estimator = run.estimator
     with quiet_libraries():
         rows = train(arguments, config, callbacks)

@@ -4,11 +4,8 @@ A benchmark describes each of its training runs by a frozen dataclass, a `Traini
 one JSON file, whose `run` holds the fields of the dataclass, so that another start of the benchmark finds what is done.
 """
 
-import json
 import multiprocessing
-import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from effopd.experiments.cost_to_target import to_target
-from effopd.files import write_json
+from effopd.files import read_json, write_json
 
 NUM_WORKERS = 2
 Record = dict[str, Any]
@@ -47,20 +44,11 @@ DoRun = Callable[[Run, Path], Record]
 
 
 def start_worker() -> None:
-    """What a worker process does once: imports, and one thread."""
-    import torch
-
+    """What a worker process does once: imports, one thread, and a watch for the end of its parent."""
     import effopd.experiments.demo  # noqa: F401
+    from effopd.updates import pool
 
-    torch.set_num_threads(1)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    pool.start_worker()
 
 
 @contextmanager
@@ -72,6 +60,29 @@ def workers() -> Iterator[ProcessPoolExecutor]:
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def arguments_to_target(run: Any, directory: Path, **others: Any) -> tuple[Any, Any]:
+    """Make the arguments of a run that ends at its target or its limit of rollouts, and keeps no checkpoints.
+
+    Args:
+        run: The run, with the fields that are read here.
+        directory: Directory of the run.
+        **others: Further arguments of `world_run_arguments`.
+    """
+    from effopd.experiments.arguments import world_run_arguments  # here, because it loads torch
+
+    return world_run_arguments(
+        directory,
+        learning_rate=run.learning_rate,
+        seed=run.seed,
+        target_accuracy=run.target_accuracy,
+        prompts_per_step=run.prompts_per_step,
+        evaluation_problems=run.evaluation_problems,
+        max_steps=-(-run.limit // run.prompts_per_step),
+        save_steps=None,
+        **others,
+    )
 
 
 class CPUClock:
@@ -161,7 +172,7 @@ def read_records(runs: Iterable[Run], records: Path) -> dict[str, Record]:
     for run in runs:
         path = records / f"{run.name}.json"
         if path.exists():
-            found[run.name] = json.loads(path.read_text())
+            found[run.name] = read_json(path)
             if type(run)(**found[run.name]["run"]) != run:
                 raise SystemExit(
                     f"{path} is of other settings ({found[run.name]['run']}) than asked for ({asdict(run)}). "

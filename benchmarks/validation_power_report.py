@@ -1,7 +1,9 @@
 """The record of `validation_power.py` as Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from run_records import table_of
 
 Row = dict[str, Any]
 
@@ -31,12 +33,6 @@ WORDS = {
 }
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(header), *(list(row) for row in rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def acceptance_table(rows: Sequence[Row], places: Sequence[str], column: str) -> str:
     """How often a candidate is accepted, `>=` / `>` in each cell.
 
@@ -51,13 +47,13 @@ def acceptance_table(rows: Sequence[Row], places: Sequence[str], column: str) ->
         line = lines.setdefault(tuple(WORDS[name](row[name]) for name in places), {})
         line[row[column]] = " / ".join(percent(row[rule]) for rule in RULES)
     header = [*(LABELS[name] for name in places), *map(WORDS[column], columns)]
-    return table(header, ([*place, *(line.get(each, "") for each in columns)] for place, line in lines.items()))
+    return table_of(header, ([*place, *(line.get(each, "") for each in columns)] for place, line in lines.items()))
 
 
 def trigger_table(rows: Sequence[Row], scales: Sequence[float]) -> str:
     """How often a trigger ends with each scale."""
     header = [*LABELS.values(), "rule", "nothing", *(f"x{scale:g}" for scale in scales[1:])]
-    return table(
+    return table_of(
         header,
         (
             [*(WORDS[name](row[name]) for name in LABELS), sign, *map(percent, row[rule])]
@@ -79,7 +75,7 @@ def measured_table(pairs: Sequence[Row], columns: dict[str, tuple[str, ...]]) ->
                 value = value[field]
             line.append(with_error(value))
         lines.append(line)
-    return table(["alpha", *columns], lines)
+    return table_of(["alpha", *columns], lines)
 
 
 def markdown(record: dict[str, Any]) -> str:

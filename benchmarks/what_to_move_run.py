@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from run_records import Record
-from training_runs import CPUClock, costs_to_target, course
+from training_runs import CPUClock, arguments_to_target, costs_to_target, course
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
@@ -195,18 +195,7 @@ def do_run(run: Run, directory: Path) -> Record:
     started, clock = time.perf_counter(), CPUClock()
     made = directory.parent / "made"
     shutil.rmtree(directory, ignore_errors=True)
-    arguments, config = world_run_arguments(
-        directory,
-        world=run.world,
-        acceleration=run.acceleration,
-        learning_rate=run.learning_rate,
-        seed=run.seed,
-        target_accuracy=run.target_accuracy,
-        prompts_per_step=run.prompts_per_step,
-        evaluation_problems=run.evaluation_problems,
-        max_steps=-(-run.limit // run.prompts_per_step),
-        save_steps=None,
-    )
+    arguments, config = arguments_to_target(run, directory, world=run.world, acceleration=run.acceleration)
     arguments.extrapolation = run.extrapolation
     config.per_device_eval_batch_size = 512  # as few prompts per step would make evaluation dearer than training
     if run.start != "base":

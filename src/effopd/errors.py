@@ -6,6 +6,7 @@ to catch it apart from its siblings.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class EffOPDError(Exception):
@@ -52,3 +53,9 @@ def listing(items: Sequence[str], limit: int = 10) -> str:
     """List the first of many names in a message, and say how many more there are."""
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
+
+
+def shown(value: Any) -> str:
+    """Write a value for a message, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

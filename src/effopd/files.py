@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from effopd.errors import DataError
+from effopd.errors import ConfigurationError, DataError
 
 
 def expanded(path: str | Path) -> Path:
@@ -187,3 +187,15 @@ def load_yaml(text: str) -> Any:
         yaml.YAMLError: The text is not YAML, or a mapping has a key twice. The message names the line.
     """
     return yaml.load(text, _UniqueKeys)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read what a YAML file of a user holds.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or is not YAML.
+    """
+    try:
+        return load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read as YAML: {error}") from error

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diagnostics_run import SIGNALS, Run
-from diagnostics_statistics import best_threshold, holm, rank_correlation
+from diagnostics_statistics import best_threshold, rank_correlation
 from scipy import stats
 
 ROOT = Path(__file__).parents[2]
@@ -66,12 +66,6 @@ def test_the_interval_covers_the_true_correlation():
         found = rank_correlation(signal.tolist(), outcome.tolist(), groups, seed)
         missed += not found.low <= 0 <= found.high
     assert missed <= 14
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.6, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_the_best_threshold_of_either_direction():

@@ -2,10 +2,12 @@
 
 import fault_tables
 
+from effopd.files import read_json_lines
+
 
 def test_the_page_is_that_of_the_records() -> None:
-    text, kills = fault_tables.PAGE.read_text(), fault_tables.read(fault_tables.KILLS)
-    causes = [record for path in fault_tables.CAUSES for record in fault_tables.read(path)]
+    text, kills = fault_tables.PAGE.read_text(), read_json_lines(fault_tables.KILLS)
+    causes = [record for path in fault_tables.CAUSES for record in read_json_lines(path)]
     assert text == fault_tables.page(text, kills, causes), "run: python benchmarks/fault_tables.py"
     assert {record["outcome"] for record in kills if "point" in record} == {"same"}
 

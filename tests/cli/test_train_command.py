@@ -88,7 +88,7 @@ def test_train_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     path = tmp_path / "run.yaml"
     for content, message in [
         (None, "no file"),
-        (": :", "is not YAML"),
+        (": :", "cannot be read as YAML"),
         ("- 1", "must map fields to values"),
         ("dataset_name: x\noutput_dir: y\n", "model_name_or_path"),
         (

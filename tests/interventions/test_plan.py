@@ -51,7 +51,7 @@ def test_a_plan(tmp_path: Path) -> None:
         ("", "holds nothing; expected a list"),
         ("[]", "expected a list such as"),
         ("scale: {alpha: 1}", "expected a list"),
-        ("- : :", "is not YAML"),
+        ("- : :", "cannot be read as YAML"),
         (
             "- scale: {alpha: 1,\n  alpha: 0.5}",
             "the key 'alpha' is there twice; expected it once\n  in \"<unicode string>\", line 2",

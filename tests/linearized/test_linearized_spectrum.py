@@ -15,7 +15,6 @@ from effopd.linearized.spectrum import (
     find_spectrum,
     growth,
     predicted_displacement,
-    predicted_norm,
     tail_bound,
 )
 
@@ -49,7 +48,6 @@ def test_the_predicted_displacement_is_gradient_descent_on_the_dense_quadratic(n
         d = d - eta * (A @ d - B)
     predicted = predicted_displacement(ROOT, SPECTRUM, eta, num_steps)
     torch.testing.assert_close(flat(predicted), d, rtol=1e-8, atol=1e-8 * d.norm().item())
-    assert predicted_norm(SPECTRUM, eta, num_steps) == pytest.approx(d.norm().item(), rel=1e-8)
 
 
 def test_a_short_krylov_space_is_exact_for_as_many_gradient_steps() -> None:

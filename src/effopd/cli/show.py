@@ -2,7 +2,7 @@
 
 import argparse
 
-from effopd.cli.options import Commands, positive
+from effopd.cli.options import Commands, keywords, positive
 
 
 def add(commands: Commands) -> None:
@@ -49,15 +49,7 @@ def add(commands: Commands) -> None:
 def _show(options: argparse.Namespace) -> None:
     from effopd.report.completions import write_page
 
-    path = write_page(
-        options.directories,
-        options.out,
-        limit=options.limit,
-        problems=options.problems,
-        task=options.task,
-        curve=options.curve,
-    )
-    if path is not None:
+    if (path := write_page(**keywords(options))) is not None:
         print(f"Page: {path}")
 
 

@@ -65,14 +65,13 @@ def _what_is_there(directory: Path) -> str:
     return f"Give one that is there; {directory} has {listing(found) if found else f'none of {listing(SUFFIXES)}'}."
 
 
-def download_rows(name: str, config: str | None, split: str, limit: int | None = None) -> list[Row]:
+def download_rows(name: str, config: str | None, split: str) -> list[Row]:
     """Download the rows of a dataset on the hub.
 
     Args:
         name: Name of the dataset.
         config: Name of its configuration; None for the default one.
         split: Name of the split.
-        limit: Number of rows to return; None returns all.
 
     Raises:
         DataError: The dataset cannot be loaded.
@@ -84,4 +83,4 @@ def download_rows(name: str, config: str | None, split: str, limit: int | None =
             f"{name}: cannot load split {split!r} of configuration {config!r}: {error}\nWithout a network, download its"
             " file elsewhere and pass --data FILE; for gated datasets, `hf auth login`."
         ) from error
-    return [dict(row) for row in (dataset if limit is None else dataset.select(range(min(limit, len(dataset)))))]
+    return [dict(row) for row in dataset]

@@ -23,7 +23,7 @@ class MeanEstimate:
     Attributes:
         value: The mean.
         standard_error: Standard error of the mean, from the spread between problems; NaN for a single problem.
-        interval: Percentile bootstrap interval, of 95 % by default. It has no width if all values are equal.
+        interval: 95 % percentile bootstrap interval. It has no width if all values are equal.
     """
 
     value: float
@@ -31,16 +31,12 @@ class MeanEstimate:
     interval: tuple[float, float]
 
 
-def estimate_mean(
-    values: Sequence[float], *, confidence: float = CONFIDENCE, num_resamples: int = _RESAMPLES, seed: int = 0
-) -> MeanEstimate:
+def estimate_mean(values: Sequence[float], *, num_resamples: int = _RESAMPLES) -> MeanEstimate:
     """Average one value per problem.
 
     Args:
         values: One finite value per problem.
-        confidence: Coverage of the interval, in (0, 1).
         num_resamples: Number of bootstrap resamples, at least 1.
-        seed: Random seed for resampling.
 
     Raises:
         DataError: There are no values.
@@ -51,9 +47,9 @@ def estimate_mean(
     # How often each distinct value is drawn is multinomial. Drawing these counts is the same as drawing problems, but
     # takes only as many random numbers as there are distinct values, which are few.
     distinct, counts = np.unique(array, return_counts=True)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = rng.multinomial(len(array), counts / len(array), size=num_resamples)
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn @ distinct / len(array), [tail, 1 - tail])
     error = float(array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else math.nan
     return MeanEstimate(float(array.mean()), error, (float(low), float(high)))

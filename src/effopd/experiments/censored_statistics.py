@@ -16,6 +16,9 @@ from effopd.errors import DataError
 from effopd.experiments.cost_to_target import CostRange
 from effopd.files import finite_or_none
 
+CONFIDENCE = 0.95
+"""Coverage of all intervals."""
+
 
 @dataclass(frozen=True)
 class CensoredEstimate:
@@ -67,17 +70,14 @@ class CensoredEstimate:
         return f"{value} [{self.low:{spec}}, {high}]"
 
 
-def median_cost(
-    costs: Sequence[CostRange], *, confidence: float = 0.95, num_resamples: int = 10_000, seed: int = 0
-) -> CensoredEstimate:
+def median_cost(costs: Sequence[CostRange], *, num_resamples: int = 10_000, seed: int = 0) -> CensoredEstimate:
     """Compute the median cost over runs, with a percentile bootstrap interval that resamples the runs.
 
-    For up to five runs and a confidence of 0.95, the interval is the range of the runs. The range of n independent runs
-    covers the true median with probability 1 - 2 * 0.5**n, which is 94 % for five runs and 75 % for three.
+    For up to five runs, the interval is the range of the runs. The range of n independent runs covers the true median
+    with probability 1 - 2 * 0.5**n, which is 94 % for five runs and 75 % for three.
 
     Args:
         costs: Cost of each run, from `cost_range`.
-        confidence: Coverage of the interval, in (0, 1).
         num_resamples: Number of bootstrap resamples.
         seed: Random seed for resampling.
 
@@ -88,14 +88,13 @@ def median_cost(
         DataError: There are no runs.
     """
     lower, upper = _resampled_medians([costs], num_resamples, seed)
-    return _estimate(lower[0], upper[0], confidence)
+    return _estimate(lower[0], upper[0])
 
 
 def median_cost_ratio(
     numerator: Sequence[CostRange],
     denominator: Sequence[CostRange],
     *,
-    confidence: float = 0.95,
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> CensoredEstimate:
@@ -107,7 +106,6 @@ def median_cost_ratio(
     Args:
         numerator: Costs of one group, all positive.
         denominator: Costs of the other group, in the same order of seeds.
-        confidence: Coverage of the interval, in (0, 1).
         num_resamples: Number of bootstrap resamples.
         seed: Random seed for resampling.
 
@@ -118,14 +116,13 @@ def median_cost_ratio(
     Raises:
         DataError: A group has no runs, or they are not paired.
     """
-    return largest_cost_ratio([numerator], [denominator], confidence=confidence, num_resamples=num_resamples, seed=seed)
+    return largest_cost_ratio([numerator], [denominator], num_resamples=num_resamples, seed=seed)
 
 
 def largest_cost_ratio(
     numerators: Sequence[Sequence[CostRange]],
     denominators: Sequence[Sequence[CostRange]],
     *,
-    confidence: float = 0.95,
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> CensoredEstimate:
@@ -137,7 +134,6 @@ def largest_cost_ratio(
     Args:
         numerators: Costs of the groups of which the costliest is chosen, all positive.
         denominators: Costs of the groups of which the cheapest is chosen. All groups are in the same order of seeds.
-        confidence: Coverage of the interval, in (0, 1).
         num_resamples: Number of bootstrap resamples.
         seed: Random seed for resampling.
 
@@ -149,14 +145,13 @@ def largest_cost_ratio(
     (top_low, top_high), (bottom_low, bottom_high) = (
         _resampled_medians(groups, num_resamples, seed) for groups in (numerators, denominators)
     )
-    return _estimate(top_low.max(0) / bottom_high.min(0), top_high.max(0) / bottom_low.min(0), confidence)
+    return _estimate(top_low.max(0) / bottom_high.min(0), top_high.max(0) / bottom_low.min(0))
 
 
 def median_difference(
     minuend: Sequence[float],
     subtrahend: Sequence[float],
     *,
-    confidence: float = 0.95,
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> CensoredEstimate:
@@ -165,7 +160,6 @@ def median_difference(
     Args:
         minuend: Values of one group, all finite.
         subtrahend: Values of the other group, in the same order of seeds.
-        confidence: Coverage of the interval, in (0, 1).
         num_resamples: Number of bootstrap resamples.
         seed: Random seed for resampling.
 
@@ -176,7 +170,7 @@ def median_difference(
         raise DataError(f"Got groups of {len(minuend)} and {len(subtrahend)} runs; expected the same seeds in both.")
     exact = [[(value, value) for value in values] for values in (minuend, subtrahend)]
     first, second = _resampled_medians(exact, num_resamples, seed)[0]
-    return _estimate(first - second, first - second, confidence)
+    return _estimate(first - second, first - second)
 
 
 _Floats = npt.NDArray[np.float64]
@@ -197,9 +191,9 @@ def _resampled_medians(groups: Sequence[Sequence[CostRange]], num_resamples: int
     return np.median(lower, axis=-1), np.median(upper, axis=-1)
 
 
-def _estimate(at_least: _Floats, at_most: _Floats, confidence: float) -> CensoredEstimate:
+def _estimate(at_least: _Floats, at_most: _Floats) -> CensoredEstimate:
     """Make the estimate from the bounds of a statistic, of the runs themselves and then of each resample."""
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     # This method does not interpolate, which infinite values would not allow.
     low = np.quantile(at_least[1:], tail, method="inverted_cdf")
     high = np.quantile(at_most[1:], 1 - tail, method="inverted_cdf")

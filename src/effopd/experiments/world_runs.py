@@ -16,7 +16,7 @@ from effopd.run_directory import differing_settings, locked, written_whole
 from effopd.training.progress import RunDisplay, RunProgress
 from effopd.training.quiet import quiet_libraries
 from effopd.training.run import FINISHED, train
-from effopd.world import DEFAULT_WORLD, TeacherConfig, base_dir, make_dataset, task_config
+from effopd.world import TeacherConfig, base_dir, make_dataset, task_config
 from effopd.world.teacher import train_teacher
 
 LEARNING_RATE = 1e-4  # low enough for the geometry of training to show over many checkpoints
@@ -87,21 +87,20 @@ def _train_opd(directory: Path, acceleration: str, seed: int, steps: int, save_s
         train(arguments, config, lambda trainer, metrics: [RunProgress(display, directory.name, trainer, metrics)])
 
 
-def train_grpo(directory: Path, seed: int, config: TeacherConfig, world: str = DEFAULT_WORLD) -> None:
-    """Train a world's base by GRPO on the verifiable reward, and keep the checkpoints. A finished run is left as it is.
+def train_grpo(directory: Path, seed: int, config: TeacherConfig) -> None:
+    """Train the shipped base by GRPO on the verifiable reward, and keep checkpoints. A finished run is left as it is.
 
     Args:
         directory: Directory for the run. It is there only once the run is finished, so that an interrupted one begins
             anew.
         seed: Random seed for the problems and of TRL's trainer.
         config: Settings of the training, of which `twin_reliability` has no effect.
-        world: Name of the embedded world.
 
     Raises:
         CheckpointError: The directory holds something else.
         ConfigurationError: The directory holds a run with other settings.
     """
-    settings = asdict(config) | {"seed": seed} | ({} if world == DEFAULT_WORLD else {"world": world})
+    settings = asdict(config) | {"seed": seed}
     if (directory / FINISHED).exists():
         if changed := differing_settings(read_json(directory / FINISHED).get("settings", {}), settings):
             raise ConfigurationError(
@@ -112,7 +111,7 @@ def train_grpo(directory: Path, seed: int, config: TeacherConfig, world: str = D
         raise CheckpointError(
             f"{directory} is not empty and holds no run of `effopd world runs`. Choose another --out."
         )
-    base, task = base_dir(world), task_config(world)
+    base, task = base_dir(), task_config()
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(base)
     dataset = make_dataset("train", config.num_steps * config.prompts_per_step, seed, task)

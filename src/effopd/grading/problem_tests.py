@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from effopd.checks import is_finite_number
-from effopd.errors import ConfigurationError, DataError
+from effopd.errors import ConfigurationError, DataError, shown
 from effopd.grading.unit_tests import check_unit_tests
 from effopd.sandbox import Limits
 
@@ -88,7 +88,7 @@ def _from_pairs(given: dict[str, Any]) -> dict[str, Any]:
     inputs, outputs = given.get("inputs"), given.get("outputs")
     if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
         raise DataError(
-            f"tests: inputs is {_show(inputs)} and outputs is {_show(outputs)}, expected two lists of one length."
+            f"tests: inputs is {shown(inputs)} and outputs is {shown(outputs)}, expected two lists of one length."
         )
     cases = [{"input": _joined(one), "output": _joined(other)} for one, other in zip(inputs, outputs, strict=True)]
     return {key: content for key, content in given.items() if key not in _PAIRED} | {"stdin": cases}
@@ -109,12 +109,12 @@ def _number(given: Mapping[str, Any], key: str) -> float | None:
 
 def _with_stdin(tests: Tests, cases: Any) -> Tests:
     if not isinstance(cases, list) or not cases:
-        raise DataError(f"tests: stdin is {_show(cases)}, expected a list with at least one case.")
+        raise DataError(f"tests: stdin is {shown(cases)}, expected a list with at least one case.")
     pairs = []
     for number, case in enumerate(cases, start=1):
         if not isinstance(case, Mapping) or not all(isinstance(case.get(key), str) for key in ("input", "output")):
             raise DataError(
-                f'tests: stdin case {number} is {_show(case)}, expected {{"input": "...", "output": "..."}}, both text.'
+                f'tests: stdin case {number} is {shown(case)}, expected {{"input": "...", "output": "..."}}, both text.'
             )
         pairs.append((case["input"].replace("\r\n", "\n"), case["output"]))
     if not any(output.strip() for _, output in pairs):
@@ -124,11 +124,6 @@ def _with_stdin(tests: Tests, cases: Any) -> Tests:
 
 def _with_unit(tests: Tests, source: Any) -> Tests:
     if not isinstance(source, str) or not source.strip():
-        raise DataError(f"tests: unit is {_show(source)}, expected Python source with asserts.")
+        raise DataError(f"tests: unit is {shown(source)}, expected Python source with asserts.")
     names, modules = check_unit_tests(source)
     return replace(tests, unit=source, names=names, modules=modules)
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

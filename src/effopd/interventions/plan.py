@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from effopd.errors import ConfigurationError
-from effopd.files import load_yaml
+from effopd.files import read_yaml
 from effopd.interventions.registry import KINDS, make_intervention
 from effopd.interventions.update import Intervention
 
@@ -29,12 +27,7 @@ def read_plan(path: str | Path) -> list[Intervention]:
     Raises:
         ConfigurationError: The file cannot be read, is not YAML or holds no list, or an entry is wrong.
     """
-    try:
-        entries = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read ({error}). Pass a YAML file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not YAML ({error}).") from error
+    entries = read_yaml(Path(path))
     if not isinstance(entries, list) or not entries:
         raise ConfigurationError(f"{path} holds {_shown(entries)}; expected a list such as `- scale: {{alpha: 0.5}}`.")
     interventions = []

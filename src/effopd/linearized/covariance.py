@@ -24,8 +24,7 @@ class Spread(NamedTuple):
     Attributes:
         mean: The mean gradient.
         deviations: Squared distance of each completion's gradient from the mean, times N / (N - 1); their mean
-            estimates
-            the trace of the covariance without bias. [N]
+            estimates the trace of the covariance without bias. [N]
     """
 
     mean: Vector

@@ -100,11 +100,6 @@ def predicted_displacement(root: GaussNewtonRoot, spectrum: Spectrum, eta: float
     return root.pull(rows.view(len(root.token_ids), -1))
 
 
-def predicted_norm(spectrum: Spectrum, eta: float, num_steps: int) -> float:
-    """Compute the norm of d_s."""
-    return float((growth(spectrum.values, eta, num_steps) * spectrum.overlaps).norm())
-
-
 def tail_bound(spectrum: Spectrum, eta: float, num_steps: int, rank: int) -> float:
     """Bound the norm of d_s outside the first `rank` eigenvectors: max_{i > rank} |g_s(lambda_i)| times |b| there."""
     rest = slice(rank, None)

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from effopd.checks import check_choice, check_number, check_text
 from effopd.errors import ConfigurationError
-from effopd.files import load_yaml
+from effopd.files import read_yaml
 from effopd.study import boundary
 from effopd.study.claims import CLAIMS
 from effopd.study.records import SWEEPS
@@ -77,10 +75,7 @@ def read_own_models(path: str | Path) -> OwnModels:
         raise ConfigurationError(
             f"There is no file {str(path)!r}. Give the specification of a study of your own models."
         )
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read as YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} must map fields to values, got {type(content).__name__}.")
     roles, target, linearized = (content.pop(name, None) for name in ("roles", "target", "linearized"))

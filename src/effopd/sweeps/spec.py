@@ -6,8 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from effopd.checks import (
     check_choice,
     check_fields,
@@ -18,7 +16,7 @@ from effopd.checks import (
 )
 from effopd.errors import ConfigurationError
 from effopd.evaluation.settings import BACKENDS, TaskSettings
-from effopd.files import load_yaml
+from effopd.files import read_yaml
 from effopd.interventions.realised import Dtype
 from effopd.sweeps.presets import LONGEST_NAME, PRESETS, Preset
 
@@ -201,10 +199,7 @@ def read_spec(spec: str | Path) -> SweepSpec:
         raise ConfigurationError(
             f"There is no file {str(spec)!r}, nor a shipped specification of that name ({shipped})."
         )
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read as YAML: {error}") from error
+    content = read_yaml(path)
     try:
         return make_spec(content)
     except ConfigurationError as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
+from transformers.hf_argparser import HfArg
 from trl import DistillationConfig
 
 from effopd.checks import check_choice, check_number
@@ -74,39 +75,30 @@ class OPDConfig(DistillationConfig):
     The correction for vLLM has the names that it has in TRL's `GRPOConfig`, and its mode `token_truncate`.
     """
 
-    method: str = field(
+    method: str = HfArg(
         default="opd",
-        metadata={
-            "help": "opd: on-policy distillation. exopd: beyond the teacher, away from a reference model. alphaopd: "
-            "opd, at the end of which the weights are extrapolated to a target accuracy."
-        },
+        help="opd: on-policy distillation. exopd: beyond the teacher, away from a reference model. alphaopd: "
+        "opd, at the end of which the weights are extrapolated to a target accuracy.",
     )
-    exopd_lambda: float | None = field(
-        default=None,
-        metadata={
-            "help": f"ExOPD's factor, above 0: 1 is opd, larger goes beyond the teacher. Default {EXOPD_LAMBDA}."
-        },
+    exopd_lambda: float | None = HfArg(
+        default=None, help=f"ExOPD's factor, above 0: 1 is opd, larger goes beyond the teacher. Default {EXOPD_LAMBDA}."
     )
-    estimator: str = field(
+    estimator: str = HfArg(
         default="full_vocab",
-        metadata={
-            "help": "full_vocab: the exact divergence over the vocabulary at each sampled prefix, which is TRL's own; "
-            "beta chooses it. sampled: the paper's policy gradient on the sampled log-ratio, discount 0."
-        },
+        help="full_vocab: the exact divergence over the vocabulary at each sampled prefix, which is TRL's own; "
+        "beta chooses it. sampled: the paper's policy gradient on the sampled log-ratio, discount 0.",
     )
 
-    vllm_importance_sampling_correction: bool = field(
+    vllm_importance_sampling_correction: bool = HfArg(
         default=True,
-        metadata={
-            "help": "Whether estimator=sampled weighs each token by the ratio of the trainer's probability to that of "
-            "vLLM, where vLLM samples. It has no effect otherwise."
-        },
+        help="Whether estimator=sampled weighs each token by the ratio of the trainer's probability to that of "
+        "vLLM, where vLLM samples. It has no effect otherwise.",
     )
-    vllm_importance_sampling_clip_max: float = field(
-        default=5.0, metadata={"help": "Number that these ratios are truncated at, at least 1; the paper's is 5."}
+    vllm_importance_sampling_clip_max: float = HfArg(
+        default=5.0, help="Number that these ratios are truncated at, at least 1; the paper's is 5."
     )
-    report_to: None | str | list[str] = field(  # noqa: RUF036  (the order HfArgumentParser can read)
-        default="tensorboard", metadata={"help": "Loggers: tensorboard, wandb, trackio, several of them, or none."}
+    report_to: None | str | list[str] = HfArg(  # noqa: RUF036  (the order HfArgumentParser can read)
+        default="tensorboard", help="Loggers: tensorboard, wandb, trackio, several of them, or none."
     )
 
     def __post_init__(self) -> None:
@@ -173,78 +165,67 @@ class RunArguments:
     dataset_name: str = field(
         metadata={"help": "Training prompts: a hub name, a .jsonl / .json / .parquet file, or 'world:train'."}
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
-    dataset_split: str = field(default="train", metadata={"help": "Split of a hub dataset; slice of a file."})
-    num_train_examples: int | None = field(default=None, metadata={"help": "Number of rows to use, from the first on."})
-    prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompts: text or messages."})
-    answer_column: str = field(default="answer", metadata={"help": "Column of the answers that rewards compare with."})
-    tests_column: str = field(
+    dataset_config: str | None = HfArg(default=None, help="Configuration of a hub dataset.")
+    dataset_split: str = HfArg(default="train", help="Split of a hub dataset; slice of a file.")
+    num_train_examples: int | None = HfArg(default=None, help="Number of rows to use, from the first on.")
+    prompt_column: str = HfArg(default="prompt", help="Column of the prompts: text or messages.")
+    answer_column: str = HfArg(default="answer", help="Column of the answers that rewards compare with.")
+    tests_column: str = HfArg(
         default="tests",
-        metadata={"help": "Column of the tests for the reward 'code', or a key inside it: reward_model.ground_truth."},
+        help="Column of the tests for the reward 'code', or a key inside it: reward_model.ground_truth.",
     )
-    answer_after: str | None = field(default=None, metadata={"help": "Mark after which the answer follows."})
-    prompt_template: str | None = field(default=None, metadata={"help": "Text around the prompt, with {prompt} in it."})
-    system_prompt: str | None = field(default=None, metadata={"help": "System message put before each prompt."})
-    pad_token: str | None = field(default=None, metadata={"help": "Padding token, for tokenizers that have none."})
-    eos_token: str | None = field(
-        default=None,
-        metadata={"help": "Token that also ends a completion, e.g. the teacher's end of turn for a base student."},
+    answer_after: str | None = HfArg(default=None, help="Mark after which the answer follows.")
+    prompt_template: str | None = HfArg(default=None, help="Text around the prompt, with {prompt} in it.")
+    system_prompt: str | None = HfArg(default=None, help="System message put before each prompt.")
+    pad_token: str | None = HfArg(default=None, help="Padding token, for tokenizers that have none.")
+    eos_token: str | None = HfArg(
+        default=None, help="Token that also ends a completion, e.g. the teacher's end of turn for a base student."
     )
-    reward: list[str] = field(
+    reward: list[str] = HfArg(
         default_factory=list,
-        metadata={
-            "help": "'world', 'math', 'code' or 'package.module:function' (TRL's reward signature); several are summed."
-        },
+        help="'world', 'math', 'code' or 'package.module:function' (TRL's reward signature); several are summed.",
     )
-    evaluation_dataset_name: str | None = field(
-        default=None, metadata={"help": "Prompts to measure accuracy on, outside the counted cost."}
+    evaluation_dataset_name: str | None = HfArg(
+        default=None, help="Prompts to measure accuracy on, outside the counted cost."
     )
-    evaluation_config: str | None = field(default=None, metadata={"help": "Configuration of a hub evaluation dataset."})
-    evaluation_split: str = field(default="test", metadata={"help": "Its split; slice of a file: test[-500:]."})
-    evaluation_prompt_column: str | None = field(
-        default=None, metadata={"help": "Column of the evaluation prompts, if it is not prompt_column."}
+    evaluation_config: str | None = HfArg(default=None, help="Configuration of a hub evaluation dataset.")
+    evaluation_split: str = HfArg(default="test", help="Its split; slice of a file: test[-500:].")
+    evaluation_prompt_column: str | None = HfArg(
+        default=None, help="Column of the evaluation prompts, if it is not prompt_column."
     )
-    evaluation_answer_column: str | None = field(
-        default=None, metadata={"help": "Column of the evaluation answers, if it is not answer_column."}
+    evaluation_answer_column: str | None = HfArg(
+        default=None, help="Column of the evaluation answers, if it is not answer_column."
     )
-    num_evaluation_examples: int | None = field(default=None, metadata={"help": "Number of rows to evaluate on."})
-    validation_dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Prompts that extrapolation is validated on; by default those of training."},
+    num_evaluation_examples: int | None = HfArg(default=None, help="Number of rows to evaluate on.")
+    validation_dataset_name: str | None = HfArg(
+        default=None, help="Prompts that extrapolation is validated on; by default those of training."
     )
-    acceleration: str = field(default="paper", metadata={"help": f"none, or an EffOPD preset: {', '.join(PRESETS)}."})
-    extrapolation: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={"help": "Settings of ExtrapolationConfig that differ from the preset."},
+    acceleration: str = HfArg(default="paper", help=f"none, or an EffOPD preset: {', '.join(PRESETS)}.")
+    extrapolation: dict[str, Any] | str | None = HfArg(
+        default=None, help="Settings of ExtrapolationConfig that differ from the preset."
     )
-    target_accuracy: float | None = field(
-        default=None, metadata={"help": "Stop when an evaluation reaches this accuracy."}
+    target_accuracy: float | None = HfArg(default=None, help="Stop when an evaluation reaches this accuracy.")
+    stop_without_improvement: int | None = HfArg(
+        default=None, help="Stop after so many evaluations in a row of which none is better than all before them."
     )
-    stop_without_improvement: int | None = field(
-        default=None,
-        metadata={"help": "Stop after so many evaluations in a row of which none is better than all before them."},
+    reference_model_name_or_path: str | None = HfArg(
+        default=None, help="Reference model of method=exopd; by default what the student starts from."
     )
-    reference_model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Reference model of method=exopd; by default what the student starts from."},
-    )
-    alphaopd_target: float | None = field(
-        default=None, metadata={"help": "Accuracy that method=alphaopd extrapolates to."}
-    )
-    freeze: list[str] = field(
+    alphaopd_target: float | None = HfArg(default=None, help="Accuracy that method=alphaopd extrapolates to.")
+    freeze: list[str] = HfArg(
         default_factory=list,
-        metadata={"help": "Parameters that are not trained: attention_and_mlp, or regular expressions of names."},
+        help="Parameters that are not trained: attention_and_mlp, or regular expressions of names.",
     )
-    freeze_like: str | None = field(
-        default=None, metadata={"help": "Analysis of an early checkpoint whose low-utility parameters are frozen."}
+    freeze_like: str | None = HfArg(
+        default=None, help="Analysis of an early checkpoint whose low-utility parameters are frozen."
     )
-    freeze_below: float | None = field(
-        default=None, metadata={"help": "Utility below which freeze_like freezes a parameter. Default 1."}
+    freeze_below: float | None = HfArg(
+        default=None, help="Utility below which freeze_like freezes a parameter. Default 1."
     )
-    monitor_every: int | None = field(
-        default=None, metadata={"help": "Number of steps between measurements of the weight update, in updates.jsonl."}
+    monitor_every: int | None = HfArg(
+        default=None, help="Number of steps between measurements of the weight update, in updates.jsonl."
     )
-    monitor_matrices: int | None = field(default=None, metadata={"help": "Number of weight matrices to measure."})
+    monitor_matrices: int | None = HfArg(default=None, help="Number of weight matrices to measure.")
 
     def __post_init__(self) -> None:
         """Read `extrapolation`, and check what can be checked without loading anything.

@@ -10,13 +10,12 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
-import yaml
 from trl import TrlParser
 from typing_extensions import override
 
 from effopd.checks import check_choice
 from effopd.errors import ConfigurationError
-from effopd.files import load_yaml
+from effopd.files import read_yaml
 from effopd.training.config import Method, OPDConfig, RunArguments
 from effopd.training.rl_config import RL_METHODS, RLConfig, TrainConfig
 
@@ -54,10 +53,7 @@ def parse_config(config: str, overrides: Sequence[str] = ()) -> tuple[RunArgumen
         path = Path(str(files("effopd") / "recipes" / f"{config}.yaml"))
     if not path.is_file():
         raise ConfigurationError(f"There is no file {config!r}, nor a recipe of that name ({', '.join(recipes())}).")
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} must map fields to values, got {type(content).__name__}.")
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from effopd import trl_hooks
 from effopd.errors import CheckpointError, ConfigurationError, UnsupportedError
+from effopd.files import replaced
 from effopd.objectives import generalized_advantages
 
 # Beside the anchor of EffOPD in a checkpoint, and not beside its model, of which it is no part.
@@ -141,10 +142,8 @@ class CriticTraining(TrainerCallback):
         for name, parameter in self.critic.named_parameters():
             tensors |= {f"{key}:{name}": value.contiguous() for key, value in self.optimizer.state[parameter].items()}
         path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        save_file(tensors, temporary)
-        temporary.replace(path)
+        with replaced(path) as temporary:
+            save_file(tensors, temporary)
 
     def _load(self, checkpoint: str) -> None:
         path = Path(checkpoint) / STATE

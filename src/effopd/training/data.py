@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, ReadInstruction, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetsError
 
-from effopd.errors import ConfigurationError, DataError
+from effopd.errors import ConfigurationError, DataError, shown
 from effopd.files import kind_of_file
 from effopd.models.find import local_path
 
@@ -206,7 +206,7 @@ def _read_json(path: Path) -> dict[str, list[Any]]:
         ) from error
     for row, contents in enumerate(rows, 1):
         if not isinstance(contents, dict):
-            raise DataError(f"{path}, row {row}: got {_show(contents)}, expected a JSON object.")
+            raise DataError(f"{path}, row {row}: got {shown(contents)}, expected a JSON object.")
     columns = dict.fromkeys(column for contents in rows for column in contents)
     return {column: [contents.get(column) for contents in rows] for column in columns}
 
@@ -218,7 +218,7 @@ def _check_prompt(prompt: Any, where: str) -> Prompt:
     if isinstance(prompt, str):
         return prompt
     if not isinstance(prompt, list):
-        raise DataError(f"{where}: got {_show(prompt)}, expected text or a list of messages.")
+        raise DataError(f"{where}: got {shown(prompt)}, expected text or a list of messages.")
     messages = []
     for message in prompt:
         given = (
@@ -226,7 +226,7 @@ def _check_prompt(prompt: Any, where: str) -> Prompt:
         )
         if given.keys() != {"role", "content"} or not all(isinstance(value, str) for value in given.values()):
             raise DataError(
-                f'{where}: got the message {_show(message)}, expected {{"role": "user", "content": "..."}}, both text,'
+                f'{where}: got the message {shown(message)}, expected {{"role": "user", "content": "..."}}, both text,'
                 " and nothing else."
             )
         messages.append({"role": given["role"], "content": given["content"]})
@@ -275,12 +275,12 @@ def _check_answer(answer: Any, answer_after: str | None, required: bool, where: 
     if answer is None and not required:
         return None
     if not isinstance(answer, str | int | float):
-        raise DataError(f"{where}: got {_show(answer)}, expected text or a number.")
+        raise DataError(f"{where}: got {shown(answer)}, expected text or a number.")
     text = str(answer)
     if answer_after is not None:
         _, mark, text = text.rpartition(answer_after)
         if not mark:
-            raise DataError(f"{where}: {_show(answer)} does not contain answer_after={answer_after!r}.")
+            raise DataError(f"{where}: {shown(answer)} does not contain answer_after={answer_after!r}.")
         text = text.strip()
     if required and not text.strip():
         raise DataError(f"{where}: the answer is empty; remove the row or fill it in.")
@@ -303,9 +303,3 @@ def _with_columns(
                 f"{path_or_name}: one of {names} mixes types: {error}; write each column in one type."
             ) from error
     return concatenate_datasets([dataset, rest], axis=1)
-
-
-def _show(value: Any) -> str:
-    """Write a value for a message, cut to 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -26,13 +26,10 @@ class RunDisplay:
     """The bars of several runs, shown while this context manager is entered.
 
     Where the output is no terminal, it prints a line now and then instead.
-
-    Args:
-        console: Console to draw on; by default standard output.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
         self._progress = progress_bar(columns=[_Status()], console=self.console, time_left=False)
 
     def __enter__(self) -> "RunDisplay":

@@ -1,8 +1,9 @@
 """The settings of `effopd train` for reinforcement learning: TRL's `GRPOConfig`, with what DAPO and PPO add to it."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from transformers.hf_argparser import HfArg
 from trl import GRPOConfig
 
 from effopd.checks import check_choice
@@ -55,45 +56,37 @@ class RLConfig(GRPOConfig):
         ConfigurationError: A setting is not possible, or has no effect with the method.
     """
 
-    method: str = field(
+    method: str = HfArg(
         default="grpo",
-        metadata={
-            "help": "grpo: advantages relative to the other samples of a prompt. dapo: GRPO with clip-higher, a loss "
-            "over tokens, dynamic sampling and overlong shaping. ppo: advantages from a critic, by GAE."
-        },
+        help="grpo: advantages relative to the other samples of a prompt. dapo: GRPO with clip-higher, a loss "
+        "over tokens, dynamic sampling and overlong shaping. ppo: advantages from a critic, by GAE.",
     )
-    beta: float | None = field(
+    beta: float | None = HfArg(
+        default=None, help="Weight of the KL to the student's start. Default 0.001 for grpo, as in the paper, else 0."
+    )
+    loss_type: str | None = HfArg(
+        default=None, help="How TRL averages the loss. Default grpo, over sequences, for grpo; else dapo, over tokens."
+    )
+    num_generations_eval: int | None = HfArg(
+        default=1, help="Evaluation samples one answer to each prompt; leave it at 1."
+    )
+    overlong_buffer: int | None = HfArg(
         default=None,
-        metadata={"help": "Weight of the KL to the student's start. Default 0.001 for grpo, as in the paper, else 0."},
+        help="dapo: number of tokens before max_completion_length over which a punishment grows from 0 to 1. "
+        "Default a fifth of max_completion_length; 0 for no punishment.",
     )
-    loss_type: str | None = field(
+    dynamic_sampling_rounds: int | None = HfArg(
         default=None,
-        metadata={"help": "How TRL averages the loss. Default grpo, over sequences, for grpo; else dapo, over tokens."},
+        help="dapo: how often prompts whose samples are all rewarded alike are replaced in a step, at most. "
+        "Default 10; 0 for never.",
     )
-    num_generations_eval: int | None = field(
-        default=1, metadata={"help": "Evaluation samples one answer to each prompt; leave it at 1."}
+    gamma: float | None = HfArg(default=None, help="ppo: discount per token, in [0, 1]. Default 1.")
+    gae_lambda: float | None = HfArg(default=None, help="ppo: lambda of GAE, in [0, 1]. Default 1.")
+    critic_learning_rate: float | None = HfArg(
+        default=None, help="ppo: constant learning rate of the critic. Default 1e-5."
     )
-    overlong_buffer: int | None = field(
-        default=None,
-        metadata={
-            "help": "dapo: number of tokens before max_completion_length over which a punishment grows from 0 to 1. "
-            "Default a fifth of max_completion_length; 0 for no punishment."
-        },
-    )
-    dynamic_sampling_rounds: int | None = field(
-        default=None,
-        metadata={
-            "help": "dapo: how often prompts whose samples are all rewarded alike are replaced in a step, at most. "
-            "Default 10; 0 for never."
-        },
-    )
-    gamma: float | None = field(default=None, metadata={"help": "ppo: discount per token, in [0, 1]. Default 1."})
-    gae_lambda: float | None = field(default=None, metadata={"help": "ppo: lambda of GAE, in [0, 1]. Default 1."})
-    critic_learning_rate: float | None = field(
-        default=None, metadata={"help": "ppo: constant learning rate of the critic. Default 1e-5."}
-    )
-    report_to: None | str | list[str] = field(  # noqa: RUF036  (the order HfArgumentParser can read)
-        default="tensorboard", metadata={"help": "Loggers: tensorboard, wandb, trackio, several of them, or none."}
+    report_to: None | str | list[str] = HfArg(  # noqa: RUF036  (the order HfArgumentParser can read)
+        default="tensorboard", help="Loggers: tensorboard, wandb, trackio, several of them, or none."
     )
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from effopd.errors import CheckpointError, ConfigurationError, DataError
-from effopd.files import finite_or_none
+from effopd.files import finite_or_none, replaced
 from effopd.parameters import locate
 from effopd.updates import displacement_cosine, spectrum
 
@@ -91,12 +91,10 @@ class UpdateSample:
 
     def save(self, path: Path, metadata: dict[str, Any]) -> None:
         """Write everything to a safetensors file, under a temporary name until it is complete."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         roles = {"base": self._base, "previous": self._previous, "earlier": self._earlier}
         tensors = {f"{role}:{name}": weight for role, copies in roles.items() for name, weight in copies.items()}
-        temporary = path.with_name(path.name + ".tmp")
-        save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in metadata.items()})
-        temporary.replace(path)
+        with replaced(path) as temporary:
+            save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in metadata.items()})
 
     @classmethod
     def load(

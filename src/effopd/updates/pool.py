@@ -27,7 +27,7 @@ def one_thread_each(workers: int) -> Iterator[ProcessPoolExecutor]:
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))  # libraries read these when a worker loads them
     others = active_children()
-    executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+    executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker)
     try:
         with _interrupts_ignored():  # the processes inherit this, so that only the parent gets Ctrl-C
             for _ in range(workers):  # every call starts one more process, because none is idle yet
@@ -58,7 +58,8 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """Give this worker process one thread, and end it when its parent ends."""
     torch.set_num_threads(1)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -4,12 +4,12 @@ Worlds that do not come with the package are built into the directory `worlds` o
 `~/.cache/effopd` where that variable is not set.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from effopd.errors import ConfigurationError, DataError
+from effopd.files import read_json
 from effopd.world.worlds import DEFAULT_WORLD, WORLDS, split_name, world_settings
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -72,8 +72,7 @@ def card(name: str = DEFAULT_WORLD) -> dict[str, Any]:
         ConfigurationError: There is no world of this name.
         DataError: The world is not built.
     """
-    contents: dict[str, Any] = json.loads(_find(name, "card.json").read_text())
-    return contents
+    return read_json(_find(name, "card.json"))
 
 
 def shipped_dir(name: str) -> Path:

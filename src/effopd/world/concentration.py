@@ -15,7 +15,8 @@ from effopd.files import finite_or_none
 from effopd.linearized.contexts import make_contexts
 from effopd.linearized.lanczos import lanczos
 from effopd.linearized.root import GaussNewtonRoot, completion_logits, dot
-from effopd.sampling import evaluation_mode, sample_tokens, seeded
+from effopd.sampling import evaluation_mode, seeded
+from effopd.world.evaluate import sample_batch
 
 RANKS = (1, 10, 50)
 
@@ -51,16 +52,8 @@ def measure_concentration(
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
         for folder in (base_dir, teacher_dir)
     )
-    inputs = tokenizer(prompts, return_tensors="pt")
     with evaluation_mode(base), seeded(seed, base.device):
-        completions = sample_tokens(
-            base,
-            inputs["input_ids"],
-            inputs["attention_mask"],
-            max_new_tokens=max_new_tokens,
-            eos_token_ids=[tokenizer.eos_token_id],
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        inputs, completions = sample_batch(base, tokenizer, prompts, max_new_tokens)
     ends = completions == tokenizer.eos_token_id
     lengths = (ends.cumsum(1) - ends.long() == 0).sum(1).tolist()
     kept = [row[:length] for row, length in zip(completions.tolist(), lengths, strict=True)]

@@ -37,7 +37,7 @@ def kl_on_samples(
     Returns:
         Under `sampler_to_other` KL(sampler || other), and under `other_to_sampler` KL(other || sampler). Each has the
         mean over completions of the sum over tokens, `nats_per_completion`; that divided by the mean number of tokens,
-        `nats_per_token`; and the latter's standard error `stderr_per_token`.
+        `nats_per_token`; its standard error, `stderr_per_token`; and the number of completions, `num_examples`.
     """
     sums: dict[str, list[float]] = {"sampler_to_other": [], "other_to_sampler": []}
     lengths: list[float] = []

@@ -6,7 +6,7 @@ world:facts/base, world:facts/teacher, world:facts/train|validation|evaluation
 
 from dataclasses import dataclass, field, replace
 
-from effopd.errors import ConfigurationError
+from effopd.checks import check_choice
 from effopd.world.model import ModelSize
 from effopd.world.pretrain import PretrainingConfig
 from effopd.world.sibling import SiblingConfig
@@ -77,8 +77,7 @@ def world_settings(name: str) -> WorldSettings:
     Raises:
         ConfigurationError: There is no such world.
     """
-    if name not in WORLDS:
-        raise ConfigurationError(f"world: got {name!r}, expected one of {', '.join(WORLDS)}.")
+    check_choice("world", name, WORLDS)
     return WORLDS[name]
 
 

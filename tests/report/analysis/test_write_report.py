@@ -211,10 +211,10 @@ def test_damaged_records(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read as spectra"):
         write_report(out)
     (out / "analysis.json").write_text("{")
-    with pytest.raises(DataError, match="not JSON"):
+    with pytest.raises(DataError, match="cannot be read as JSON"):
         write_report(out)
     (out / "analysis.json").write_text("[]")
-    with pytest.raises(DataError, match="no JSON object"):
+    with pytest.raises(DataError, match="expected a JSON object"):
         write_report(out)
 
 

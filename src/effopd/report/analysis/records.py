@@ -1,6 +1,5 @@
 """The records of an analysis (docs/analysis.md): reading, checking and ordering them."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 
 from effopd.errors import DataError
+from effopd.files import read_json
 
 # fmt: off
 UPDATE_COLUMNS = (
@@ -130,12 +130,7 @@ def read_analysis(directory: Path) -> AnalysisRecords:
                 f"{directory} holds no {name}; expected a directory that `effopd analyze` wrote. "
                 "Give that directory, or run the analysis first."
             )
-    try:
-        analysis = json.loads((directory / "analysis.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{directory / 'analysis.json'} is not JSON ({error}). Run the analysis again.") from error
-    if not isinstance(analysis, dict):
-        raise DataError(f"{directory / 'analysis.json'} holds no JSON object. Run the analysis again.")
+    analysis = read_json(directory / "analysis.json")
     updates = _read(directory / "updates.parquet", UPDATE_COLUMNS)
     if updates.empty:
         raise DataError(f"{directory / 'updates.parquet'} has no rows: nothing was analysed. Run the analysis again.")

@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from effopd.errors import listing
 from effopd.report.analysis.records import AnalysisRecords, last_checkpoints
 from effopd.report.analysis.stored_precision import stored_table
 from effopd.report.table import NONE, Table, number
@@ -213,7 +214,7 @@ def _unknown_table(records: AnalysisRecords) -> Table:
     ]
     known = [set(names) for _, names in found]
     found += [(what, names) for what, names in _left_out(records.analysis) if set(names) not in known]
-    cells = tuple((what, str(len(names)), _listed(names)) for what, names in found if names)
+    cells = tuple((what, str(len(names)), listing(names, 8)) for what, names in found if names)
     note = (
         "Parameters and matrices are counted in the last checkpoint of each run. A name that occurs in several runs "
         "counts once."
@@ -234,10 +235,6 @@ def _left_out(value: Any, path: str = "") -> list[tuple[str, list[str]]]:
         else:
             found += _left_out(inner, where)
     return found
-
-
-def _listed(names: Sequence[str], shown: int = 8) -> str:
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def _norm(values: pd.Series) -> float:

@@ -1,8 +1,8 @@
 """The page of a study: one HTML file without scripts, the verdict table first, then every claim with its figure."""
 
-import html
 import re
 from collections.abc import Mapping
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,26 +35,26 @@ def make_page(content: Mapping[str, Any]) -> str:
     """Make the HTML of the page."""
     claims = content["claims"]
     measured = [claim for claim in claims if claim["verdict"] != "not measured"]
-    failed = "".join(f"<li>{_escaped(line)}</li>" for line in content["failed"])
+    failed = "".join(f"<li>{escape(line)}</li>" for line in content["failed"])
     parts = {
         "style": _asset("page.css"),
-        "design": _escaped(design(content)),
-        "summary": _escaped(summary(content)),
-        "method": _escaped(METHOD),
+        "design": escape(design(content)),
+        "summary": escape(summary(content)),
+        "method": escape(METHOD),
         "failed": f"<h2>Failed</h2><ul>{failed}</ul>" if failed else "",
         "rows": "\n".join(map(_row, measured)) or "<tr><td colspan=6>No claim was measured.</td></tr>",
         "claims": "\n".join(_sections(measured)),
         "boundaries": _boundaries(content) if content.get("boundaries") else "",
         "missing": "\n".join(map(_missing, (claim for claim in claims if claim["verdict"] == "not measured"))),
-        "versions": _escaped(", ".join(f"{name} {version}" for name, version in content["versions"].items())),
+        "versions": escape(", ".join(f"{name} {version}" for name, version in content["versions"].items())),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
 
 
 def _row(claim: Mapping[str, Any]) -> str:
     cells = (claim["predicted"], estimate(claim), p_value(claim["p_holm"]), str(claim["num_runs"]))
-    numbers = "".join(f"<td class=number>{_escaped(cell)}</td>" for cell in cells)
-    link = f'<a href="#{claim["name"]}">{_escaped(claim["statement"])}</a>'
+    numbers = "".join(f"<td class=number>{escape(cell)}</td>" for cell in cells)
+    link = f'<a href="#{claim["name"]}">{escape(claim["statement"])}</a>'
     return f"<tr><td>{_badge(claim)}</td><td>{link}</td>{numbers}</tr>"
 
 
@@ -64,16 +64,16 @@ def _sections(measured: list[Mapping[str, Any]]) -> list[str]:
     for claim in measured:
         if claim["theme"] != theme:
             theme = claim["theme"]
-            parts.append(f"<h2>{_escaped(theme)}</h2>")
-        notes = "".join(f"<li>{_escaped(note)}</li>" for note in claim["notes"])
+            parts.append(f"<h2>{escape(theme)}</h2>")
+        notes = "".join(f"<li>{escape(note)}</li>" for note in claim["notes"])
         worlds = "; ".join(f"{world}: {of['verdict']}" for world, of in claim["worlds"].items())
         figure = claim_figure(claim) if claim["worlds"] else ""
         parts.append(
-            f'<section id="{claim["name"]}">\n<h3>{_badge(claim)} {_escaped(claim["statement"])}</h3>\n'
-            f"<p class=quiet>{_escaped(claim['source'])}. Measured: {_escaped(claim['statistic'])}.</p>\n{figure}\n"
-            f"<p>Predicted <b>{_escaped(claim['predicted'])}</b>; found <b>{_escaped(estimate(claim))}</b>, "
-            f"p {_escaped(_equal(p_value(claim['p'])))}, after Holm {_escaped(p_value(claim['p_holm']))}; "
-            f"{claim['num_runs']} runs. By world, before Holm: {_escaped(worlds) or 'none'}.</p>\n"
+            f'<section id="{claim["name"]}">\n<h3>{_badge(claim)} {escape(claim["statement"])}</h3>\n'
+            f"<p class=quiet>{escape(claim['source'])}. Measured: {escape(claim['statistic'])}.</p>\n{figure}\n"
+            f"<p>Predicted <b>{escape(claim['predicted'])}</b>; found <b>{escape(estimate(claim))}</b>, "
+            f"p {escape(_equal(p_value(claim['p'])))}, after Holm {escape(p_value(claim['p_holm']))}; "
+            f"{claim['num_runs']} runs. By world, before Holm: {escape(worlds) or 'none'}.</p>\n"
             f"{f'<ul>{notes}</ul>' if notes else ''}</section>"
         )
     return parts
@@ -81,28 +81,24 @@ def _sections(measured: list[Mapping[str, Any]]) -> list[str]:
 
 def _boundaries(content: Mapping[str, Any]) -> str:
     """Write the section about where the contrast begins."""
-    parts = [f"<h2>{TITLE}</h2>", f"<p class=quiet>{_escaped(ABOUT)}</p>"]
-    parts += [f"<h3>{_escaped(table.title)}</h3>\n{table.html()}" for table in boundary_tables(content)]
+    parts = [f"<h2>{TITLE}</h2>", f"<p class=quiet>{escape(ABOUT)}</p>"]
+    parts += [f"<h3>{escape(table.title)}</h3>\n{table.html()}" for table in boundary_tables(content)]
     if lines := not_looked_for(content):
-        parts.append(f"<p>Not looked for:</p><ul>{''.join(f'<li>{_escaped(line)}</li>' for line in lines)}</ul>")
+        parts.append(f"<p>Not looked for:</p><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>")
     return "\n".join(parts)
 
 
 def _missing(claim: Mapping[str, Any]) -> str:
-    why = _escaped("; ".join(claim["notes"]))
-    return f"<li>{_escaped(claim['statement'])} <span class=quiet>{_escaped(claim['source'])}. {why}.</span></li>"
+    why = escape("; ".join(claim["notes"]))
+    return f"<li>{escape(claim['statement'])} <span class=quiet>{escape(claim['source'])}. {why}.</span></li>"
 
 
 def _badge(claim: Mapping[str, Any]) -> str:
-    return f'<b class="badge {claim["verdict"].replace(" ", "-")}">{_escaped(verdict(claim))}</b>'
+    return f'<b class="badge {claim["verdict"].replace(" ", "-")}">{escape(verdict(claim))}</b>'
 
 
 def _equal(number: str) -> str:
     return number if number.startswith("<") else f"= {number}"
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text, quote=True)
 
 
 def _asset(name: str) -> str:
