@@ -69,7 +69,7 @@ def test_resuming_without_the_anchor_is_refused(tmp_path: Path) -> None:
         trainer.train(resume_from_checkpoint=True)
 
 
-def test_resuming_without_the_files_of_all_processes_is_refused(tmp_path: Path) -> None:
+def test_resuming_without_the_files_of_all_processes_or_with_a_damaged_state_is_refused(tmp_path: Path) -> None:
     save = {"save_strategy": "steps", "save_steps": 3}
     trainer = distillation_trainer(tmp_path, **save)
     with_effopd(trainer)
@@ -84,6 +84,9 @@ def test_resuming_without_the_files_of_all_processes_is_refused(tmp_path: Path) 
     trainer.train(resume_from_checkpoint=str(checkpoint))
     state.write_text(json.dumps(content | {"files": 2}))
     with pytest.raises(CheckpointError, match=r"lacks anchor-00001-of-00002\.safetensors: 2 processes saved"):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    state.write_text("{")
+    with pytest.raises(CheckpointError, match=r"state\.json cannot be read as JSON.*resume from another checkpoint"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
 
 

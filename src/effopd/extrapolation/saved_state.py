@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from effopd.errors import CheckpointError
+from effopd.errors import CheckpointError, DataError
 from effopd.extrapolation.snapshot import Snapshot
-from effopd.files import write_json
+from effopd.files import read_json, write_json
 from effopd.run_directory import differing_settings
 
 DIRECTORY, STATE = "effopd", "state.json"
@@ -50,7 +50,7 @@ def load_state(checkpoint: Path, snapshot: Snapshot, config: dict[str, Any], acc
         accelerator: Accelerator of the trainer.
 
     Raises:
-        CheckpointError: The state is not complete, or was saved with other settings.
+        CheckpointError: The state is not complete, is damaged, or was saved with other settings.
     """
     directory = checkpoint / DIRECTORY
     if not (directory / STATE).exists():
@@ -59,7 +59,10 @@ def load_state(checkpoint: Path, snapshot: Snapshot, config: dict[str, Any], acc
             "saved without this callback, or while being interrupted. Resume from another checkpoint, or start "
             "from its weights as a new run."
         )
-    state: dict[str, Any] = json.loads((directory / STATE).read_text())
+    try:
+        state = read_json(directory / STATE)
+    except DataError as error:
+        raise CheckpointError(f"{error} Or resume from another checkpoint.") from error
     _check_same_settings(state["config"], config, directory)
     files = state.get("files")
     if files is None:  # earlier versions: one file, or a file for each replica
