@@ -1,19 +1,20 @@
 """When runs to a target evaluate, and where they stop."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_trainer import opd_trainer
 from tiny import contains_answer
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from effopd.errors import ConfigurationError
 from effopd.extrapolation import EffOPDCallback
 from effopd.extrapolation.search import Score
 from effopd.training.metrics import MetricsCallback
-from effopd.training.stopping import EvaluateNearTarget, StopAtRollouts, is_evaluation_step
+from effopd.training.stopping import EvaluateNearTarget, StopAtRollouts, StopWithoutImprovement, is_evaluation_step
 
 
 class Recorder(TrainerCallback):
@@ -67,6 +68,21 @@ def test_rollouts_near_the_target_ask_for_an_evaluation(
     assert evaluated_steps(trainer, EvaluateNearTarget(trainer, 0.95, reward_of(reward))) == evaluated
 
 
+def test_the_rewards_of_as_many_recent_steps_are_averaged_as_have_enough_rollouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off_the_grid(monkeypatch)
+    monkeypatch.setattr("effopd.training.stopping.RECENT_ROLLOUTS", 16)  # two steps of eight
+    rewards = iter((1.0, 0.9, 0.9, 0.95, 0.8))
+
+    def reward(completions: list[str], **kwargs: Any) -> list[float]:
+        return [next(rewards)] * len(completions)
+
+    trainer = opd_trainer(tmp_path, evaluation=True, max_steps=5)
+    # The means are 1, 0.95, 0.9, 0.925 and 0.875, and 0.91 is near enough.
+    assert evaluated_steps(trainer, EvaluateNearTarget(trainer, 0.95, reward)) == [1, 2, 4]
+
+
 def test_the_rollouts_are_scored_as_trl_decodes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, str, str]] = []
 
@@ -101,10 +117,11 @@ def test_without_anything_to_evaluate_on_it_is_refused(tmp_path: Path) -> None:
         EvaluateNearTarget(trainer, 0.95, contains_answer)
 
 
-def test_training_stops_at_the_limit_of_rollouts_and_evaluates_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [20, 24])
+def test_training_stops_at_the_limit_of_rollouts_and_evaluates_there(limit: int, tmp_path: Path) -> None:
     trainer = opd_trainer(tmp_path, evaluation=True, max_steps=50)
     metrics = MetricsCallback(trainer, None)
-    assert evaluated_steps(trainer, metrics, StopAtRollouts(metrics, 20)) == [3]  # 8 a step
+    assert evaluated_steps(trainer, metrics, StopAtRollouts(metrics, limit)) == [3]  # 8 a step
     assert trainer.state.global_step == 3
     assert metrics.row is not None
     assert metrics.row["rollouts"] == 24
@@ -117,3 +134,14 @@ def test_rollouts_of_validation_count_towards_the_limit(tmp_path: Path) -> None:
     metrics = MetricsCallback(trainer, effopd)
     evaluated_steps(trainer, effopd, metrics, StopAtRollouts(metrics, 20))
     assert trainer.state.global_step == 1
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "stops"),
+    [((0.5, 0.4), False), ((0.5, 0.5, 0.4), True), ((0.5, 0.4, 0.6), False), ((0.5, math.nan, 0.4), True)],
+)
+def test_training_stops_after_two_evaluations_that_are_no_better(accuracies: tuple[float, ...], stops: bool) -> None:
+    log = [{"step": step, "eval_accuracy": accuracy} for step, accuracy in enumerate(accuracies)]
+    state, control = TrainerState(log_history=[*log, {"step": 9, "loss": 1.0}]), TrainerControl()
+    StopWithoutImprovement(2).on_evaluate(None, state, control)  # type: ignore[arg-type]
+    assert control.should_training_stop == stops
