@@ -37,6 +37,13 @@ def test_what_cannot_be_trained_is_refused(
         build_trainer(*world(tmp_path / "out", arguments, **config))
 
 
+def test_a_plateau_of_the_accuracy_lowers_the_learning_rate(tmp_path: Path) -> None:
+    evaluated = {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 8}
+    config = {"eval_strategy": "steps", "eval_steps": 1, "lr_scheduler_type": "reduce_lr_on_plateau"}
+    trainer = build_trainer(*world(tmp_path / "out", evaluated, **config))[0]
+    assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == ("accuracy", True)
+
+
 def test_a_run_without_a_teacher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="needs a teacher"):
         build_trainer(*world(tmp_path, teacher_model_name_or_path=None))

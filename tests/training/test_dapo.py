@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from small_rl_runs import PLAIN, rl_world
 
 from effopd.training import RLTrainer, build_trainer
+from effopd.trl_hooks import dynamic_sampling
 
 
 def dapo(out: Path, **config: Any) -> RLTrainer:
@@ -135,3 +137,15 @@ def test_what_rewards_log_of_completions_is_kept_for_those_that_are_trained_on(t
     trainer.reward_funcs[0] = reward
     rows, _ = sample(trainer)
     assert list(trainer._logs["extra"]["prompt again"]) == [row["prompt"] for row in rows]
+
+
+def test_each_process_takes_the_rewards_of_its_own_rollouts() -> None:
+    everywhere = torch.arange(8.0).view(4, 2)  # two functions on two rollouts of each of two processes
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(process_index=1),
+        _calculate_rewards=lambda *arguments: everywhere,
+        _pending_extra_logs={"said": ["a", "b"]},
+    )
+    rewards, columns = dynamic_sampling._rewards(trainer, [{}, {}], ["", ""], ([], [], [], []))
+    assert rewards.tolist() == [[4, 5], [6, 7]] and columns == {"said": ["a", "b"]}
+    assert not trainer._pending_extra_logs
