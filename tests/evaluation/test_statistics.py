@@ -89,6 +89,12 @@ def test_nothing_to_average() -> None:
         estimate_ratio([1.0], [0.0])
 
 
+def test_a_ratio_over_equal_denominators_is_a_mean_with_its_standard_error() -> None:
+    values = [0.1, 0.7, 0.4]
+    mean = estimate_mean(values)
+    assert estimate_ratio(values, [1.0] * 3) == pytest.approx((mean.value, mean.standard_error))
+
+
 def test_the_interval_is_that_of_resampling_problems_one_by_one() -> None:
     values = [0.0, 0.25, 0.25, 0.5, 1.0, 1.0, 0.75]
     estimate = estimate_mean(values, num_resamples=20_000)
