@@ -75,6 +75,8 @@ def test_most_answers_need_no_worker() -> None:
         (r"\boxed{\text{YES}}", "yes", True),
         (r"\boxed{Two Apples}", r"\text{two apples}", True),
         (r"\boxed{(a)}", "A", True),
+        (r"\boxed{a}", "A", True),
+        (r"\boxed{-$5}", "-5", True),
         ("", ".", False),
         (r"\boxed{}", r"\boxed{}", False),
         (r"\boxed{$}", "$", False),

@@ -69,3 +69,20 @@ def test_workers_that_do_not_start_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"does not start.*missing\.py"):
         list(pool.map([1], 1.0))
     pool.close()
+
+
+def test_starts_that_fail_now_and_then_are_no_error(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(
+        f"""
+import os, sys
+path = {str(tmp_path / "starts")!r}
+with open(path, "a") as file:
+    file.write("x")
+if os.path.getsize(path) % 2:  # every other start
+    sys.exit(1)
+{WORKER}"""
+    )
+    pool = WorkerPool(tmp_path / "worker.py", [], 1)
+    assert summary(list(pool.map(["die"] * 4, 5.0))) == ["crashed"] * 4  # each worker does one, so there are eight starts
+    assert (tmp_path / "starts").read_text() == "x" * 8
+    pool.close()
