@@ -20,12 +20,9 @@ def test_every_file_says_what_it_is() -> None:
         assert script["first_sentence"](path), path
 
 
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"))
-
-
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in PAGES:
-        for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+    for page in (*map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *(ROOT / "docs").rglob("*.md")):
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)", page.read_text()):
             if target.startswith("http"):
                 continue
             to = page.parent / target if target else page
