@@ -72,6 +72,10 @@ def test_what_is_not_supported_is_refused_with_a_way_on() -> None:
     schedule_free.args.optim = "schedule_free_adamw"
     with pytest.raises(UnsupportedError, match=r"schedule_free_adamw.*updates the model's weights in place"):
         check_trainer(schedule_free)
+    at_any_moment = described()
+    at_any_moment.args.enable_jit_checkpoint = True
+    with pytest.raises(UnsupportedError, match="enable_jit_checkpoint=True saves in the middle of a step"):
+        check_trainer(at_any_moment)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

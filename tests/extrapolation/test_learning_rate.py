@@ -89,6 +89,20 @@ def test_a_multiple_of_4_or_a_quarter_is_told(factor: float, way: str, caplog: p
     assert f"about 4 times too {way}" in messages[3]
 
 
+def test_during_warm_up_the_rate_is_judged_by_what_the_user_set(caplog: pytest.LogCaptureFixture) -> None:
+    messages = []
+    for initial in (1e-4, 1e-5):
+        optimizer, multiple = sgd(4e-6), LearningRateMultiple()
+        optimizer.param_groups[0]["initial_lr"] = initial
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "effopd"):
+            for factor in (32.0, 1.0, 1.0, 1.0):
+                multiple.learn(factor, optimizer)
+        messages.append(" ".join(caplog.messages))
+    assert messages[0] == ""  # it steps with 1.28e-4
+    assert "Your learning rate of 1e-05 is about 13 times too small" in messages[1]
+
+
 def test_other_processes_are_silent(caplog: pytest.LogCaptureFixture) -> None:
     multiple = LearningRateMultiple()
     for factor in (16.0, 1.0, 1.0, 1.0):

@@ -64,6 +64,12 @@ def test_what_is_not_finite_is_not_accepted(bad: float) -> None:
     assert line_search(evaluate, SCALES).accepted_scale == 3
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_from_weights_that_diverged_it_goes_nowhere(bad: float) -> None:
+    result = line_search(lambda scale: Score(-1.0 if scale else bad), SCALES)
+    assert (result.candidates, result.accepted_scale) == ((), 0.0)
+
+
 def test_the_trust_region_bounds_how_far_it_goes() -> None:
     result = line_search(best_at(64), SCALES, max_kl=0.1)
     assert result.accepted_scale == 7  # 1e-3 * 7^2 nats; 15 would be 0.225

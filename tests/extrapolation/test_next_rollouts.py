@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from tiny import assert_same, contains_answer, distillation_trainer, grpo_trainer, tiny_dataset, weights
+from tiny import assert_same, distillation_trainer, tiny_dataset, weights
 from transformers import TrainerCallback, set_seed
 
 from effopd import trl_hooks
-from effopd.errors import ConfigurationError, UnsupportedError
+from effopd.errors import ConfigurationError
 from effopd.extrapolation import EffOPDCallback, NextRolloutsValidator
-from effopd.extrapolation.validation import TeacherKLValidator
 from effopd.training.metrics import MetricsCallback
 from extrapolation.scripted import records
 from extrapolation.test_fresh_weights import FakeEngine
@@ -356,40 +354,6 @@ def test_the_optimizer_starts_anew_after_a_jump_and_only_then(reset: bool | None
     assert any(jumps)
     if reset is None:
         assert not all(jumps)
-
-
-def test_wrong_use_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"with a teacher model; got GRPOTrainer\. With rewards"):
-        add(grpo_trainer(tmp_path))
-    trainer = distillation_trainer(tmp_path)
-    with pytest.raises(ConfigurationError, match="validation_dataset was given"):
-        add(trainer, validation_dataset=tiny_dataset())
-    with pytest.raises(ConfigurationError, match="reward was given"):
-        add(trainer, reward=contains_answer)
-    for name, value in (("random_numbers", "shared"), ("redraw_prompts", True)):
-        with pytest.raises(ConfigurationError, match=f"{name}={value!r} has no effect with validator='next_rollouts'"):
-            add(trainer, **{name: value})
-    for name, value in (("passes", 2), ("max_kl", 0.1)):
-        with pytest.raises(ConfigurationError, match=f"{name}={value!r} has no effect with validator='reward'"):
-            EffOPDCallback(trainer, contains_answer, **{name: value})
-    for name, value in (("passes", 0), ("max_kl", 0.0), ("max_kl", "far")):
-        with pytest.raises(ConfigurationError, match=name):
-            add(trainer, **{name: value})
-    for preset, validator in (("line_search", TeacherKLValidator()), ("paper", NextRolloutsValidator())):
-        with pytest.raises(ConfigurationError, match=f"Got a {type(validator).__name__} with settings for validator="):
-            EffOPDCallback(trainer, preset=preset, validator=validator)
-    trainer.reference_model = trainer.teacher_model  # type: ignore[attr-defined]
-    with pytest.raises(UnsupportedError, match="ExOPD"):
-        add(trainer)
-    del trainer.reference_model  # type: ignore[attr-defined]
-    add(trainer, schedule=(1,))
-    with pytest.raises(ConfigurationError, match="of which step 2 is the first that can extrapolate"):
-        trainer.train()
-    with pytest.raises(UnsupportedError, match="adagrad"):
-        add(distillation_trainer(tmp_path, optim="adagrad"))
-    trainer.train_dataset = Dataset.from_dict({"prompt": ["1+1="], "image": ["picture"]})
-    with pytest.raises(UnsupportedError, match="images"):
-        add(trainer)
 
 
 def test_it_scores_nothing_but_the_step_under_way(tmp_path: Path) -> None:

@@ -41,6 +41,21 @@ def test_a_student_equal_to_its_teacher_stays() -> None:
     assert reverse_kl == 0
 
 
+def test_with_importance_ratios_the_reverse_kl_is_that_of_the_new_weights() -> None:
+    """Averaged over every token, weighted by the probability with which the old weights sample it."""
+    torch.manual_seed(0)
+    student, old, teacher = (torch.randn(7, dtype=torch.float64).log_softmax(0) for _ in range(3))
+    expected = (student.exp() * (student - teacher)).sum()
+    of_tokens = [
+        sampled_reverse_kl(
+            *(each[None, token : token + 1] for each in (student, teacher)), torch.ones(1, 1), old[token]
+        )
+        for token in range(7)
+    ]
+    found = sum(old[token].exp() * reverse_kl for token, (_, reverse_kl) in enumerate(of_tokens))
+    torch.testing.assert_close(found, expected)
+
+
 def test_with_importance_ratios_the_gradient_is_that_of_the_reverse_kl_at_the_new_weights() -> None:
     """Averaged over every token, weighted by the probability with which the old weights sample it."""
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """`OPDTrainer` under the line search: what is metered, and what the `sampled` estimator makes of moved weights."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from training.test_trainer import opd_trainer
 
 from effopd.extrapolation import EffOPDCallback
 from effopd.training import train
+from effopd.training.metrics import MetricsCallback
 from effopd.trl_hooks import SAMPLING_LOGPROBS
 
 
@@ -25,6 +27,26 @@ def test_further_passes_are_not_metered(estimator: str, tmp_path: Path) -> None:
         meters.append(trainer.meter)
     for name in ("loss", "reverse_kl", "rollouts", "generated_tokens", "teacher_tokens"):
         assert getattr(meters[0], name) == getattr(meters[1], name) > 0
+
+
+@pytest.mark.parametrize("estimator", ["full_vocab", "sampled"])
+@pytest.mark.parametrize("passes", [1, 3])
+def test_the_time_of_the_teacher_is_the_teachers(
+    estimator: str, passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads for search and training together. The clock is one that only its reading moves."""
+    trainer = opd_trainer(tmp_path, estimator=estimator, max_steps=3, gradient_accumulation_steps=2)
+    callback = EffOPDCallback(trainer, preset="line_search", num_prompts=8, passes=passes)
+    trainer.add_callback(callback)
+    metrics = MetricsCallback(trainer, callback)
+    trainer.add_callback(metrics)
+    reads: list[int] = []
+    trainer.teacher_model.model.register_forward_hook(lambda *args: reads.append(1))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(len(reads)))
+    trainer.train()
+    assert len(reads) == 6
+    assert metrics.row is not None
+    assert metrics.row["seconds"] == dict.fromkeys(metrics.row["seconds"], 0.0) | {"teacher": 6.0}
 
 
 def token_logprobs(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:

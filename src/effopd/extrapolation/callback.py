@@ -11,7 +11,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
@@ -51,8 +50,7 @@ class EffOPDCallback(TrainerCallback):
         trainer.add_callback(EffOPDCallback(trainer, reward=reward_function))
         trainer.train()
 
-    Each trigger appends a line to `extrapolations.jsonl` in the trainer's output directory, with every candidate and
-    every cost: see `effopd.extrapolation.records`.
+    Each trigger appends a line to `extrapolations.jsonl` in the output directory (see `effopd.extrapolation.records`).
 
     Args:
         trainer: Trainer that this callback is added to.
@@ -112,7 +110,7 @@ class EffOPDCallback(TrainerCallback):
         self._snapshot: Snapshot | None = None
         self._resume_from: Path | None = None
         self._rate = LearningRateMultiple()
-        self._warned_of_ties = False
+        self._warned = {"ties": False, "underflow": False}
         trl_hooks.on_resume(trainer, self._remember_checkpoint)
         trl_hooks.on_start(trainer, self._check_added)
         trl_hooks.remove_old_checkpoints_last(trainer)
@@ -205,11 +203,13 @@ class EffOPDCallback(TrainerCallback):
             check_optimizer(self.trainer.optimizer)
             self._optimizer_checked = True
         before = dict(self.cost)
+        if self._ahead:
+            self._ahead.read_by_teacher()
         with self._timed("extrapolation_seconds"):
             displacement = guided(self.config.guide, self._snapshot.displacement())
             self._snapshot.begin(displacement.moving)
         skipped = reason_to_skip(displacement)
-        warn_of_underflow(displacement, step)
+        self._warned["underflow"] = self._warned["underflow"] or warn_of_underflow(displacement, step)
         evaluate, confirm = self._evaluators(step, displacement)
         try:
             config, scales = self.config, () if skipped else self.config.scales
@@ -225,7 +225,7 @@ class EffOPDCallback(TrainerCallback):
             raise
         with self._timed("extrapolation_seconds"):  # outside the try: once committed, W_t cannot be restored
             self._snapshot.commit()
-        self._warned_of_ties = self._warned_of_ties or warn_of_ties(result, step)
+        self._warned["ties"] = self._warned["ties"] or warn_of_ties(result, step)
         self.num_accepted += result.accepted_scale != 0
         cost = {key: self.cost[key] - before[key] for key in before}
         if self._ahead and result.candidates:
@@ -279,8 +279,7 @@ class EffOPDCallback(TrainerCallback):
         if not result.accepted_scale:
             self._snapshot.restore()
         elif self._ahead:
-            self._snapshot.restore()
-            self._ahead.note_sampler(self._publish)
+            self._ahead.note_sampler(self._snapshot.restore, self._publish)
         else:
             resampled = trl_hooks.discard_rollouts(self.trainer)
             for key, number in zip(("resampled_rollouts", "resampled_tokens"), resampled, strict=True):
@@ -312,9 +311,7 @@ class EffOPDCallback(TrainerCallback):
     def _timed(self, key: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        if self.trainer.accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
-        self.cost[key] += time.perf_counter() - started
+        self.cost[key] += trl_hooks.seconds_since(started, self.trainer)
 
     def _remember_checkpoint(self, checkpoint: str) -> None:
         self._resume_from = Path(checkpoint)

@@ -42,9 +42,9 @@ def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
 
     Raises:
         ConfigurationError: The trainer samples in a way that is not tested, or its tokenizer has no padding token.
-        UnsupportedError: The trainer uses tools, environments or a rollout function, a schedule-free optimizer, an
-            adapter other than a plain LoRA, some settings of DeepSpeed, FSDP1, or tensor, context or sequence
-            parallelism.
+        UnsupportedError: The trainer uses tools, environments or a rollout function, a schedule-free optimizer,
+            checkpoints that come at any moment, an adapter other than a plain LoRA, some settings of DeepSpeed, FSDP1,
+            or tensor, context or sequence parallelism.
     """
     _check_class(trainer, allow_untested)
     for name in ("tools", "environments", "rollout_func"):
@@ -56,6 +56,11 @@ def check_trainer(trainer: Any, allow_untested: bool = False) -> None:
     optimizer = str(getattr(trainer.args, "optim", ""))
     if "schedule_free" in optimizer:
         raise UnsupportedError(f"optim={optimizer!r}: {KEEPS_WEIGHTS}")
+    if getattr(trainer.args, "enable_jit_checkpoint", False):
+        raise UnsupportedError(
+            "enable_jit_checkpoint=True saves in the middle of a step and tells no callback, so that a checkpoint "
+            "would lack the anchor, or have one of other weights. Leave it out, and save by save_steps."
+        )
     if is_peft_model(trainer.model):
         check_adapter(trainer)
     accelerator = trainer.accelerator

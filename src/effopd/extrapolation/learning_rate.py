@@ -67,17 +67,20 @@ class LearningRateMultiple:
         change = factor if self.num_searches < NUM_SEARCHES else math.sqrt(factor)
         self.multiple = min(max(self.multiple * change, 1 / LARGEST_MULTIPLE), LARGEST_MULTIPLE)
         self.num_searches += 1
-        is_far = self.multiple >= FAR or self.multiple <= 1 / FAR
-        if is_far and self.num_searches == NUM_SEARCHES and is_main_process:
-            learning_rate = float(optimizer.param_groups[0]["lr"])
-            is_small = self.multiple > 1
+        if self.num_searches != NUM_SEARCHES or not is_main_process:
+            return
+        group = optimizer.param_groups[0]
+        found = float(group["lr"]) * self.multiple
+        set_by_user = float(group.get("initial_lr", group["lr"]))  # during warm-up, the rate of now is far below it
+        ratio = found / set_by_user if set_by_user else 1.0
+        if ratio >= FAR or ratio <= 1 / FAR:
             logger.warning(
                 "Your learning rate of %g is about %.0f times too %s for this training: the line search steps with "
                 "%.2g, and goes on adapting it. Nothing has to be done.",
-                learning_rate,
-                self.multiple if is_small else 1 / self.multiple,
-                "small" if is_small else "large",
-                learning_rate * self.multiple,
+                set_by_user,
+                max(ratio, 1 / ratio),
+                "small" if ratio > 1 else "large",
+                found,
             )
 
     def state(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ rollouts. So the search goes to larger scales for as long as the score improves;
 itself, to scales that take a part of the update back.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -39,6 +40,8 @@ def line_search(
     if not scales:
         return SearchResult(baseline=None, candidates=(), accepted_scale=0.0)
     baseline = evaluate(0.0)
+    if not math.isfinite(baseline.value):  # W_t has diverged, and what is near it cannot be told
+        return SearchResult(baseline, candidates=(), accepted_scale=0.0)
     best_scale, best = 0.0, baseline
     tried: list[Candidate] = []
 

@@ -13,8 +13,19 @@ from typing_extensions import override
 
 from effopd import trl_hooks
 from effopd.errors import ConfigurationError, UnsupportedError
+from effopd.extrapolation.optimizers import torch_optimizer
 from effopd.extrapolation.search import Score
 from effopd.extrapolation.validation import Validator
+
+_EMPTIED = "and the line search empties the optimizer's state after each jump"
+_BY_ITSELF = "steps during the backward pass, where the line search cannot set its learning rate"
+# Parts of names of optimizers that a line search does not work with, and why.
+_REFUSED_OPTIMIZERS = {
+    "adagrad": f"fills its state once and for all, {_EMPTIED}",
+    "paged_": f"does not free its pages, {_EMPTIED}, so that memory would run out",
+    "layerwise": _BY_ITSELF,
+    "lomo": _BY_ITSELF,
+}
 
 
 class NextRolloutsValidator(Validator):
@@ -44,11 +55,17 @@ class NextRolloutsValidator(Validator):
                 "validator='next_rollouts' scores by the KL to the teacher, and ExOPD (reference_model) trains towards "
                 "something else. Use preset='paper', or leave the reference model out."
             )
-        if getattr(trainer.args, "optim", None) == "adagrad":
+        if getattr(trainer, "beta", 1.0) != 1.0:
             raise UnsupportedError(
-                "optim='adagrad' fills its state once and for all, and the line search empties the optimizer's state "
-                "after each jump. Use another, such as optim='adamw_torch'."
+                f"validator='next_rollouts' scores by the reverse KL, which is beta=1, and beta={trainer.beta} trains "
+                "by another divergence. Use preset='paper', or leave beta at 1."
             )
+        optimizer = str(getattr(trainer.args, "optim", ""))
+        if isinstance(torch_optimizer(trainer.optimizer), torch.optim.Adagrad):
+            optimizer = "adagrad"
+        for name, reason in _REFUSED_OPTIMIZERS.items():
+            if name in optimizer:
+                raise UnsupportedError(f"optim={optimizer!r} {reason}. Use another, such as optim='adamw_torch'.")
         columns = set(getattr(trainer.train_dataset, "column_names", None) or ())
         if {"image", "images"} & columns:
             raise UnsupportedError(
@@ -60,20 +77,26 @@ class NextRolloutsValidator(Validator):
         """Call `on_sampled` at each step of the training that begins, between sampling and training on its rollouts."""
         self.step = trl_hooks.StepRollouts(trainer, on_sampled, num_rollouts, passes)
 
+    def read_by_teacher(self) -> None:
+        """Let the teacher read what is going to be scored. That is a part of training, which uses it too."""
+        assert self.step is not None
+        self.step.read_by_teacher()
+
     def score_live(self) -> Score:
         """Score the live weights. This is collective. The first call of a step must be for W_t."""
         assert self.step is not None
         divergences, kl_to_current = self.step.score()
         return Score.of((-divergences).tolist(), kl_to_current=kl_to_current)
 
-    def note_sampler(self, publish: Callable[[], None]) -> None:
-        """Note how W_t, which is live, sampled the rollouts, if the trainer needs that to train other weights on them.
+    def note_sampler(self, restore: Callable[[], None], publish: Callable[[], None]) -> None:
+        """Note how W_t sampled the rollouts, if the trainer needs that to train other weights on them.
 
         An estimator that takes expectations over the sampled tokens does; one over the vocabulary at each prefix does
-        not. `publish` is called before. This is collective.
+        not. `restore` makes W_t live before, and `publish` tells who holds copies of it. This is collective.
         """
         assert self.step is not None
         if getattr(self.step.trainer, "effopd_weighs_tokens", False):
+            restore()
             publish()
             self.step.note_sampling_logprobs()
 

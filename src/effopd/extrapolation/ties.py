@@ -32,8 +32,8 @@ def warn_of_ties(result: SearchResult, step: int) -> bool:
     if result.baseline is not None and not math.isfinite(result.baseline.value):
         warnings.warn(
             f"Step {step}: the validation score of W_t is {result.baseline.value}, so no candidate was tried. Either "
-            "the reward gave None or NaN for all validation completions or infinity for one, or the weights diverged. "
-            "Give prompts that the reward can judge (validation_dataset). This warning is given once.",
+            "the weights diverged; or the reward gave None or NaN for all validation completions, or infinity for one: "
+            "then give prompts that it can judge (validation_dataset). This warning is given once.",
             stacklevel=2,
         )
         return True

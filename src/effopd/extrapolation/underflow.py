@@ -26,17 +26,19 @@ def reason_to_skip(displacement: Displacement) -> str | None:
     return None
 
 
-def warn_of_underflow(displacement: Displacement, step: int) -> None:
-    """Warn if the updates of most half-precision weights round to nothing."""
+def warn_of_underflow(displacement: Displacement, step: int) -> bool:
+    """Warn if the updates of most half-precision weights round to nothing, and say whether they do."""
     half = _half_precision(displacement)
-    if half and displacement.changed_fraction < WARN_CHANGED_FRACTION:
-        skipped = "Nothing is extrapolated here. " if reason_to_skip(displacement) else ""
-        warnings.warn(
-            f"Step {step}: only {displacement.changed_fraction:.1%} of the weights differ from the anchor, because "
-            f"updates round to nothing in {half}. {skipped}Train in mixed precision with float32 master weights: load "
-            "the model with dtype='float32' and set bf16=True.",
-            stacklevel=2,
-        )
+    if not half or displacement.changed_fraction >= WARN_CHANGED_FRACTION:
+        return False
+    skipped = "Nothing is extrapolated here. " if reason_to_skip(displacement) else ""
+    warnings.warn(
+        f"Step {step}: only {displacement.changed_fraction:.1%} of the weights differ from the anchor, because "
+        f"updates round to nothing in {half}. {skipped}Train in mixed precision with float32 master weights: load "
+        "the model with dtype='float32' and set bf16=True. This warning is given once.",
+        stacklevel=2,
+    )
+    return True
 
 
 def _half_precision(displacement: Displacement) -> str:

@@ -30,13 +30,15 @@ def sampled_reverse_kl(
 
     Returns:
         The surrogate loss, and the sampled reverse KL in nats without gradients, each summed over the tokens where the
-        mask is 1. The reverse KL is not weighted.
+        mask is 1. The importance ratio weighs the reverse KL too, so that it is that of the student of now; further
+        weights do not.
     """
     mask_BT = mask_BT.to(student_logprobs_BT.dtype)
     reward_BT = (teacher_logprobs_BT - student_logprobs_BT).detach()
     if sampling_logprobs_BT is None:
         sampling_logprobs_BT = student_logprobs_BT.detach()  # a ratio of 1, with the gradient of the log-probability
     ratio_BT = torch.exp(student_logprobs_BT - sampling_logprobs_BT)
+    reverse_kl = -(ratio_BT.detach() * reward_BT * mask_BT).sum()
     if weights_BT is not None:
         ratio_BT = ratio_BT * weights_BT
-    return -(ratio_BT * reward_BT * mask_BT).sum(), -(reward_BT * mask_BT).sum()
+    return -(ratio_BT * reward_BT * mask_BT).sum(), reverse_kl

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from effopd.trl_hooks.divergence import DivergenceLoss, LossOfBatch, divergence_loss, no_loss, replaced_loss
 from effopd.trl_hooks.teacher import shard_frozen
+from effopd.trl_hooks.trainer import seconds_since
 from effopd.trl_hooks.vllm import ENGINE_LOGPROBS, engine_logprobs, pad_engine_logprobs
 
 
@@ -108,7 +109,7 @@ class HookedDistillationTrainer(DistillationTrainer):
                 super()._compute_loss(self.accelerator.unwrap_model(self.model_wrapped), batch, 1)
         finally:
             self.teacher_model = teacher
-        self.on_reference_pass(self._effopd_seconds_since(started))
+        self.on_reference_pass(seconds_since(started, self))
         return found[0]
 
     @override
@@ -125,7 +126,7 @@ class HookedDistillationTrainer(DistillationTrainer):
         started = time.perf_counter()
         output: tuple[Any, ...] = super()._generate(prompts)
         if self.model.training:
-            self.on_rollouts(self._effopd_examples, output[1], self._effopd_seconds_since(started))
+            self.on_rollouts(self._effopd_examples, output[1], seconds_since(started, self))
         return output
 
     @override
@@ -137,7 +138,7 @@ class HookedDistillationTrainer(DistillationTrainer):
         started = time.perf_counter()
         hidden = super()._get_last_hidden_state(unwrapped_model, input_ids, *args, **kwargs)
         if self.model.training and is_teacher and not reads_reference:
-            self.on_teacher_pass(self._effopd_seconds_since(started))
+            self.on_teacher_pass(seconds_since(started, self))
         return hidden
 
     @override
@@ -146,8 +147,3 @@ class HookedDistillationTrainer(DistillationTrainer):
             return super()._compute_loss(unwrapped_student, inputs, num_items_in_batch)
         with replaced_loss(self.training_loss(inputs)):
             return super()._compute_loss(unwrapped_student, inputs, num_items_in_batch)
-
-    def _effopd_seconds_since(self, started: float) -> float:
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started

@@ -8,6 +8,7 @@ from trl import GRPOTrainer
 from typing_extensions import override
 
 from effopd.trl_hooks.dynamic_sampling import replace_equal_groups
+from effopd.trl_hooks.trainer import seconds_since
 
 
 class HookedGRPOTrainer(GRPOTrainer):
@@ -103,7 +104,7 @@ class HookedGRPOTrainer(GRPOTrainer):
         )
         if self.model.training and model is self.ref_model:
             num_tokens = int(attention_mask[:, -logits_to_keep:].sum())
-            self.on_reference_pass(num_tokens, self._effopd_seconds_since(started))
+            self.on_reference_pass(num_tokens, seconds_since(started, self))
         return output
 
     def _effopd_sample(self, prompts: list[Any]) -> tuple[Any, ...]:
@@ -111,10 +112,5 @@ class HookedGRPOTrainer(GRPOTrainer):
         started = time.perf_counter()
         output: tuple[Any, ...] = super()._generate(prompts)
         if self.model.training:
-            self.on_rollouts(output[1], self._effopd_seconds_since(started))
+            self.on_rollouts(output[1], seconds_since(started, self))
         return output
-
-    def _effopd_seconds_since(self, started: float) -> float:
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started

@@ -3,6 +3,7 @@
 Shape suffixes: B sequences, T completion tokens, H hidden size, V vocabulary.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate.utils import DistributedType, gather, reduce
 
+from effopd.errors import UnsupportedError
 from effopd.trl_hooks.divergence import (
     DivergenceLoss,
     LossOfBatch,
@@ -22,6 +24,7 @@ from effopd.trl_hooks.divergence import (
     unlogged,
 )
 from effopd.trl_hooks.resume import weakly
+from effopd.trl_hooks.trainer import seconds_since
 
 SAMPLING_LOGPROBS = "sampling_logprobs"
 """Key of a micro-batch: log-probabilities of its tokens under the weights that sampled it, float32 [B, T]."""
@@ -50,8 +53,9 @@ class StepRollouts:
         on_sampled: Function that is called after each step's rollouts were sampled, before the step trains on them. If
             it is a bound method, this does not keep its object alive.
         num_scored: Number of rollouts to score, over all processes; all of them if there are fewer.
-        passes: Number of passes over each step's rollouts. With more than one, the teacher's hidden states on all of
-            them are kept until the step ends; with one, only those on the micro-batches that are scored.
+        passes: Number of passes over each step's rollouts. With more than one, or if the loss needs to know how the
+            tokens were sampled, the teacher's hidden states on all of them are kept until the step ends; otherwise
+            only those on the micro-batches that are scored.
     """
 
     def __init__(self, trainer: Any, on_sampled: Callable[[], None], num_scored: int, passes: int) -> None:
@@ -65,6 +69,20 @@ class StepRollouts:
         self._num_rows: int | None = None  # how many of its rows, None for all
         self._rates: list[float] = []  # of the step under way, by group of parameters
         self._watch(weakly(on_sampled))
+
+    def read_by_teacher(self) -> None:
+        """Let the teacher read the micro-batches that training or scoring ask for, as it does to train on them.
+
+        A trainer that has `on_teacher_pass` is told how long it took. This is collective.
+        """
+        everything = self._keep_all or getattr(self.trainer, "effopd_weighs_tokens", False)
+        indices = range(len(self.trainer._buffered_inputs)) if everything else [index for index, _ in self._scored()]
+        started = time.perf_counter()
+        with unlogged(self.trainer), self.trainer.compute_loss_context_manager():
+            for index in indices:
+                self._read_by_teacher(index)
+        if (tell := getattr(self.trainer, "on_teacher_pass", None)) is not None:
+            tell(seconds_since(started, self.trainer))
 
     def score(self) -> StepScore:
         """Score the live weights. This is collective.
@@ -170,8 +188,12 @@ class StepRollouts:
     def forget(self) -> None:
         """Free what was kept of the step. Call it when the step is over."""
         self._teacher_states.clear()
+        self._forget_sampler()
+        self._index = None
+
+    def _forget_sampler(self) -> None:
         self._sampler_states.clear()
-        self._sampler_head = self._index = None
+        self._sampler_head = None
 
     def _watch(self, find_action: Callable[[], Callable[[], None] | None]) -> None:
         trainer = self.trainer
@@ -189,6 +211,7 @@ class StepRollouts:
                 self.forget()
                 if (action := find_action()) is not None:
                     action()
+                self._forget_sampler()
             if trainer.optimizer is not None:
                 self._rates = [group["lr"] for group in trainer.optimizer.param_groups]
             return self._trained_on(inputs)
@@ -228,6 +251,10 @@ class StepRollouts:
         if index in self._teacher_states:
             return
         trainer, batch = self.trainer, self.trainer._buffered_inputs[index]
+        if "pixel_values" in batch:
+            raise UnsupportedError(
+                "The training prompts have images, which a line search does not score. Train without acceleration."
+            )
         trainer.teacher_model.eval()
         teacher = trainer.accelerator.unwrap_model(trainer.teacher_model)
         ids, mask = (torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], 1) for name in ("ids", "mask"))

@@ -1,6 +1,7 @@
 """Small things asked of any TRL trainer: its way of sampling, its tokenizer, its log, its tags, its random numbers."""
 
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,13 @@ def samples_as_tested(trainer: Any) -> bool:
 def tokenizer(trainer: Any) -> Any:
     """Return the trainer's tokenizer, which is a part of its `processing_class` if that is a processor."""
     return trainer._tokenizer
+
+
+def seconds_since(started: float, trainer: Any) -> float:
+    """Wait for what a GPU was given until now, and return the seconds since `time.perf_counter()` gave `started`."""
+    if trainer.accelerator.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def log_metric(trainer: Any, name: str, value: float) -> None:
