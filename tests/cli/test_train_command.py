@@ -1,5 +1,6 @@
 """`effopd train`: which values a file and the command line may have, and what is said of wrong ones."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,15 @@ def test_what_yaml_and_trl_read_as_numbers_is_taken(tmp_path: Path, monkeypatch:
     path.write_text(
         f"{RUN}learning_rate: 1e-4\nwarmup_steps: 3\nmax_steps: '7'\ntf32: null\nreward: world\nseed: 2\n"
         "model_init_kwargs: {dtype: float32}\nenv: {EFFOPD_TEST: 1}\n"
+        "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1e-7}\n"
     )
     monkeypatch.setenv("EFFOPD_TEST", "0")
     assert status_of("train", str(path), "--num-train-examples", "none") == 0
     arguments, config = seen
     assert (config.learning_rate, config.warmup_steps, config.max_steps, config.seed) == (1e-4, 3, 7, 2)
     assert config.model_init_kwargs == {"dtype": "float32"}
+    assert config.lr_scheduler_kwargs == {"min_lr": 1e-7}
+    assert os.environ["EFFOPD_TEST"] == "1"
     assert (arguments.reward, arguments.num_train_examples) == (["world"], None)
 
 
@@ -90,6 +94,7 @@ def test_train_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         (None, "no file"),
         (": :", "cannot be read as YAML"),
         ("- 1", "must map fields to values"),
+        ("model_name_or_path: a\ndataset_name: b\nenv: [A]\n", "expected environment variables by name"),
         ("dataset_name: x\noutput_dir: y\n", "model_name_or_path"),
         (
             "model_name_or_path: a\ndataset_name: b\nlearning_rat: 3\nacceleration: none\nuse_cpu: true\nbf16: false\n",

@@ -37,6 +37,40 @@ def test_what_cannot_be_trained_is_refused(
         build_trainer(*world(tmp_path / "out", arguments, **config))
 
 
+@pytest.mark.parametrize("given", [None, {"top_k": 5}, {"stop_token_ids": [3]}])
+def test_vllm_is_told_of_the_token_that_also_ends_a_completion(
+    given: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It loads a tokenizer of its own, and would write on."""
+
+    class SeenError(Exception):
+        pass
+
+    def see(config: Any, loaded: Any, rewards: Any) -> None:
+        raise SeenError(config.generation_kwargs, loaded.tokenizer.convert_tokens_to_ids("#"))
+
+    monkeypatch.setattr("effopd.training.build._make_trainer", see)
+    with pytest.raises(SeenError) as seen:
+        build_trainer(*world(tmp_path, {"eos_token": "#"}, use_vllm=True, generation_kwargs=given))
+    found, token = seen.value.args
+    assert found == {"stop_token_ids": [token]} | (given or {})
+
+
+@pytest.mark.parametrize("evaluation", ["world:evaluation", None])
+def test_a_reward_that_cannot_work_is_found_before_training(
+    evaluation: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reward_without_words.py").write_text("def of(completions): return [0.0] * len(completions)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = {"acceleration": "none", "extrapolation": None, "reward": ["reward_without_words:of"]}
+    settings = world(tmp_path / "out", arguments | {"evaluation_dataset_name": evaluation})
+    if evaluation is None:  # it is never called
+        build_trainer(*settings)
+        return
+    with pytest.raises(ConfigurationError, match="Rewarding an empty completion failed"):
+        build_trainer(*settings)
+
+
 def test_a_plateau_of_the_accuracy_lowers_the_learning_rate(tmp_path: Path) -> None:
     evaluated = {"evaluation_dataset_name": "world:evaluation", "num_evaluation_examples": 8}
     config = {"eval_strategy": "steps", "eval_steps": 1, "lr_scheduler_type": "reduce_lr_on_plateau"}

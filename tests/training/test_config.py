@@ -46,12 +46,27 @@ def test_a_run_without_optimizer_state_is_refused(tmp_path: Path) -> None:
     world(tmp_path / "out", save_only_model=True, save_strategy="no")
 
 
-@pytest.mark.parametrize("truncated", [{"top_p": 0.9}, {"top_k": 50}, {"min_p": 0.1}, {"repetition_penalty": 1.1}])
-def test_the_sampled_estimator_needs_the_whole_distribution(truncated: dict[str, float], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "truncated",
+    [
+        {"top_p": 0.9},
+        {"top_k": 50},
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.1},
+        {"generation_kwargs": {"top_p": 0.9}},
+    ],
+)
+def test_the_sampled_estimator_needs_the_whole_distribution(truncated: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"estimator='sampled'.*biases its gradient"):
         world(tmp_path, estimator="sampled", **truncated)
     world(tmp_path, estimator="full_vocab", **truncated)
     world(tmp_path, estimator="sampled", top_p=1.0, top_k=0)
+
+
+@pytest.mark.parametrize("estimator", ["sampled", "full_vocab"])
+def test_a_temperature_that_the_loss_does_not_know_is_refused(estimator: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="Set the field temperature instead"):
+        world(tmp_path, estimator=estimator, generation_kwargs={"temperature": 0.7})
 
 
 def test_processes_on_cpus_wait_as_long_as_was_asked_for() -> None:

@@ -303,12 +303,15 @@ def test_the_best_model_is_the_final_one_also_after_an_interruption(tmp_path: Pa
     target |= {"acceleration": "none", "extrapolation": None}
     train(*world(tmp_path, target, **every, **best))
     whole = load_file(tmp_path / "model.safetensors")
+    said = [(tmp_path / name).read_text() for name in ("run.json", "README.md")]
     kept = Path(read_json(tmp_path / "checkpoint-4" / "trainer_state.json")["best_model_checkpoint"]).name
     for name in ("run.json", "model.safetensors"):
         (tmp_path / name).unlink()
     train(*world(tmp_path, target, **every, **best))
     assert_same(load_file(tmp_path / "model.safetensors"), whole)
     assert_same(load_file(tmp_path / kept / "model.safetensors"), whole)
+    assert [(tmp_path / name).read_text() for name in ("run.json", "README.md")] == said
+    assert read_json(tmp_path / "run.json")["best_step"] == int(kept.rpartition("-")[2])
 
 
 def test_metrics_have_the_learning_rate_of_their_own_step(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from transformers import TrainerCallback
 
 from effopd.errors import ConfigurationError, EffOPDError, ServerError
 from effopd.extrapolation.callback import EffOPDCallback
+from effopd.extrapolation.validation import RewardValidator
 from effopd.training.alphaopd import check_alphaopd
 from effopd.training.complete_checkpoints import check_zero_saves
 from effopd.training.config import OPDConfig, RunArguments
@@ -93,12 +94,18 @@ def _wire(
     arguments: RunArguments, config: TrainConfig, loaded: Loaded, rewards: list[RewardFunction] | None
 ) -> tuple[OPDTrainer | RLTrainer, MetricsCallback]:
     """Make the trainer from what was loaded, and add its callbacks in their order."""
+    if arguments.eos_token is not None and config.use_vllm:  # which loads a tokenizer of its own
+        stop = {"stop_token_ids": [loaded.tokenizer.eos_token_id]}
+        config.generation_kwargs = stop | dict(config.generation_kwargs or {})
     trainer = _make_trainer(config, loaded, rewards)
     check_zero_saves(trainer)
     effopd = monitor = stop = early = None
     if settings := arguments.extrapolation_config():
         judge = rewards if settings.validator == "reward" else None
         effopd = EffOPDCallback(trainer, judge, preset=settings, validation_dataset=loaded.validation)
+    if rewards and (isinstance(config, RLConfig) or loaded.evaluation is not None):  # else they are not called
+        rows = loaded.dataset if isinstance(config, RLConfig) else loaded.evaluation
+        RewardValidator(rewards).try_out(trainer, rows[0])
     if arguments.monitor_every is not None:
         monitor = UpdateMonitorCallback(trainer, arguments.monitor_every, arguments.monitor_matrices or NUM_MATRICES)
     metrics = MetricsCallback(trainer, effopd)

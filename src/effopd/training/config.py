@@ -51,6 +51,11 @@ _BOUNDS: dict[str, dict[str, Any]] = {
 _WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
+def _generation_kwargs(config: TrainingArguments) -> dict[str, Any]:
+    given = getattr(config, "generation_kwargs", None)
+    return given if isinstance(given, dict) else {}  # TRL refuses others
+
+
 def check_training(config: TrainingArguments) -> None:
     """Check what neither TRL nor transformers checks, for whichever method.
 
@@ -61,6 +66,10 @@ def check_training(config: TrainingArguments) -> None:
         raise ConfigurationError(
             "save_only_model=True saves no optimizer state, without which a run that is interrupted would go on to "
             "other weights. Leave it out, or set save_strategy to 'no' and use the final model."
+        )
+    if "temperature" in _generation_kwargs(config):
+        raise ConfigurationError(
+            "generation_kwargs has a temperature, of which the loss would not know. Set the field temperature instead."
         )
     for name, bounds in _BOUNDS.items():
         if (value := getattr(config, name, None)) is not None:
@@ -122,10 +131,11 @@ class OPDConfig(DistillationConfig):
                 f"estimator='sampled' is the reverse KL; beta={self.beta} has no effect on it. Leave beta at 1.0, or "
                 "use estimator='full_vocab'."
             )
+        sampled = vars(self) | _generation_kwargs(self)  # as TRL puts them over the fields
         truncated = {
             name: value
             for name, whole in _WHOLE_DISTRIBUTION.items()
-            if (value := getattr(self, name)) is not None and value != whole
+            if (value := sampled.get(name)) is not None and value != whole
         }
         if self.estimator == "sampled" and truncated:
             raise ConfigurationError(

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
@@ -64,10 +65,11 @@ def parse_config(config: str, overrides: Sequence[str] = ()) -> tuple[RunArgumen
     kind = RLConfig if method in RL_METHODS else OPDConfig
     fields = RunArguments.__dataclass_fields__ | kind.__dataclass_fields__
     _check_file(content, path, kind, fields, method)
+    parser = _Parser((RunArguments, kind), allow_abbrev=False)
+    os.environ.update({str(name): str(value) for name, value in content.pop("env", {}).items()})
+    parser.set_defaults_with_config(**content)
     try:
-        arguments, settings, rest = _Parser((RunArguments, kind), allow_abbrev=False).parse_args_and_config(
-            ["--config", str(path), *overrides], return_remaining_strings=True
-        )
+        arguments, settings, rest = parser.parse_args_into_dataclasses(list(overrides), return_remaining_strings=True)
     except argparse.ArgumentError as error:
         raise ConfigurationError(f"{path} and the command line: {error}") from error
     except (ValueError, TypeError, ImportError) as error:
@@ -97,7 +99,9 @@ def _check_file(
     """Check the names and types of a file's fields, of which argparse checks only those that are text."""
     hints = get_type_hints(RunArguments) | get_type_hints(kind)
     for name, value in content.items():
-        if name == "env":  # environment variables, which TRL sets
+        if name == "env":
+            if not isinstance(value, dict):
+                raise ConfigurationError(f"{path}: env: got {value!r}, expected environment variables by name.")
             continue
         if name not in fields:
             raise ConfigurationError(f"{path}: {_unknown(str(name), fields, method)}")

@@ -72,10 +72,8 @@ class CriticTraining(TrainerCallback):
                 f"method='ppo' was not made for {accelerator.distributed_type.value}, which would have to shard the "
                 "critic. Use data parallelism (torchrun), or method='grpo' or 'dapo', which have no critic."
             )
-        if args.activation_checkpointing:
-            critic.backbone.activation_checkpointing_enable(
-                activation_checkpointing_kwargs=args.activation_checkpointing_kwargs or None
-            )
+        if args.gradient_checkpointing:
+            critic.backbone.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs or None)
         self.trainer = trainer
         self.model = accelerator.prepare_model(critic)
         self.critic: Critic = accelerator.unwrap_model(self.model)

@@ -142,8 +142,14 @@ class MetricsCallback(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Note the accuracy in the row of the step that was evaluated."""
-        if self.row is not None and not self._written and metrics:
+        """Note the accuracy in the row of the step that was evaluated.
+
+        That row may be written already: the end of an epoch is evaluated after its last step has been saved.
+        """
+        if self.row is not None and self.row["step"] == state.global_step and metrics:
+            if self._written and state.is_world_process_zero:
+                drop_later_steps(Path(args.output_dir) / METRICS, state.global_step - 1)
+            self._written = False
             for key in ("accuracy", "accuracy_stderr"):
                 self.row[key] = metrics.get(f"eval_{key}")
             if math.isnan(metrics.get("eval_accuracy", 0.0)):
@@ -166,6 +172,7 @@ class MetricsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._write(args, state)
+        self.row = None  # what is evaluated from now on is not the training's
 
     def _make_row(self, state: TrainerState, loss: float, reverse_kl: float) -> dict[str, Any]:
         cost = self.effopd.cost if self.effopd else dict.fromkeys(_COUNTS, 0)

@@ -96,7 +96,8 @@ class RLConfig(GRPOConfig):
         for name, value in _DEFAULTS[self.method].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        if self.activation_checkpointing is None:  # the new name; TRL still sets the old one, of which it is warned
+        # The new name, which older versions of transformers lack. TRL still sets the old one, of which it is warned.
+        if getattr(self, "activation_checkpointing", False) is None:
             self.activation_checkpointing: bool | None = self.gradient_checkpointing
         super().__post_init__()
         keep_timeout(self)

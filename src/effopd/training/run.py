@@ -136,6 +136,7 @@ def _train(
     try:
         if checkpoint and _had_ended(state):
             # Interrupted between its last checkpoint and its end. The Trainer would take one more step.
+            trainer.state.best_model_checkpoint = state["best_model_checkpoint"]
             if trainer.is_world_process_zero():
                 best = state["best_model_checkpoint"] if config.load_best_model_at_end else None
                 _copy_model(directory / Path(best or checkpoint).name, directory)
@@ -217,7 +218,7 @@ def _check_same_run(directory: Path, resolved: dict[str, Any], free: Collection[
             )
         return
     try:
-        saved, wanted = yaml.safe_load(path.read_text()), yaml.safe_load(yaml.safe_dump(resolved))
+        saved, wanted = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(yaml.safe_dump(resolved))
     except yaml.YAMLError as error:
         raise DataError(f"{path} is not YAML: {error}. Choose another directory, or remove this one.") from error
     if not isinstance(saved, dict):
