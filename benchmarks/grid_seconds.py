@@ -16,10 +16,19 @@ def sampling_share(record: Record) -> float:
     return float(sum(seconds[phase] for phase in SAMPLING) / sum(seconds.values()))
 
 
-def training_cost(record: Record) -> float:
-    """CPU seconds per completion of all else: passes over it, the optimizer's steps, scoring of candidates."""
+def training_cost(record: Record, teacher: float | None = None) -> float:
+    """CPU seconds per completion of all else: passes over it, the optimizer's steps, scoring of candidates.
+
+    Args:
+        record: Record of a run.
+        teacher: Seconds that the teacher reads for each second of generation; None takes the record's own. Records of
+            line searches that were made before December 2026 have the teacher's seconds among those of validation.
+    """
     counted = record if record["steps_to_target"] else record["spent"]
-    return float((1 - sampling_share(record)) * counted["cpu_seconds_to_target"] / counted["rollouts_to_target"])
+    share = sampling_share(record)
+    if teacher is not None:
+        share = record["seconds"]["generation"] * (1 + teacher) / sum(record["seconds"].values())
+    return float((1 - share) * counted["cpu_seconds_to_target"] / counted["rollouts_to_target"])
 
 
 def break_even(world: World, ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str, float] | None:
@@ -29,7 +38,7 @@ def break_even(world: World, ours: Sequence[Record], theirs: Sequence[Record]) -
     and let ours spend k times as much on that. R completions then cost R (r + 1) and R (r + k): both take as long
     where r = (R_ours k - R_theirs) / (R_theirs - R_ours). Time is taken to be in proportion to completions, whatever
     the number of prompts per step: what fewer steps save by larger batches is not counted. k is measured against plain
-    distillation with as many prompts per step.
+    distillation with as many prompts per step; the teacher reads for as long per second of generation in both.
 
     Returns:
         `needed`, the share r / (r + 1); `here`, the share that plain distillation spends in this world; and
@@ -42,7 +51,8 @@ def break_even(world: World, ours: Sequence[Record], theirs: Sequence[Record]) -
     plain = [run for runs in cells for run in runs if not run["diverged"]]
     if not plain or not few < many < math.inf:
         return None
-    factor = median(map(training_cost, ours)) / median(map(training_cost, plain))
+    teacher = median(run["seconds"]["teacher"] / run["seconds"]["generation"] for run in plain)
+    factor = median(training_cost(run, teacher) for run in ours) / median(map(training_cost, plain))
     ratio = max(0.0, (few * factor - many) / (many - few))
     return {"needed": ratio / (ratio + 1), "here": median(map(sampling_share, plain)), "training_factor": factor}
 
