@@ -7,7 +7,6 @@ from transformers import TrainerCallback
 
 from effopd.errors import ConfigurationError, EffOPDError, ServerError
 from effopd.extrapolation.callback import EffOPDCallback
-from effopd.extrapolation.validation import RewardValidator
 from effopd.training.alphaopd import check_alphaopd
 from effopd.training.complete_checkpoints import check_zero_saves
 from effopd.training.config import OPDConfig, RunArguments
@@ -16,7 +15,7 @@ from effopd.training.failures import is_of_a_server, named
 from effopd.training.load import Loaded, load
 from effopd.training.metrics import MetricsCallback
 from effopd.training.monitor import NUM_MATRICES, UpdateMonitorCallback
-from effopd.training.rewards import RewardFunction, resolve_rewards
+from effopd.training.rewards import RewardFunction, check_arguments, resolve_rewards
 from effopd.training.rl_config import RLConfig, TrainConfig
 from effopd.training.rl_trainer import RLTrainer
 from effopd.training.stopping import StopAtAccuracy, StopWithoutImprovement
@@ -104,8 +103,7 @@ def _wire(
         judge = rewards if settings.validator == "reward" else None
         effopd = EffOPDCallback(trainer, judge, preset=settings, validation_dataset=loaded.validation)
     if rewards and (isinstance(config, RLConfig) or loaded.evaluation is not None):  # else they are not called
-        rows = loaded.dataset if isinstance(config, RLConfig) else loaded.evaluation
-        RewardValidator(rewards).try_out(trainer, rows[0])
+        check_arguments(rewards, loaded.dataset if isinstance(config, RLConfig) else loaded.evaluation)
     if arguments.monitor_every is not None:
         monitor = UpdateMonitorCallback(trainer, arguments.monitor_every, arguments.monitor_matrices or NUM_MATRICES)
     metrics = MetricsCallback(trainer, effopd)

@@ -61,6 +61,7 @@ class MetricsCallback(TrainerCallback):
         self.row: dict[str, Any] | None = None
         self.has_begun = False
         self._written = True
+        self._has_ended = False
         self._totals: dict[str, float] = {}
         self._saved_totals: dict[str, float] = {}
         self._step_started = self._learning_rate = 0.0
@@ -77,7 +78,7 @@ class MetricsCallback(TrainerCallback):
         saved, self._saved_totals = self._saved_totals if state.global_step else {}, {}
         effopd = dict(zip(_EFFOPD_PHASES, self._effopd_seconds(), strict=True))
         self._totals = dict.fromkeys((*_COUNTS, *_PHASES), 0.0) | effopd | saved
-        self.row, self._written = None, True
+        self.row, self._written, self._has_ended = None, True, False
         if state.is_world_process_zero:
             drop_later_steps(Path(args.output_dir) / METRICS, state.global_step)
 
@@ -146,7 +147,7 @@ class MetricsCallback(TrainerCallback):
 
         That row may be written already: the end of an epoch is evaluated after its last step has been saved.
         """
-        if self.row is not None and self.row["step"] == state.global_step and metrics:
+        if self.row is not None and self.row["step"] == state.global_step and metrics and not self._has_ended:
             if self._written and state.is_world_process_zero:
                 drop_later_steps(Path(args.output_dir) / METRICS, state.global_step - 1)
             self._written = False
@@ -172,7 +173,7 @@ class MetricsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._write(args, state)
-        self.row = None  # what is evaluated from now on is not the training's
+        self._has_ended = True  # what is evaluated from now on is not the training's
 
     def _make_row(self, state: TrainerState, loss: float, reverse_kl: float) -> dict[str, Any]:
         cost = self.effopd.cost if self.effopd else dict.fromkeys(_COUNTS, 0)

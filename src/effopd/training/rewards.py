@@ -6,7 +6,8 @@ reward([r"so it is \boxed{0.5}"], [r"\frac{1}{2}"])      # [1.0]
 
 import difflib
 import importlib
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from effopd.errors import ConfigurationError
@@ -33,6 +34,32 @@ def resolve_rewards(spec: str | Sequence[str]) -> list[RewardFunction]:
     if not names:
         raise ConfigurationError("reward: got none, expected 'world', 'math', 'code' or 'package.module:function'.")
     return [_resolve(name) for name in names]
+
+
+def check_arguments(functions: Iterable[RewardFunction], rows: Any) -> None:
+    """Check that reward functions can be called with what TRL and evaluation give them.
+
+    Args:
+        functions: Reward functions.
+        rows: Dataset whose columns they are given.
+
+    Raises:
+        ConfigurationError: One lacks a parameter for an argument, or wants an argument that there is not.
+    """
+    names = ["prompts", "completions", "completion_ids", *(name for name in rows.column_names if name != "prompt")]
+    for function in functions:
+        try:
+            signature = inspect.signature(function)
+        except ValueError:  # that of a function in C may not be known
+            continue
+        try:
+            signature.bind(**dict.fromkeys(names))
+        except TypeError as error:
+            name = getattr(function, "__name__", repr(function))
+            raise ConfigurationError(
+                f"The reward {name} is called with {', '.join(names)} and more, by keyword, and that fails: {error}. "
+                "Let it take **kwargs, and what the dataset has."
+            ) from error
 
 
 def math_reward(completions: Sequence[Completion], answer: Sequence[Any], **kwargs: Any) -> list[float]:
