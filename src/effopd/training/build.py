@@ -94,8 +94,8 @@ def _wire(
 ) -> tuple[OPDTrainer | RLTrainer, MetricsCallback]:
     """Make the trainer from what was loaded, and add its callbacks in their order."""
     if arguments.eos_token is not None and config.use_vllm:  # which loads a tokenizer of its own
-        stop = {"stop_token_ids": [loaded.tokenizer.eos_token_id]}
-        config.generation_kwargs = stop | dict(config.generation_kwargs or {})
+        own = {"stop_token_ids": [loaded.tokenizer.eos_token_id]}
+        config.generation_kwargs = own | dict(config.generation_kwargs or {})
     trainer = _make_trainer(config, loaded, rewards)
     check_zero_saves(trainer)
     effopd = monitor = stop = early = None
